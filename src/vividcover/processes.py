@@ -1,0 +1,167 @@
+"""Work in child processes: all cores for Python code, memory handed back, and nothing left behind.
+
+    for block in map_in_children("vividcover.voice.classic.vocoder:analyse", blocks, workers=2, reporter=stage):
+        …
+
+Children are plain `python -m vividcover.processes` interpreters that talk over their stdin and stdout, so the caller
+needs no `if __name__ == "__main__"` and works from notebooks. A child whose parent dies reads end-of-file and ends
+itself within a moment, even in the middle of its work; a canceled caller kills its children at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import queue
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+from vividcover.errors import VividCoverError
+from vividcover.workspace import Reporter, Silent
+
+POLL = 0.1  # seconds between two looks at the cancel flag
+
+
+def map_in_children(
+    function: str, items: Iterable[Any], *, workers: int = 2, reporter: Reporter | None = None, ahead: int = 1
+) -> Iterator[Any]:
+    """Yields `function(item)` for each item, in order. `function` is "package.module:name"; items must pickle.
+
+    At most `workers + ahead` items are in flight, so memory stays bounded however long `items` is.
+    Raises what the function raised (a `VividCoverError` as itself), and `Canceled` when the reporter says so.
+    """
+    reporter = reporter or Silent()
+    children = [_Child(function) for _ in range(max(1, workers))]
+    waiting: list[tuple[_Child, int]] = []  # oldest first
+    try:
+        for number, item in enumerate(items):
+            child = children[number % len(children)]
+            child.send(item)
+            waiting.append((child, number))
+            if len(waiting) >= len(children) + ahead:
+                yield waiting.pop(0)[0].receive(reporter)
+        while waiting:
+            yield waiting.pop(0)[0].receive(reporter)
+    finally:
+        for child in children:
+            child.kill()
+
+
+class _Child:
+    def __init__(self, function: str) -> None:
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vividcover.processes", function],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
+        )  # fmt: skip
+        self.results: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.requests: queue.Queue[Any] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        threading.Thread(target=self._write, daemon=True).start()
+
+    def send(self, item: Any) -> None:
+        self.requests.put(item)
+
+    def _write(self) -> None:  # in a thread of its own: a pipe holds 64 kB, an item may be megabytes
+        assert self.process.stdin is not None
+        try:
+            while (item := self.requests.get()) is not _STOP:
+                _put(self.process.stdin, item)
+        except (OSError, ValueError):
+            pass  # the child is gone; _read says so
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        try:
+            while True:
+                self.results.put(_get(self.process.stdout))
+        except (EOFError, OSError, ValueError):
+            self.results.put(("died", None))
+
+    def receive(self, reporter: Reporter) -> Any:
+        while True:
+            reporter.check()
+            try:
+                kind, value = self.results.get(timeout=POLL)
+                break
+            except queue.Empty:
+                continue
+        if kind == "value":
+            return value
+        if kind == "error":
+            raise value
+        raise VividCoverError(
+            f"A child process ended unexpectedly (exit status {self.process.wait()}).",
+            "If memory ran out, close other programs or set VIVIDCOVER_THREADS=1, then run it again to continue.",
+        )
+
+    def kill(self) -> None:
+        self.requests.put(_STOP)
+        self.process.kill()
+        self.process.wait()
+
+
+_STOP = object()
+
+
+def _put(pipe: BinaryIO | Any, value: Any) -> None:
+    data = pickle.dumps(value, protocol=5)
+    pipe.write(struct.pack("<Q", len(data)))
+    pipe.write(data)
+    pipe.flush()
+
+
+def _get(pipe: BinaryIO | Any) -> Any:
+    header = pipe.read(8)
+    if len(header) < 8:
+        raise EOFError
+    (size,) = struct.unpack("<Q", header)
+    data = pipe.read(size)
+    if len(data) < size:
+        raise EOFError
+    return pickle.loads(data)  # our own child or parent, over a private pipe
+
+
+def _serve(name: str) -> None:
+    """A child's whole life: read an item, call the function, write the result; end when the parent does."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    requests: queue.Queue[Any] = queue.Queue()
+
+    def read() -> None:
+        try:
+            while True:
+                requests.put(_get(sys.stdin.buffer))
+        except BaseException:
+            os._exit(0)  # the parent is gone, or done with us
+
+    threading.Thread(target=read, daemon=True).start()
+    module, _, attribute = name.partition(":")
+    function: Callable[[Any], Any] = getattr(importlib.import_module(module), attribute)
+    while True:
+        item = requests.get()
+        try:
+            answer: tuple[str, Any] = ("value", function(item))
+        except Exception as error:
+            answer = ("error", _portable(error))
+        _put(answers, answer)
+
+
+def _portable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+        return error
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    _serve(sys.argv[1])

@@ -1,0 +1,54 @@
+"""Where things are kept and how far they may grow. Every field can be set by an environment variable."""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+GIB = 1024**3
+
+
+def _default_home() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("vividcover", appauthor=False))
+
+
+class Settings(BaseSettings):
+    """`VIVIDCOVER_HOME`, `VIVIDCOVER_CACHE_LIMIT`, … (bytes, seconds)."""
+
+    model_config = SettingsConfigDict(env_prefix="VIVIDCOVER_", extra="ignore")
+
+    home: Path = Field(default_factory=_default_home, description="voices, images, weights and the stage cache")
+    weights_dir: Path | None = Field(default=None, description="where nets are kept; default: HOME/weights")
+    cache_limit: int = Field(20 * GIB, ge=0, description="bytes the stage cache may hold; least recently used go first")
+    max_song_seconds: float = Field(default=1800.0, gt=0, description="longest song that is accepted")
+    max_download_bytes: int = Field(default=2 * GIB, gt=0, description="largest file fetched from a link")
+    download_timeout: float = Field(default=900.0, gt=0, description="seconds that one fetch may take in all")
+    threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="processor cores to use")
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    @property
+    def voices(self) -> Path:
+        return self.home / "voices"
+
+    @property
+    def images(self) -> Path:
+        return self.home / "images"
+
+    @property
+    def weights(self) -> Path:
+        return self.weights_dir or self.home / "weights"
+
+
+@lru_cache
+def settings() -> Settings:
+    """The settings of this process, read once. Tests call `settings.cache_clear()`."""
+    return Settings()

@@ -1,0 +1,471 @@
+"""Stages: named, cached, resumable pieces of work (contract 1 of docs/architecture).
+
+    result = workspace.stage(
+        "song/separate", version=1, inputs={"song": song_wav}, params={"recipe": "auto"},
+        compute=lambda stage: separate(song_wav, stage.folder, reporter=stage),
+    )
+    result.path("vocals.wav")
+
+The work is keyed by sha256(name, version, hashes of the inputs, params). A hit returns the stored files; a miss
+computes into a temporary folder which is then renamed into place, so a reader sees a whole stage or none, and
+`kill -9` costs at most the stage that was running. Two processes that want the same stage compute it once: the
+second waits. This is also the only window through which core code reports progress and learns that it was canceled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
+
+from filelock import FileLock, Timeout
+
+from vividcover.errors import Canceled, StorageError
+
+T = TypeVar("T")
+FORMAT = 1  # of the cache's layout; part of every key
+HASH_CHUNK = 1 << 20  # bytes read at a time when hashing
+
+
+class Reporter(Protocol):
+    """What core code sees of the outside world. `progress` and `check` are the safe points for cancelling."""
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        """Say how far the work is, 0..1. Raises `Canceled`."""
+
+    def check(self) -> None:
+        """Raises `Canceled` if the user wants to stop. Cheap: call it at least every half second of work."""
+
+    def note(self, message: str) -> None:
+        """Say something that the user should read (a choice made, an input that was mended, a value ignored)."""
+
+
+class Silent:
+    """A `Reporter` for notebooks and tests: says nothing, is never canceled; keeps the notes."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def progress(self, fraction: float, text: str = "") -> None: ...
+
+    def check(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a run's story, as handed to `Workspace(on_event=…)`, possibly from several threads."""
+
+    kind: Literal["start", "wait", "progress", "hit", "done", "failed", "note"]
+    stage: str
+    fraction: float = 0.0  # of this stage
+    text: str = ""
+    eta: float | None = None  # seconds left in this stage
+    overall: float | None = None  # fraction of the whole run, when `expect` was called
+    overall_eta: float | None = None  # seconds left in the whole run
+    elapsed: float = 0.0  # seconds since the stage began
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """A committed stage. `files` maps name → sha256; `meta` is what the stage chose to remember (JSON)."""
+
+    name: str
+    key: str
+    folder: Path
+    files: Mapping[str, str]
+    meta: Mapping[str, Any]
+    seconds: float  # what it cost when it was computed
+    hit: bool = False
+
+    def path(self, name: str) -> Path:
+        if name not in self.files:
+            raise KeyError(f"stage {self.name} made {sorted(self.files)}, not {name!r}")
+        return self.folder / name
+
+    def has(self, name: str) -> bool:
+        return name in self.files
+
+
+class Stage:
+    """The inside of a running stage: a folder to write into, a dict to remember in, and a `Reporter`."""
+
+    def __init__(self, workspace: Workspace, name: str, folder: Path) -> None:
+        self.folder = folder
+        self.meta: dict[str, Any] = {}
+        self._workspace, self._name, self._began, self._said = workspace, name, time.monotonic(), 0.0
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.check()
+        now = time.monotonic()
+        fraction = min(max(float(fraction), 0.0), 1.0)
+        if fraction < 1.0 and now - self._said < 0.1:
+            return
+        self._said = now
+        elapsed = now - self._began
+        eta = elapsed * (1 - fraction) / fraction if fraction > 0.01 else None
+        self._workspace._emit("progress", self._name, fraction, text, eta=eta, elapsed=elapsed)
+
+    def check(self) -> None:
+        self._workspace.check()
+
+    def note(self, message: str) -> None:
+        self.meta.setdefault("notes", []).append(message)
+        self._workspace._emit("note", self._name, text=message)
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling per value, for keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@contextlib.contextmanager
+def storage_errors(what: str, where: Path) -> Iterator[None]:
+    """Turns a full disk or a folder that may not be written into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(_existing(where)).free
+            raise StorageError(
+                f"The disk is full: could not write {what} in {where} ({free / 1e6:.0f} MB free).",
+                "Free some space, run `vividcover cache prune`, or move VIVIDCOVER_HOME; finished stages are kept.",
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StorageError(
+                f"May not write {what} in {where}: {error.strerror}.",
+                "Choose a folder that you may write to (`-o`, or VIVIDCOVER_HOME for the cache).",
+            ) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def publish(source: Path, destination: Path) -> Path:
+    """Copies a finished file to where the user wants it: written aside, then renamed, so never half there."""
+    with storage_errors(destination.name, destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            shutil.copyfile(source, aside)
+            aside.replace(destination)
+        finally:
+            aside.unlink(missing_ok=True)
+    return destination
+
+
+def write_text(destination: Path, text: str) -> Path:
+    """Writes a small text file aside, then renames it."""
+    with storage_errors(destination.name, destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(destination)
+        finally:
+            aside.unlink(missing_ok=True)
+    return destination
+
+
+@dataclass
+class Workspace:
+    """A cache folder, and the run that uses it.
+
+    `on_event` receives `Event`s. `cancel()` may be called from any thread or signal handler.
+    `limit` is the bytes that the cache may hold after a stage is added (0 = no limit).
+    """
+
+    root: Path
+    on_event: Callable[[Event], None] | None = None
+    limit: int = 0
+    results: list[StageResult] = field(default_factory=list)  # in the order they were finished, for provenance
+
+    def __post_init__(self) -> None:
+        self.root = Path(self.root)
+        self._canceled = threading.Event()
+        self._failed: BaseException | None = None
+        self._lock = threading.Lock()
+        self._expected: dict[str, float] = {}
+        self._done: dict[str, float] = {}
+        self._id = uuid.uuid4().hex
+        self._pin: FileLock | None = None
+
+    # --- reporting and cancelling -----------------------------------------------------------------------------
+
+    def cancel(self) -> None:
+        self._canceled.set()
+
+    @property
+    def canceled(self) -> bool:
+        return self._canceled.is_set()
+
+    def check(self) -> None:
+        if self._canceled.is_set():
+            raise Canceled()
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.check()
+
+    def note(self, message: str) -> None:
+        self._emit("note", "", text=message)
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """Announces the stages to come and about how long each takes, for the overall progress and ETA."""
+        self._expected = dict(seconds)
+
+    def _emit(self, kind: Any, stage: str, fraction: float = 0.0, text: str = "", **more: Any) -> None:
+        if self.on_event is None:
+            return
+        overall = overall_eta = None
+        with self._lock:
+            if stage in self._expected:
+                self._done[stage] = 1.0 if kind in ("hit", "done") else fraction
+                total = sum(self._expected.values()) or 1.0
+                left = sum(s * (1 - self._done.get(n, 0.0)) for n, s in self._expected.items())
+                overall, overall_eta = 1 - left / total, left
+        self.on_event(Event(kind, stage, fraction, text, overall=overall, overall_eta=overall_eta, **more))
+
+    def parallel(self, *branches: Callable[[], Any]) -> list[Any]:
+        """Runs independent branches side by side and returns their results; the first failure stops the others."""
+        with ThreadPoolExecutor(len(branches), thread_name_prefix="branch") as pool:
+            futures = [pool.submit(branch) for branch in branches]
+            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
+            failures = [f.exception() for f in done if f.exception() is not None]
+            if failures and pending:
+                was, self._canceled = self._canceled, threading.Event()
+                self._canceled.set()
+                wait(pending)
+                self._canceled = was
+        for failure in failures:
+            if failure is not None and not isinstance(failure, Canceled):
+                raise failure
+        return [future.result() for future in futures]
+
+    # --- stages -----------------------------------------------------------------------------------------------
+
+    def stage(
+        self,
+        name: str,
+        *,
+        version: int,
+        inputs: Mapping[str, Path],
+        params: Mapping[str, Any],
+        compute: Callable[[Stage], None],
+    ) -> StageResult:
+        """The result of a stage, from the cache or by calling `compute(stage)`, which writes into `stage.folder`.
+
+        `version` is the version of the code behind `compute`: raise it when its output changes.
+        Raises `Canceled`, `StorageError`, and whatever `compute` raises (then nothing is kept).
+        """
+        self.check()
+        key = self.key(name, version, inputs, params)
+        with storage_errors(f"stage {name}", self.root):
+            self._pin_key(key)
+            if (found := self._load(key, name)) is not None:
+                return self._finish(found, "hit")
+            with self._only_one(key, name):
+                if (found := self._load(key, name)) is not None:  # another process made it while we waited
+                    return self._finish(found, "hit")
+                return self._finish(self._compute(key, name, params, compute), "done")
+
+    def key(self, name: str, version: int, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> str:
+        hashes = {k: self.hash_of(Path(p)) for k, p in inputs.items()}
+        story = {"format": FORMAT, "name": name, "version": version, "inputs": hashes, "params": dict(params)}
+        return hashlib.sha256(canonical(story).encode()).hexdigest()
+
+    def hash_of(self, path: Path) -> str:
+        """sha256 of a file; for a committed stage's file, the one recorded when it was made."""
+        for result in self.results:
+            if path.parent == result.folder and path.name in result.files:
+                return result.files[path.name]
+        return sha256_file(path)
+
+    def _compute(self, key: str, name: str, params: Mapping[str, Any], compute: Callable[[Stage], None]) -> StageResult:
+        folder = self.root / "tmp" / f"{self._id}-{key[:16]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        self._emit("start", name)
+        began = time.monotonic()
+        stage = Stage(self, name, folder)
+        try:
+            compute(stage)
+            self.check()
+            seconds = time.monotonic() - began
+            files = {p.name: sha256_file(p) for p in sorted(folder.iterdir()) if p.is_file()}
+            sizes = {n: (folder / n).stat().st_size for n in files}
+            record = {
+                "name": name, "key": key, "files": files, "sizes": sizes, "meta": stage.meta,
+                "seconds": round(seconds, 3), "params": dict(params),
+            }  # fmt: skip
+            _write_durably(folder / "stage.json", json.dumps(record, indent=1))
+            home = self._home(key)
+            home.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(home, ignore_errors=True)  # only a damaged one can be here
+            folder.rename(home)
+        except BaseException:
+            self._emit("failed", name)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        result = StageResult(name, key, home, files, stage.meta, seconds)
+        if self.limit:
+            self.prune(self.limit)
+        return result
+
+    def _finish(self, result: StageResult, kind: Literal["hit", "done"]) -> StageResult:
+        with self._lock:
+            self.results.append(result)
+        self._emit(kind, result.name, 1.0, elapsed=0.0 if result.hit else result.seconds)
+        return result
+
+    def _home(self, key: str) -> Path:
+        return self.root / "stages" / key[:2] / key
+
+    def _load(self, key: str, name: str) -> StageResult | None:
+        folder = self._home(key)
+        try:
+            record = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+            whole = all((folder / n).stat().st_size == size for n, size in record["sizes"].items())
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError):
+            return None
+        if not whole:
+            self._emit("note", name, text="a cached result was damaged; computing it again")
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(folder / "stage.json")  # "used now", for the order in which prune removes
+        return StageResult(name, key, folder, record["files"], record["meta"], record["seconds"], hit=True)
+
+    @contextlib.contextmanager
+    def _only_one(self, key: str, name: str) -> Iterator[None]:
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{key}.lock", thread_local=False)
+        waiting = False
+        while True:
+            try:
+                lock.acquire(timeout=0.2)
+                break
+            except Timeout:
+                if not waiting:
+                    self._emit("wait", name, text="another run is computing this; waiting for it")
+                waiting = True
+                self.check()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    # --- the cache as a whole ---------------------------------------------------------------------------------
+
+    def _pin_key(self, key: str) -> None:
+        """Marks a stage as used by this living run, so that no prune takes it away under our hands."""
+        pins = self.root / "pins"
+        with self._lock:
+            if self._pin is None:
+                (pins / self._id).mkdir(parents=True, exist_ok=True)
+                self._pin = FileLock(pins / f"{self._id}.lock", thread_local=False)
+                self._pin.acquire()
+        (pins / self._id / key).touch()
+
+    def close(self) -> None:
+        """Lets go of the pins. A killed process lets go of them too."""
+        if self._pin is not None:
+            self._pin.release()
+            self._pin = None
+            shutil.rmtree(self.root / "pins" / self._id, ignore_errors=True)
+            (self.root / "pins" / f"{self._id}.lock").unlink(missing_ok=True)
+
+    def __enter__(self) -> Workspace:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _pinned(self) -> tuple[set[str], set[str]]:
+        """(keys in use by living runs, ids of living runs); sweeps what the dead left."""
+        keys: set[str] = set()
+        alive: set[str] = set()
+        for folder in (self.root / "pins").glob("*/"):
+            lock = FileLock(folder.with_suffix(".lock"), thread_local=False)
+            try:
+                if folder.name != self._id:
+                    lock.acquire(timeout=0)
+                    lock.release()
+                    shutil.rmtree(folder, ignore_errors=True)
+                    folder.with_suffix(".lock").unlink(missing_ok=True)
+                    continue
+            except Timeout:
+                pass
+            alive.add(folder.name)
+            keys.update(p.name for p in folder.iterdir())
+        return keys, alive
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Every cached stage: name, key, bytes, seconds, used (unix time), folder; least recently used first."""
+        found = []
+        for record_file in (self.root / "stages").glob("*/*/stage.json"):
+            try:
+                record = json.loads(record_file.read_text(encoding="utf-8"))
+                used = record_file.stat().st_mtime
+                entry = {k: record[k] for k in ("name", "key", "seconds")}
+            except (OSError, ValueError, KeyError):
+                continue
+            found.append(entry | {"bytes": sum(record["sizes"].values()), "used": used, "folder": record_file.parent})
+        return sorted(found, key=lambda e: (e["used"], e["key"]))
+
+    def prune(self, limit: int) -> int:
+        """Removes the least recently used stages until at most `limit` bytes are left; returns the bytes freed.
+
+        Never touches a stage that a living run has used. Also sweeps what killed runs left half-written.
+        """
+        pinned, alive = self._pinned()
+        for leftover in (self.root / "tmp").glob("*"):
+            if leftover.name.split("-")[0] not in alive | {self._id}:
+                shutil.rmtree(leftover, ignore_errors=True)
+        entries = self.entries()
+        total, freed = sum(e["bytes"] for e in entries), 0
+        for entry in entries:
+            if total - freed <= limit:
+                break
+            if entry["key"] in pinned:
+                continue
+            doomed = self.root / "tmp" / f"{self._id}-gone-{entry['key'][:16]}"
+            doomed.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(OSError):
+                entry["folder"].rename(doomed)  # gone at once for readers, then deleted
+                shutil.rmtree(doomed, ignore_errors=True)
+                freed += entry["bytes"]
+        return freed
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
