@@ -1,0 +1,178 @@
+"""Working PCM → a file for people, and PCM + silent video → mp4; with tags, and the same bytes every time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import soxr
+from numpy.typing import NDArray
+
+from vividcover.errors import AudioError, ParameterError, StorageError
+from vividcover.song.aside import aside
+from vividcover.song.pcm import PcmReader, Signal
+from vividcover.workspace import Reporter, Silent
+
+BLOCK = 1 << 15  # samples handled at a time
+DITHER_SEED = 0
+BITEXACT = {"fflags": "+bitexact"}  # no random serial numbers, no library versions
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How one output format is made. `rate` is forced where the codec knows no other."""
+
+    muxer: str
+    codec: str
+    sample: str  # FFmpeg's name of the sample format handed to the codec
+    bit_rate: int = 0  # bit/s; 0 = the codec is lossless or has its own measure
+    rate: int = 0  # Hz; 0 = that of the PCM
+    options: Mapping[str, str] = field(default_factory=dict)  # of the codec
+    container: Mapping[str, str] = field(default_factory=dict)  # of the muxer
+
+
+FORMATS: Mapping[str, Format] = {
+    "wav": Format("wav", "pcm_s16le", "s16"),
+    "mp3": Format("mp3", "libmp3lame", "fltp", 320_000),
+    "flac": Format("flac", "flac", "s32", options={"bits_per_raw_sample": "24"}),
+    "ogg": Format("ogg", "vorbis", "fltp", options={"strict": "experimental", "q": "8"}),
+    "m4a": Format("ipod", "aac", "fltp", 256_000, container={"movflags": "+faststart"}),
+    "opus": Format("opus", "libopus", "flt", 192_000, rate=48_000),
+}
+
+
+def encode(
+    pcm: Path, out: Path, *, format: str, tags: Mapping[str, str] | None = None, reporter: Reporter | None = None
+) -> None:
+    """Writes a working file as wav (16 bit, dithered), mp3 320k, flac (24 bit), ogg, m4a (AAC 256k) or opus 192k.
+
+    `tags` are written into the file. Raises `ParameterError` for another format, `StorageError` for a full disk.
+    """
+    if format not in FORMATS:
+        raise ParameterError(f"Unknown audio format {format!r}.", f"Use one of: {', '.join(FORMATS)}.")
+    how, reporter = FORMATS[format], reporter or Silent()
+    with PcmReader(Path(pcm)) as source, aside(Path(out)) as part, _writing():
+        options = {**BITEXACT, **how.container}
+        with av.open(str(part), "w", format=how.muxer, container_options=options) as container:
+            container.metadata.update(tags or {})
+            stream = _add_audio(container, how, source)
+            for packet in _audio_packets(stream, how, source, reporter):
+                container.mux(packet)
+    reporter.progress(1.0, "encoded")
+
+
+def mux(
+    video: Path, pcm: Path, out: Path, *, tags: Mapping[str, str] | None = None, reporter: Reporter | None = None
+) -> None:
+    """Copies the video track of `video` unchanged and adds `pcm` as AAC 256k, into an mp4 that starts playing at once.
+
+    Raises `AudioError` when `video` has no video track.
+    """
+    how, reporter = FORMATS["m4a"], reporter or Silent()
+    options = {**BITEXACT, "movflags": "+faststart+use_metadata_tags"}
+    with PcmReader(Path(pcm)) as source, aside(Path(out)) as part, _writing(), av.open(str(video)) as picture:
+        if not picture.streams.video:
+            raise AudioError(f"{Path(video).name} has no video track.", "Give the portrait's video.")
+        pictures = picture.streams.video[0]
+        with av.open(str(part), "w", format="mp4", container_options=options) as container:
+            container.metadata.update(tags or {})
+            track = container.add_stream_from_template(pictures)
+            sound = _add_audio(container, how, source)
+            for packet in _in_order(picture.demux(pictures), _audio_packets(sound, how, source, reporter)):
+                if packet.stream is pictures:
+                    packet.stream = track
+                container.mux(packet)
+    reporter.progress(1.0, "muxed")
+
+
+class _writing:
+    """FFmpeg's error when writing → one that names the cause."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        if isinstance(error, av.error.FFmpegError) and not isinstance(error, OSError):
+            raise StorageError(f"Could not write the file: {error}.", "Try another format.") from error
+
+
+def _add_audio(container: Any, how: Format, source: PcmReader) -> Any:
+    rate = how.rate or source.rate
+    layout = "mono" if source.channels == 1 else "stereo"
+    stream = container.add_stream(how.codec, rate=rate, options={**how.options, "flags": "+bitexact"})
+    stream.codec_context.layout = layout
+    stream.codec_context.format = how.sample
+    stream.codec_context.time_base = Fraction(1, rate)
+    if how.bit_rate:
+        stream.codec_context.bit_rate = how.bit_rate
+    return stream
+
+
+def _audio_packets(stream: Any, how: Format, source: PcmReader, reporter: Reporter) -> Iterator[Any]:
+    rate = how.rate or source.rate
+    layout = "mono" if source.channels == 1 else "stereo"
+    noise = np.random.default_rng(DITHER_SEED)
+    position = 0
+    for block in _resampled(source, rate):
+        frame = av.AudioFrame.from_ndarray(_as_frame(block, how.sample, noise), format=how.sample, layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
+        position += block.shape[1]
+        reporter.progress(min(position / rate / source.seconds, 0.99), "encoding")
+        yield from stream.encode(frame)
+    yield from stream.encode(None)
+
+
+def _resampled(source: PcmReader, rate: int) -> Iterator[Signal]:
+    if rate == source.rate:
+        yield from source.blocks(BLOCK)
+        return
+    resampler = soxr.ResampleStream(source.rate, rate, source.channels, dtype="float32", quality="VHQ")
+    for start in range(0, source.frames, BLOCK):
+        count = min(BLOCK, source.frames - start)
+        chunk = np.ascontiguousarray(source.read(start, count).T)
+        done = resampler.resample_chunk(chunk, last=start + count == source.frames)
+        if done.size:
+            yield done.reshape(-1, source.channels).T
+
+
+def _as_frame(block: Signal, sample: str, noise: np.random.Generator) -> NDArray[Any]:
+    """A block [channels, samples] in the layout of the sample format: planar, or [1, channels × samples]."""
+    if sample == "fltp":
+        return np.ascontiguousarray(block)
+    interleaved = block.T.reshape(1, -1)
+    if sample == "s16":
+        return dithered(interleaved, noise)
+    if sample == "s32":  # 24 bits in the upper part of 32
+        steps = np.clip(np.rint(interleaved.astype(np.float64) * 2**23), -(2**23), 2**23 - 1)
+        return (steps.astype(np.int32) << 8).astype(np.int32)
+    return np.ascontiguousarray(interleaved)
+
+
+def dithered(signal: Signal, noise: np.random.Generator) -> NDArray[np.int16]:
+    """Float ±1 → 16 bit with triangular dither of ±1 step (Lipshitz, Wannamaker, Vanderkooy 1992); digital silence
+    stays digital silence."""
+    steps = signal.astype(np.float64) * 32768
+    triangle = noise.random(signal.shape, np.float32) - noise.random(signal.shape, np.float32)
+    steps = np.where(signal == 0, 0.0, np.rint(steps + triangle))
+    return np.clip(steps, -32768, 32767).astype(np.int16)
+
+
+def _in_order(video: Iterator[Any], audio: Iterator[Any]) -> Iterator[Any]:
+    """Packets of both tracks by time, so that the muxer has to keep none of them waiting."""
+    sides = [video, audio]
+    heads = [next(side, None) for side in sides]
+    while any(h is not None for h in heads):
+        times = [_time(h) if h is not None else float("inf") for h in heads]
+        first = times.index(min(times))
+        head = heads[first]
+        heads[first] = next(sides[first], None)
+        if head is not None and head.dts is not None:
+            yield head
+
+
+def _time(packet: Any) -> float:
+    return float(packet.dts * packet.time_base) if packet.dts is not None else -1.0
