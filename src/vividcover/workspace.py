@@ -213,6 +213,7 @@ class Workspace:
         self._lock = threading.Lock()
         self._expected: dict[str, float] = {}
         self._done: dict[str, float] = {}
+        self._hashes: dict[tuple[str, int, int], str] = {}
         self._id = uuid.uuid4().hex
         self._pin: FileLock | None = None
 
@@ -304,7 +305,11 @@ class Workspace:
         for result in self.results:
             if path.parent == result.folder and path.name in result.files:
                 return result.files[path.name]
-        return sha256_file(path)
+        stat = path.stat()
+        seen = (str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+        if seen not in self._hashes:
+            self._hashes[seen] = sha256_file(path)
+        return self._hashes[seen]
 
     def _compute(self, key: str, name: str, params: Mapping[str, Any], compute: Callable[[Stage], None]) -> StageResult:
         folder = self.root / "tmp" / f"{self._id}-{key[:16]}"

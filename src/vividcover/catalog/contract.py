@@ -1,0 +1,246 @@
+"""What a model is (contract 2 of docs/architecture): inputs declared once, from which everything else is derived.
+
+A model is a class with a pydantic `Input` (the seed's own field names, types, defaults and ranges), an output type, and
+one method for each engine that serves it. CLI options, HTTP validation, schema, form and docs page come from `Input`.
+
+    result = get("zsxkib/sonic").run({"image": "vivi.jpg", "audio": "vocals.wav"}, Context(workspace, settings()))
+    result.output          # a Path in the cache; `publish` copies it to where it is wanted
+    result.not_honoured    # parameters that this engine could not honour, each with the reason
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+
+from vividcover.errors import ConsentError, EngineError, InputError, NotFoundError, ParameterError
+from vividcover.settings import Settings
+from vividcover.workspace import StageResult, Workspace
+
+Engine = Literal["auto", "classic", "neural", "hosted"]
+ENGINES: tuple[Engine, ...] = ("auto", "classic", "neural", "hosted")
+SEED_LIMIT = 2**31  # seeds drawn by us are below it; any seed that fits 64 bits is accepted
+
+
+class Inputs(BaseModel):
+    """Base of every model's inputs: unknown keys are errors, and `None` means "not given"."""
+
+    model_config = ConfigDict(
+        extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+def uri(description: str, *, required: bool = True, **more: Any) -> Any:
+    """A field that takes a file: a path, or a link (`format: uri` in the schema, as Replicate has it)."""
+    extra: dict[str, Any] = {"format": "uri"}
+    if required:
+        return Field(description=description, json_schema_extra=extra, **more)
+    return Field(default=None, description=description, json_schema_extra=extra, **more)
+
+
+def takes_file(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and extra.get("format") == "uri"
+
+
+@dataclass(frozen=True, slots=True)
+class NotHonoured:
+    """A parameter that was given and that the chosen engine cannot follow."""
+
+    parameter: str
+    value: Any
+    why: str
+
+
+@dataclass
+class Context:
+    """What a run has at hand: the workspace, the settings, the wanted engine, and what training was allowed to do."""
+
+    workspace: Workspace
+    settings: Settings
+    engine: Engine = "auto"
+    consent: str = ""
+    cookies: Path | None = None  # a Netscape cookies file for sites that ask for a login
+    inputs: dict[str, dict[str, Any]] = field(default_factory=dict)  # name → {source, sha256, bytes}, for provenance
+    not_honoured: list[NotHonoured] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    nets: set[str] = field(default_factory=set)  # names in the weights registry that were used
+    materials: list[dict[str, Any]] = field(default_factory=list)  # trained models that were used: kind, name, licence
+
+    def cannot(self, parameter: str, value: Any, why: str) -> None:
+        self.not_honoured.append(NotHonoured(parameter, value, why))
+        self.workspace.note(f"{parameter}={value}: not honoured, {why}")
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+        self.workspace.note(message)
+
+    def used(self, name: str, source: str, path: Path) -> Path:
+        """Remembers an input file for the provenance record."""
+        self.inputs[name] = {
+            "source": source, "sha256": self.workspace.hash_of(path), "bytes": path.stat().st_size,
+        }  # fmt: skip
+        return path
+
+    def file(self, name: str, value: str, *, media: bool = False) -> Path:
+        """The local file behind an input: a path as it is, a link fetched once into the cache.
+
+        `media=True` also takes any page that yt-dlp understands.
+        """
+        from vividcover.song.fetch import FetchLimits, fetch_file, fetch_media, is_link
+
+        if not is_link(value):
+            path = Path(value).expanduser()
+            if not path.exists():
+                raise NotFoundError(f"{name}: there is no file {value!r}.", "Check the path, or give an http(s) link.")
+            return self.used(name, str(value), path) if path.is_file() else path
+        s = self.settings
+        limits = FetchLimits(s.max_download_bytes, s.max_song_seconds, s.download_timeout)
+
+        def compute(stage: Any) -> None:
+            if media:
+                got = fetch_media(value, stage.folder, limits=limits, cookies=self.cookies, reporter=stage)
+            else:
+                got = fetch_file(value, stage.folder, limits=limits, reporter=stage)
+            stage.meta.update(file=got.path.name, title=got.title, how=got.how)
+
+        fetched = self.workspace.stage(
+            "fetch", version=1, inputs={}, params={"link": value, "media": media}, compute=compute
+        )
+        return self.used(name, value, fetched.path(fetched.meta["file"]))
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back. `output` is a file, several files, or a text."""
+
+    model: str
+    output: Path | list[Path] | str
+    engine: str
+    why: str  # why this engine
+    input: Mapping[str, Any]  # as validated, defaults filled in, seed drawn
+    not_honoured: list[NotHonoured]
+    notes: list[str]
+    stages: list[StageResult]
+    inputs: Mapping[str, Mapping[str, Any]]
+    nets: list[str]
+    materials: list[Mapping[str, Any]]
+    details: Mapping[str, Any] = field(default_factory=dict)  # what the engine measured and chose
+    parts: Mapping[str, Path] = field(default_factory=dict)  # other files worth having, by name
+
+    @property
+    def path(self) -> Path:
+        """The one file of a model that makes one."""
+        if isinstance(self.output, Path):
+            return self.output
+        if isinstance(self.output, list) and len(self.output) == 1:
+            return self.output[0]
+        raise TypeError(f"{self.model} gave {self.output!r}, not one file")
+
+
+@dataclass
+class Made:
+    """What an engine's method returns: the output, and what is worth telling about it."""
+
+    output: Path | list[Path] | str
+    details: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, Path] = field(default_factory=dict)
+
+
+class Model(ABC):
+    """One entry of the catalog. Subclasses say what goes in and define `classic(input, context)`."""
+
+    name: ClassVar[str]  # owner/name
+    description: ClassVar[str]
+    Input: ClassVar[type[Inputs]]
+    output: ClassVar[Literal["file", "files", "text"]]
+    TrainingInput: ClassVar[type[Inputs] | None] = None  # of a model that has a training beside its prediction
+    needs_consent: ClassVar[bool] = False  # its run itself learns a person's face or voice
+
+    @abstractmethod
+    def classic(self, input: Any, context: Context) -> Made:
+        """Serves the model without GPU, torch or downloads."""
+
+    def classic_train(self, input: Any, context: Context) -> Made:
+        """Trains without GPU, torch or downloads. Only where `TrainingInput` is set."""
+        raise EngineError(f"{self.name} cannot be trained.", "Run it instead.")
+
+    def choose(self, wanted: Engine) -> tuple[str, str]:
+        """(engine, why). Raises `EngineError` for one that cannot serve this model here."""
+        if wanted == "auto":
+            return "classic", "the neural and hosted engines are not part of this release"
+        if wanted == "classic":
+            return "classic", "asked for"
+        raise EngineError(
+            f"The {wanted} engine for {self.name} is not part of this release.", "Use --engine classic, or auto."
+        )
+
+    def run(self, values: Mapping[str, Any] | Inputs, context: Context) -> Result:
+        """Validates, chooses the engine, runs. Raises errors of `vividcover.errors` only."""
+        return self._carry_out("", self.Input, values, context, self.needs_consent)
+
+    def train(self, values: Mapping[str, Any] | Inputs, context: Context) -> Result:
+        """The same for the model's training; `output` is the trained model's file."""
+        if self.TrainingInput is None:
+            raise ParameterError(f"{self.name} has no training of its own.", f"Run it: vividcover run {self.name}.")
+        return self._carry_out("_train", self.TrainingInput, values, context, True)
+
+    def _carry_out(
+        self, way: str, schema: type[Inputs], values: Mapping[str, Any] | Inputs, context: Context, consent: bool
+    ) -> Result:
+        input = values if isinstance(values, schema) else validated(self.name, schema, dict(values))
+        if consent and not context.consent.strip():
+            raise ConsentError(
+                f"{self.name} learns a person's face or voice and needs their consent, in words.",
+                'Say whose it is and that they agree: --consent "This is my own voice" (kept with the model).',
+            )
+        if "seed" in schema.model_fields and getattr(input, "seed", None) is None and not way:
+            input = input.model_copy(update={"seed": random.SystemRandom().randrange(SEED_LIMIT)})
+        engine, why = self.choose(context.engine)
+        before = len(context.workspace.results)
+        made: Made = getattr(self, engine + way)(input, context)
+        return Result(
+            model=self.name, output=made.output, engine=engine, why=why, input=input.model_dump(mode="json"),
+            not_honoured=list(context.not_honoured), notes=list(context.notes),
+            stages=context.workspace.results[before:], inputs=dict(context.inputs), nets=sorted(context.nets),
+            materials=list(context.materials), details=made.details, parts=made.parts,
+        )  # fmt: skip
+
+
+def validated(model: str, schema: type[Inputs], values: Mapping[str, Any]) -> Any:
+    """The values as `schema`. Raises `ParameterError` naming every one that is wrong."""
+    try:
+        return schema.model_validate({k: v for k, v in values.items() if v is not None})
+    except ValidationError as error:
+        raise parameter_error(model, schema, error) from None
+
+
+def parameter_error(model: str, schema: type[BaseModel], error: ValidationError) -> InputError:
+    """All of a request's wrong values in one message, each with the value, the range, and the nearest name."""
+    import difflib
+
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(key, schema.model_fields, 1)
+            lines.append(f"unknown parameter {key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        elif problem["type"] == "missing":
+            lines.append(f"{key} is required")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
+    names = ", ".join(schema.model_fields)
+    return ParameterError(f"{model}: {'; '.join(lines)}.", f"The parameters are: {names}.")
+
+
+__all__ = [
+    "ENGINES", "Context", "Engine", "Inputs", "Made", "Model", "NotHonoured", "Result", "takes_file", "uri",
+]  # fmt: skip

@@ -1,0 +1,77 @@
+"""`replicate/fast-flux-trainer`: a zip of photos in, an image model out.
+
+It is trained, not run: its prediction is a no-op, as the seed's is.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.steps import face_kit, files_of
+from vividcover.workspace import Stage
+
+CLASSIC_IGNORES = {
+    "training_steps": "the classic engine learns from each photo once",
+    "seed": "the classic engine's training has no chance in it",
+}
+
+
+class FastFluxInput(Inputs):
+    txt: str = Field(description="Some words.")
+
+
+class FastFluxTraining(Inputs):
+    input_images: str = uri("A zip or folder of photos; a caption for img_0.jpg may stand in img_0.txt.")
+    trigger_word: str = Field(
+        default="TOK",
+        min_length=1,
+        max_length=64,
+        pattern=r"^\S+$",
+        description="The word that stands for the subject.",
+    )
+    lora_type: Literal["subject", "style"] = Field(default="subject", description="Learn a subject or a style.")
+    training_steps: int = Field(default=1000, ge=1, le=6000, description="Training steps.")
+    seed: int | None = Field(default=None, description="Random seed.")
+
+
+class FastFluxTrainer(Model):
+    name: ClassVar[str] = "replicate/fast-flux-trainer"
+    description: ClassVar[str] = "Train subjects or styles from photos."
+    Input: ClassVar[type[Inputs]] = FastFluxInput
+    TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining
+    output: ClassVar[Literal["file", "files", "text"]] = "text"
+
+    def classic(self, input: FastFluxInput, context: Context) -> Made:
+        return Made("predict on this model is a no-op")
+
+    def classic_train(self, input: FastFluxTraining, context: Context) -> Made:
+        for parameter in CLASSIC_IGNORES.keys() & input.model_fields_set:
+            if getattr(input, parameter) is not None:
+                context.cannot(parameter, getattr(input, parameter), CLASSIC_IGNORES[parameter])
+        return self.from_photos(context.file("input_images", input.input_images), input, "trained_model", context)
+
+    def from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
+        """The same from a zip or folder on this machine, under a name of the caller's."""
+        from vividcover.image.classic import train
+
+        kit = face_kit(context)
+        file = "trained_model.tar"
+
+        def compute(stage: Stage) -> None:
+            stage.meta["report"] = train.train(
+                photos, stage.folder / file, kit=kit, name=name, trigger_word=input.trigger_word, kind=input.lora_type,
+                consent=context.consent, reporter=stage,
+            )  # fmt: skip
+
+        made = context.workspace.stage(
+            "image/train", version=1, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
+            params={
+                "name": name, "trigger_word": input.trigger_word, "type": input.lora_type, "consent": context.consent,
+            },
+            compute=compute,
+        )  # fmt: skip
+        return Made(made.path(file), details={"report": made.meta["report"]})

@@ -1,0 +1,118 @@
+"""The model that a FLUX trainer makes: a prompt in, pictures out. Inputs of both published variants are taken."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover import provenance
+from vividcover.catalog import shelf
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.steps import face_kit
+from vividcover.errors import ParameterError
+from vividcover.workspace import Stage, StageResult
+
+SIZES: dict[str, tuple[int, int]] = {  # aspect ratio → (width, height) px, as the published models have them
+    "1:1": (1024, 1024), "16:9": (1344, 768), "21:9": (1536, 640), "3:2": (1216, 832), "2:3": (832, 1216),
+    "4:5": (896, 1088), "5:4": (1088, 896), "3:4": (896, 1152), "4:3": (1152, 896), "9:16": (768, 1344),
+    "9:21": (640, 1536),
+}  # fmt: skip
+Ratio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21", "custom"]
+
+NO_NETWORK = "the classic engine has no diffusion network"
+ONE_MODEL = "the classic engine uses one image model at a time"
+CLASSIC_IGNORES = {
+    "image": "the classic engine composes a new scene; it has no image-to-image mode",
+    "mask": "the classic engine has no inpainting",
+    "num_inference_steps": NO_NETWORK, "model": NO_NETWORK, "guidance_scale": NO_NETWORK, "guidance": NO_NETWORK,
+    "prompt_strength": NO_NETWORK, "go_fast": NO_NETWORK,
+    "extra_lora": ONE_MODEL, "extra_lora_scale": ONE_MODEL,
+    "disable_safety_checker": "the classic engine shows only what is in the photos; there is nothing to check",
+}  # fmt: skip
+
+
+class FluxLoraInput(Inputs):
+    prompt: str = Field(
+        min_length=1, max_length=2000, description="What to show; use the trigger word for the subject."
+    )
+    replicate_weights: str | None = uri("The image model: a name, a path or a link.", required=False)
+    aspect_ratio: Ratio = Field(default="1:1", description="Aspect ratio; custom uses width and height.")
+    width: int | None = Field(default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 16.")
+    height: int | None = Field(
+        default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 16."
+    )
+    num_outputs: int = Field(default=1, ge=1, le=4, description="Number of pictures; seeds count up.")
+    megapixels: Literal["1", "0.25"] = Field(default="1", description="About how many megapixels.")
+    lora_scale: float = Field(default=1.0, ge=-1, le=3, description="How strongly the trained model is applied.")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
+    output_format: Literal["webp", "jpg", "png"] = Field(default="webp", description="Format of the pictures.")
+    output_quality: int = Field(default=90, ge=0, le=100, description="For webp and jpg.")
+    image: str | None = uri("Image for image-to-image.", required=False)
+    mask: str | None = uri("Mask for inpainting.", required=False)
+    model: Literal["dev", "schnell"] = Field(default="dev", description="Which FLUX runs.")
+    num_inference_steps: int = Field(default=28, ge=1, le=50, description="Denoising steps.")
+    guidance_scale: float = Field(default=3.5, ge=0, le=10, description="Guidance.")
+    prompt_strength: float = Field(default=0.8, ge=0, le=1, description="For image-to-image.")
+    extra_lora: str | None = Field(default=None, description="A second LoRA.")
+    extra_lora_scale: float = Field(default=1.0, ge=-1, le=3, description="How strongly the second LoRA is applied.")
+    go_fast: bool = Field(default=False, description="Quantised, faster.")
+    disable_safety_checker: bool = Field(default=False, description="Skip the safety checker.")
+
+
+class FluxLora(Model):
+    name: ClassVar[str] = "vividcover/flux-lora"
+    description: ClassVar[str] = "Pictures from a trained image model."
+    Input: ClassVar[type[Inputs]] = FluxLoraInput
+    output: ClassVar[Literal["file", "files", "text"]] = "files"
+
+    def classic(self, input: FluxLoraInput, context: Context) -> Made:
+        for parameter in sorted(CLASSIC_IGNORES.keys() & input.model_fields_set):
+            if getattr(input, parameter) is not None:
+                context.cannot(parameter, getattr(input, parameter), CLASSIC_IGNORES[parameter])
+        assert input.seed is not None  # drawn by Model.run
+        width, height = size_of(input)
+        stills = [self.still(input, input.seed + i, width, height, context) for i in range(input.num_outputs)]
+        reports = [still.meta["report"] for still in stills]
+        return Made([s.path(s.meta["file"]) for s in stills], details={"stills": reports})
+
+    def still(self, input: FluxLoraInput, seed: int, width: int, height: int, context: Context) -> StageResult:
+        """One picture, as the stage that made it; meta has `file` and `report`."""
+        from vividcover.image.classic import generate
+
+        if not input.replicate_weights:
+            raise ParameterError("replicate_weights is required.", "Give the name or file of a trained image model.")
+        image = shelf.take("image", input.replicate_weights, context)
+        kit = face_kit(context)
+        file = f"still.{input.output_format}"
+
+        def compute(stage: Stage) -> None:
+            made = generate.generate(
+                image.path, input.prompt, seed=seed, width=width, height=height, kit=kit, lora_scale=input.lora_scale,
+                reporter=stage,
+            )  # fmt: skip
+            provenance.save_picture(
+                made.rgb, stage.folder / file, format=input.output_format, quality=input.output_quality,
+                engine="classic", description=f"{self.name}, classic engine, seed {seed}.",
+            )  # fmt: skip
+            stage.meta.update(report=made.report, file=file)
+
+        return context.workspace.stage(
+            "image/still", version=1, inputs={"image": image.path},
+            params={
+                "prompt": input.prompt, "seed": seed, "width": width, "height": height, "scale": input.lora_scale,
+                "format": input.output_format, "quality": input.output_quality,
+            },
+            compute=compute,
+        )  # fmt: skip
+
+
+def size_of(input: FluxLoraInput) -> tuple[int, int]:
+    """(width, height) in px. `megapixels` 0.25 halves both sides."""
+    if input.aspect_ratio == "custom":
+        if input.width is None or input.height is None:
+            raise ParameterError("aspect_ratio=custom needs width and height.", "Give both, from 256 to 1440.")
+        return round(input.width / 16) * 16, round(input.height / 16) * 16
+    width, height = SIZES[input.aspect_ratio]
+    half = 2 if input.megapixels == "0.25" else 1
+    return width // half, height // half

@@ -1,0 +1,157 @@
+"""`zsxkib/realistic-voice-cloning`: a song and a voice in, the song in that voice out.
+
+Asked twice with other mix settings (full mix; vocals alone), it separates once and converts once: the stages before
+the mix do not depend on the mix's parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover import provenance
+from vividcover.catalog import shelf, steps
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.errors import ParameterError
+
+LEFT_OUT = -60.0  # dB: a part turned down this far is not mixed in at all
+
+CLASSIC_IGNORES = {
+    "pitch_detection_algorithm": "the classic engine has one pitch tracker of its own",
+    "crepe_hop_length": "it belongs to mangio-crepe, which the classic engine does not have",
+}
+
+
+class RealisticVoiceCloningInput(Inputs):
+    song_input: str = uri("The song: a file, a link to audio, or any page yt-dlp understands.")
+    rvc_model: str = Field(
+        default="Squidward", description="Name of a trained voice; CUSTOM when custom_rvc_model_download_url is given."
+    )
+    custom_rvc_model_download_url: str | None = uri(
+        "A trained voice as a link or a path. Used regardless of rvc_model.", required=False
+    )
+    pitch_change: Literal["no-change", "male-to-female", "female-to-male", "auto"] = Field(
+        default="no-change",
+        description="Octave of the AI vocals: as sung, one up, one down; auto: chosen from the ranges.",
+    )
+    index_rate: float = Field(
+        default=0.5, ge=0, le=1, description="How much of the voice's own accent and timbre is used."
+    )
+    filter_radius: int = Field(default=3, ge=0, le=7, description="From 3 on: median filter over the pitch track.")
+    rms_mix_rate: float = Field(
+        default=0.25, ge=0, le=1, description="Loudness of the original vocals (0) or a fixed loudness (1)."
+    )
+    pitch_detection_algorithm: Literal["rmvpe", "mangio-crepe"] = Field(
+        default="rmvpe", description="rmvpe: clarity; mangio-crepe: smoother vocals."
+    )
+    crepe_hop_length: int = Field(
+        default=128, ge=1, le=4096, description="For mangio-crepe: how often it looks, in samples."
+    )
+    protect: float = Field(
+        default=0.33,
+        ge=0,
+        le=0.5,
+        description="How much breath and voiceless consonants of the original stay; 0.5 = off.",
+    )
+    main_vocals_volume_change: float = Field(default=0, ge=-100, le=24, description="dB, of the main AI vocals.")
+    backup_vocals_volume_change: float = Field(default=0, ge=-100, le=24, description="dB, of the backing vocals.")
+    instrumental_volume_change: float = Field(
+        default=0, ge=-100, le=24, description="dB, of the instrumental; from -60 down it is left out."
+    )
+    pitch_change_all: float = Field(default=0, ge=-12, le=12, description="Semitones, of everything: the song's key.")
+    reverb_size: float = Field(default=0.15, ge=0, le=1, description="The larger the room, the longer the reverb.")
+    reverb_wetness: float = Field(default=0.2, ge=0, le=1, description="Level of AI vocals with reverb.")
+    reverb_dryness: float = Field(default=0.8, ge=0, le=1, description="Level of AI vocals without reverb.")
+    reverb_damping: float = Field(default=0.7, ge=0, le=1, description="Absorption of high frequencies in the reverb.")
+    output_format: Literal["mp3", "wav", "flac"] = Field(
+        default="mp3", description="wav and flac: best quality; mp3: small."
+    )
+
+
+@dataclass(frozen=True)
+class Stems:
+    """The stages that both calls of a cover share."""
+
+    title: str
+    seconds: float
+    vocals: Path  # converted
+    original: Path  # as separated
+    backing: Path | None
+    instrumental: Path
+    details: dict[str, Any]
+
+
+class RealisticVoiceCloning(Model):
+    name: ClassVar[str] = "zsxkib/realistic-voice-cloning"
+    description: ClassVar[str] = "Song covers with a trained voice."
+    Input: ClassVar[type[Inputs]] = RealisticVoiceCloningInput
+    output: ClassVar[Literal["file", "files", "text"]] = "file"
+
+    def classic(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
+        for parameter, why in CLASSIC_IGNORES.items():
+            if parameter in input.model_fields_set:
+                context.cannot(parameter, getattr(input, parameter), why)
+        stems = self.stems(input, context)
+        mixed = self.mix(input, stems, context)
+        file = f"{_safe(stems.title)}.{input.output_format}"
+        tags = provenance.tags(stems.title, self.name, "classic")
+        encoded = steps.encoded(context, "song/encode", mixed, input.output_format, file, tags)
+        parts = {"pcm": mixed, "vocals": stems.vocals, "instrumental": stems.instrumental}
+        return Made(encoded.path(file), details=stems.details, parts=parts)
+
+    def stems(self, input: RealisticVoiceCloningInput, context: Context) -> Stems:
+        """Fetch, decode, separate, convert: everything that the mix's settings do not touch."""
+        from vividcover.voice.classic.convert import Conversion
+
+        voice = shelf.take("voice", self._voice(input), context)
+        song = steps.decoded(context, "song", input.song_input)
+        parts = steps.separated(context, song.path("audio.wav"))
+        conversion = Conversion(
+            pitch_change=input.pitch_change, index_rate=input.index_rate, filter_radius=input.filter_radius,
+            rms_mix_rate=input.rms_mix_rate, protect=input.protect,
+        )  # fmt: skip
+        sung = steps.converted(context, parts.path("vocals.wav"), voice, conversion)
+        details = {
+            "separation": {k: parts.meta.get(k) for k in ("recipe", "why", "report")},
+            "conversion": dict(sung.meta),
+            "song": {k: song.meta[k] for k in ("seconds", "rate", "channels", "codec", "container", "title")},
+        }
+        return Stems(
+            song.meta["title"] or Path(input.song_input).stem, song.meta["seconds"], sung.path("vocals.wav"),
+            parts.path("vocals.wav"), parts.path("backing.wav") if parts.has("backing.wav") else None,
+            parts.path("instrumental.wav"), details,
+        )  # fmt: skip
+
+    def mix(self, input: RealisticVoiceCloningInput, stems: Stems, context: Context) -> Path:
+        """The mix as float32 WAV. Parts turned down to -60 dB or less are left out."""
+        from vividcover.song.mix import MixSettings
+
+        alone = input.instrumental_volume_change <= LEFT_OUT
+        backing = stems.backing if input.backup_vocals_volume_change > LEFT_OUT else None
+        settings = MixSettings(
+            main_vocals_volume_change=input.main_vocals_volume_change,
+            backup_vocals_volume_change=input.backup_vocals_volume_change,
+            instrumental_volume_change=input.instrumental_volume_change, pitch_change_all=input.pitch_change_all,
+            reverb_size=input.reverb_size, reverb_wetness=input.reverb_wetness, reverb_dryness=input.reverb_dryness,
+            reverb_damping=input.reverb_damping,
+        )  # fmt: skip
+        name = "song/vocals-alone" if alone else "song/mix"
+        instrumental = None if alone else stems.instrumental
+        return steps.mixed(context, name, stems.vocals, backing, instrumental, settings).path("mix.wav")
+
+    def _voice(self, input: RealisticVoiceCloningInput) -> str:
+        if input.custom_rvc_model_download_url:
+            return input.custom_rvc_model_download_url
+        if input.rvc_model == "CUSTOM":
+            raise ParameterError(
+                "rvc_model=CUSTOM needs custom_rvc_model_download_url.", "Give the path or link of a trained voice."
+            )
+        return input.rvc_model
+
+
+def _safe(title: str) -> str:
+    kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in title).strip(" .")[:80]
+    return kept or "song"

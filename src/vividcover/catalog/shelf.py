@@ -1,0 +1,149 @@
+"""The shelf of trained models: `voices/NAME.zip` and `images/NAME.tar` under the user's data folder.
+
+A trained model is one file that carries its own `model.json` (kind, engine, format, name, consent, report). A name on
+the shelf, a path, or a link all lead to such a file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vividcover.catalog.contract import Context
+from vividcover.errors import ModelFileError, NotFoundError, ParameterError
+from vividcover.settings import Settings
+from vividcover.workspace import publish
+
+Kind = Literal["voice", "image"]
+SUFFIX: dict[Kind, str] = {"voice": ".zip", "image": ".tar"}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model's file and its `model.json`."""
+
+    kind: Kind
+    name: str
+    path: Path
+    card: dict[str, Any]
+
+
+def check_name(name: str) -> str:
+    if not NAME.fullmatch(name):
+        raise ParameterError(
+            f"{name!r} cannot be a name.",
+            "Use 1 to 64 letters, digits, '.', '_' or '-', beginning with a letter or digit.",
+        )
+    return name
+
+
+def folder(kind: Kind, settings: Settings) -> Path:
+    return settings.voices if kind == "voice" else settings.images
+
+
+def shelve(kind: Kind, name: str, model: Path, settings: Settings) -> Path:
+    """Puts a trained model on the shelf under its name; an older one of that name is replaced in one step."""
+    return publish(model, folder(kind, settings) / f"{check_name(name)}{SUFFIX[kind]}")
+
+
+def listed(kind: Kind, settings: Settings) -> list[Trained]:
+    """What is on the shelf, by name. A file that cannot be read is left out: `doctor` speaks of it."""
+    found = []
+    for path in sorted(folder(kind, settings).glob(f"*{SUFFIX[kind]}")):
+        try:
+            found.append(Trained(kind, path.stem, path, card(path, kind)))
+        except ModelFileError:
+            continue
+    return found
+
+
+def take(kind: Kind, wanted: str, context: Context) -> Trained:
+    """The trained model behind a name, a path or a link. Raises `NotFoundError`, `ModelFileError`."""
+    from vividcover.song.fetch import is_link
+
+    if is_link(wanted):
+        path = context.file(kind, wanted)
+    elif (
+        (path := folder(kind, context.settings) / f"{wanted}{SUFFIX[kind]}")
+        and NAME.fullmatch(wanted)
+        and path.is_file()
+    ):
+        context.used(kind, wanted, path)
+    elif Path(wanted).expanduser().is_file():
+        path = context.file(kind, wanted)
+    else:
+        raise _unknown(kind, wanted, context.settings)
+    trained = Trained(kind, path.stem, path, card(path, kind))
+    context.materials.append(
+        {
+            "kind": kind, "name": trained.card.get("name", trained.name), "engine": trained.card.get("engine"),
+            "sha256": context.workspace.hash_of(path), "consent": trained.card.get("consent"),
+            "licence": trained.card.get("licence", "the owner's"),
+        }
+    )  # fmt: skip
+    return trained
+
+
+def _unknown(kind: Kind, wanted: str, settings: Settings) -> NotFoundError:
+    names = [t.name for t in listed(kind, settings)]
+    near = difflib.get_close_matches(wanted, names, 3)
+    known = (
+        f"Did you mean {', '.join(near)}?"
+        if near
+        else f"Known: {', '.join(names)}."
+        if names
+        else "None is trained yet."
+    )
+    return NotFoundError(
+        f"There is no {kind} named {wanted!r}, and no such file.",
+        f"{known} Train one with `vividcover {kind} train … --name {wanted if NAME.fullmatch(wanted) else 'NAME'}`.",
+    )
+
+
+def card(path: Path, kind: Kind) -> dict[str, Any]:
+    """The `model.json` of a trained model's file. Raises `ModelFileError` that says what the file is instead."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                names = archive.namelist()
+                text = archive.read("model.json") if "model.json" in names else b""
+        elif tarfile.is_tarfile(path):
+            with tarfile.open(path) as archive_:
+                names = archive_.getnames()
+                member = archive_.extractfile("model.json") if "model.json" in names else None
+                text = member.read() if member else b""
+        else:
+            raise ModelFileError(f"{path.name} is not a trained {kind} model.", _what_to_give(kind))
+    except (zipfile.BadZipFile, tarfile.TarError, OSError, KeyError) as error:
+        raise ModelFileError(f"{path.name} is damaged: {error}.", _what_to_give(kind)) from error
+    if not text:
+        raise ModelFileError(f"{path.name} {_looks_like(names)}.", _what_to_give(kind))
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise ModelFileError(f"{path.name} has a damaged model.json: {error}.", _what_to_give(kind)) from error
+    if not isinstance(found, dict) or found.get("kind") != f"vividcover-{kind}":
+        what = found.get("kind", "something else") if isinstance(found, dict) else "something else"
+        raise ModelFileError(f"{path.name} is a model of kind {what!r}, not a {kind}.", _what_to_give(kind))
+    return found
+
+
+def _looks_like(names: list[str]) -> str:
+    if any(n.endswith(".pth") for n in names):
+        return "is an RVC model: the neural engine reads it, the classic one cannot"
+    if any(n.endswith(".safetensors") for n in names):
+        return "is a FLUX LoRA: the neural engine reads it, the classic one cannot"
+    if any(n.startswith("dataset/") for n in names):
+        return "is a dataset, not yet a model; train it first"
+    return f"has no model.json; it holds {', '.join(names[:4]) or 'nothing'}"
+
+
+def _what_to_give(kind: Kind) -> str:
+    return f"Give the name or the {SUFFIX[kind]} file that `vividcover {kind} train` made."

@@ -1,0 +1,105 @@
+"""The stages that several models share, so that the same work is keyed the same way and done once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vividcover.catalog.contract import Context
+from vividcover.workspace import Stage, StageResult
+
+if TYPE_CHECKING:
+    from vividcover.catalog.shelf import Trained
+    from vividcover.portrait.faces import FaceKit
+    from vividcover.song.mix import MixSettings
+    from vividcover.voice.classic.convert import Conversion
+
+FACE_NETS = ("face_detection_short_range", "face_landmark", "selfie_segmentation")
+
+
+def files_of(sources: list[Path]) -> list[Path]:
+    """Every file behind a list of files and folders, each once, sorted."""
+    return sorted({f for s in sources for f in (s.rglob("*") if s.is_dir() else [s]) if f.is_file()})
+
+
+def face_kit(context: Context) -> FaceKit:
+    """The nets that find and cut out faces. Raises `WeightsError` when they were never pulled."""
+    from vividcover import weights
+    from vividcover.portrait.faces import FaceKit
+
+    for net in FACE_NETS:  # one that is missing is said now, not after minutes of work
+        weights.path(net, context.settings.weights)
+    context.nets.update(FACE_NETS)
+    return FaceKit(context.settings.weights)
+
+
+def decoded(context: Context, name: str, source: str, *, media: bool = True) -> StageResult:
+    """`audio.wav` (float32, 44.1 kHz, stereo) of a path or link; meta has seconds, rate, channels, title."""
+    from vividcover.song import codec
+
+    path = context.file(name, source, media=media)
+
+    def compute(stage: Stage) -> None:
+        limit = context.settings.max_song_seconds
+        info = codec.decode(path, stage.folder / "audio.wav", max_seconds=limit, reporter=stage)
+        stage.meta.update(asdict(info))
+
+    return context.workspace.stage(
+        "song/decode", version=1, inputs={"file": path},
+        params={"max_seconds": context.settings.max_song_seconds}, compute=compute,
+    )  # fmt: skip
+
+
+def separated(context: Context, song: Path) -> StageResult:
+    """`vocals.wav`, `instrumental.wav` and perhaps `backing.wav`, which add up to the song."""
+    from vividcover.song import separate
+
+    def compute(stage: Stage) -> None:
+        parts = separate.separate(song, stage.folder, threads=context.settings.threads, reporter=stage)
+        stage.meta.update(recipe=parts.recipe, why=parts.why, report=parts.report)
+
+    return context.workspace.stage("song/separate", version=1, inputs={"song": song}, params={}, compute=compute)
+
+
+def converted(context: Context, vocals: Path, voice: Trained, conversion: Conversion) -> StageResult:
+    """`vocals.wav`, the same melody and length in the trained voice."""
+    from vividcover.voice.classic import convert
+
+    def compute(stage: Stage) -> None:
+        out = stage.folder / "vocals.wav"
+        threads = context.settings.threads
+        stage.meta.update(convert.convert(vocals, voice.path, out, conversion, threads=threads, reporter=stage))
+
+    return context.workspace.stage(
+        "voice/convert", version=1, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
+        compute=compute,
+    )  # fmt: skip
+
+
+def mixed(
+    context: Context, name: str, vocals: Path, backing: Path | None, instrumental: Path | None, settings: MixSettings
+) -> StageResult:
+    """`mix.wav`: the vocals with what goes with them, levelled."""
+    from vividcover.song import mix
+
+    inputs = {"vocals": vocals, "backing": backing, "instrumental": instrumental}
+
+    def compute(stage: Stage) -> None:
+        out = stage.folder / "mix.wav"
+        stage.meta.update(mix.mix(vocals, backing, instrumental, out, settings, reporter=stage))
+
+    return context.workspace.stage(
+        name, version=1, inputs={k: p for k, p in inputs.items() if p}, params=asdict(settings), compute=compute
+    )
+
+
+def encoded(context: Context, name: str, pcm: Path, format: str, file: str, tags: dict[str, str]) -> StageResult:
+    """`file`, the working file `pcm` in the user's format, with its marks."""
+    from vividcover.song import codec
+
+    def compute(stage: Stage) -> None:
+        codec.encode(pcm, stage.folder / file, format=format, tags=tags, reporter=stage)
+
+    params: dict[str, Any] = {"format": format, "tags": tags, "file": file}
+    return context.workspace.stage(name, version=1, inputs={"pcm": pcm}, params=params, compute=compute)

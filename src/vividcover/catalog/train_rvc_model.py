@@ -1,0 +1,91 @@
+"""`replicate/train-rvc-model`: a dataset zip in, a voice model out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import zipfile
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.steps import files_of
+from vividcover.workspace import Stage, sha256_file
+
+CLASSIC_IGNORES = {
+    "sample_rate": "the classic engine analyses at a rate of its own and sings at 44.1 kHz",
+    "version": "it chooses the RVC network; the classic engine has none",
+    "f0method": "the classic engine has one pitch tracker of its own",
+    "epoch": "the classic engine learns in one pass over all the recordings",
+    "batch_size": "the classic engine learns in one pass over all the recordings",
+}
+
+
+class TrainRvcModelInput(Inputs):
+    dataset_zip: str = uri("Dataset zip with `dataset/<rvc_name>/split_<i>.wav`; any zip, folder or recording will do.")
+    sample_rate: Literal["40k", "48k"] = Field(default="48k", description="Sample rate.")
+    version: Literal["v1", "v2"] = Field(default="v2", description="RVC version.")
+    f0method: Literal["pm", "dio", "harvest", "rmvpe", "rmvpe_gpu"] = Field(
+        default="rmvpe_gpu", description="F0 method, `rmvpe_gpu` recommended."
+    )
+    epoch: int = Field(default=10, ge=1, le=100_000, description="Passes over the dataset.")
+    batch_size: str = Field(default="7", pattern=r"^[1-9][0-9]{0,3}$", description="Batch size.")
+
+
+class TrainRvcModel(Model):
+    name: ClassVar[str] = "replicate/train-rvc-model"
+    description: ClassVar[str] = "Train a voice model on a dataset."
+    Input: ClassVar[type[Inputs]] = TrainRvcModelInput
+    output: ClassVar[Literal["file", "files", "text"]] = "file"
+    needs_consent: ClassVar[bool] = True
+
+    def classic(self, input: TrainRvcModelInput, context: Context) -> Made:
+        for parameter, why in CLASSIC_IGNORES.items():
+            if parameter in input.model_fields_set:
+                context.cannot(parameter, getattr(input, parameter), why)
+        source = context.file("dataset_zip", input.dataset_zip, media=True)
+        return self.from_recordings([source], _voice_name(source), context)
+
+    def from_recordings(self, sources: list[Path], name: str, context: Context) -> Made:
+        """The same from zips, folders and files on this machine, under a name of the caller's."""
+        from vividcover.voice import dataset
+        from vividcover.voice.classic import train
+
+        files = files_of(sources)
+        file = f"{name}.zip"
+
+        def compute(stage: Stage) -> None:
+            unpacked = stage.folder / "unpacked"
+            clips = [
+                clip
+                for i, source in enumerate(sources)
+                for clip in dataset.open_dataset(source, unpacked / str(i), reporter=stage)
+            ]
+            clips.sort(key=sha256_file)  # the same recordings in another order give the same model
+            stage.meta["report"] = train.train(
+                clips, stage.folder / file, name=name, consent=context.consent, threads=context.settings.threads,
+                reporter=stage,
+            )  # fmt: skip
+            shutil.rmtree(unpacked, ignore_errors=True)
+
+        hashes = sorted(context.workspace.hash_of(f) for f in files)
+        made = context.workspace.stage(
+            "voice/train", version=1, inputs={}, params={"clips": hashes, "name": name, "consent": context.consent},
+            compute=compute,
+        )  # fmt: skip
+        digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+        return Made(made.path(file), details={"report": made.meta["report"], "dataset_sha256": digest})
+
+
+def _voice_name(source: Path) -> str:
+    """The seed names the voice after `dataset/<rvc_name>/`; else the file's own name is used."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            for entry in archive.namelist():
+                if found := re.fullmatch(r"dataset/([A-Za-z0-9][A-Za-z0-9._-]{0,63})/[^/]+", entry):
+                    return found[1]
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "_", source.stem.removeprefix("dataset_")).strip("._-")[:64]
+    return stem or "voice"

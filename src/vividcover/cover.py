@@ -1,0 +1,156 @@
+"""The product on one page: the model `vividcover/cover`.
+
+    A still      image model + "TOK on stage performing"                     ─► still.png
+    B song       song + voice model: one separation, one conversion, two mixes ─► full mix; vocals alone
+    C portrait   still + vocals alone                                        ─► portrait.mp4 (silent)
+    D join       portrait + full mix                                         ─► cover.mp4
+
+A and B do not need each other and run side by side. Every step is a model of the catalog.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover.catalog import SHIPPED
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
+from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, Ratio, size_of
+from vividcover.catalog.realistic_voice_cloning import LEFT_OUT, RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
+from vividcover.catalog.steps import face_kit
+from vividcover.errors import NotFoundError, ParameterError
+
+# How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
+EXPECTED = {
+    "fetch": 1.0, "song/decode": 0.02, "song/separate": 0.15, "voice/convert": 0.35, "image/still": 0.05,
+    "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
+}  # fmt: skip
+
+
+class CoverInput(Inputs):
+    song: str = uri("The song: a file, a link to audio, or any page yt-dlp understands (YouTube and others).")
+    voice: str = Field(min_length=1, description="Trained voice: a name, a path or a link.")
+    image: str | None = Field(default=None, description="Trained image model: a name, a path or a link.")
+    prompt: str = Field(
+        default="TOK on stage performing", min_length=1, max_length=2000,
+        description="The still; TOK (or the model's own trigger word) is the person.",
+    )  # fmt: skip
+    still: str | None = uri("A picture to use as the still, instead of image and prompt.", required=False)
+    aspect_ratio: Ratio = Field(default="1:1", description="Of the video; custom uses width and height.")
+    width: int | None = Field(default=None, ge=256, le=1440, description="px, with aspect_ratio custom.")
+    height: int | None = Field(default=None, ge=256, le=1440, description="px, with aspect_ratio custom.")
+    pitch_change: Literal["auto", "no-change", "male-to-female", "female-to-male"] = Field(
+        default="auto", description="Octave of the vocals; auto: chosen from the song's range and the voice's."
+    )
+    index_rate: float = RealisticVoiceCloningInput.model_fields["index_rate"]  # type: ignore[assignment]
+    protect: float = RealisticVoiceCloningInput.model_fields["protect"]  # type: ignore[assignment]
+    rms_mix_rate: float = RealisticVoiceCloningInput.model_fields["rms_mix_rate"]  # type: ignore[assignment]
+    main_vocals_volume_change: float = Field(default=0, ge=-24, le=24, description="dB, of the main vocals.")
+    backup_vocals_volume_change: float = Field(default=0, ge=-100, le=24, description="dB, of the backing vocals.")
+    instrumental_volume_change: float = Field(default=0, ge=-59, le=24, description="dB, of the instrumental.")
+    pitch_change_all: float = Field(default=0, ge=-12, le=12, description="Semitones, of everything: the song's key.")
+    reverb_size: float = Field(default=0.15, ge=0, le=1, description="The larger the room, the longer the reverb.")
+    reverb_wetness: float = Field(default=0.2, ge=0, le=1, description="Level of the vocals with reverb.")
+    dynamic_scale: float = Field(default=1.0, ge=0.5, le=2.0, description="How much movement.")
+    seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
+
+
+class Cover(Model):
+    name: ClassVar[str] = "vividcover/cover"
+    description: ClassVar[str] = "A song, a voice and a face become a video of that person singing the song."
+    Input: ClassVar[type[Inputs]] = CoverInput
+    output: ClassVar[Literal["file", "files", "text"]] = "file"
+
+    def classic(self, input: CoverInput, context: Context) -> Made:
+        painter, singer, animator = FluxLora(), RealisticVoiceCloning(), Sonic()
+        workspace = context.workspace
+        workspace.expect(EXPECTED)
+        face_kit(context)  # a net that is missing is said before the minutes of work, not after
+
+        def still() -> Any:  # A
+            if input.still:
+                return context.file("still", input.still), {"given": input.still}
+            drawn = painter.still(painting, painting.seed or 0, *size_of(painting), context)
+            return drawn.path(drawn.meta["file"]), drawn.meta["report"]
+
+        def song() -> Any:  # B: once for the ear, once for the portrait
+            stems = singer.stems(singing, context)
+            alone = singer.mix(singing.model_copy(update=ALONE), stems, context)
+            return stems, alone
+
+        painting, singing = self._painting(input), self._singing(input)
+        (picture, drawn), (stems, alone) = workspace.parallel(still, song)
+
+        acting = SonicInput(
+            image=str(picture),
+            audio=str(alone),
+            keep_resolution=True,
+            dynamic_scale=input.dynamic_scale,
+            seed=input.seed,
+        )
+        full, portrait = workspace.parallel(
+            lambda: singer.mix(singing, stems, context),
+            lambda: animator.portrait(acting, picture, alone, stems.instrumental, context),  # C
+        )
+        joined = joined_with_sound(  # D
+            context, "cover/join", portrait.path("portrait.mp4"), full, self.name, "cover.mp4", stems.title, input.seed
+        )
+        return Made(
+            joined.path("cover.mp4"),
+            details={"still": drawn, **stems.details, "portrait": portrait.meta},
+            parts={
+                "still": picture, "portrait": portrait.path("portrait.mp4"), "mix": full, "vocals": alone,
+                "instrumental": stems.instrumental,
+            },
+        )  # fmt: skip
+
+    def _painting(self, input: CoverInput) -> FluxLoraInput:
+        if not input.image and not input.still:
+            raise ParameterError(
+                f"{self.name}: image is required.", "Give a trained image model, or a picture as still."
+            )
+        values = {k: getattr(input, k) for k in ("prompt", "aspect_ratio", "width", "height", "seed")}
+        painting: FluxLoraInput = validated(
+            FluxLora.name, FluxLoraInput, values | {"replicate_weights": input.image, "output_format": "png"}
+        )
+        size_of(painting)  # says what is wrong with the size before any work
+        return painting
+
+    def _singing(self, input: CoverInput) -> RealisticVoiceCloningInput:
+        same = [k for k in CoverInput.model_fields if k in RealisticVoiceCloningInput.model_fields]
+        values: dict[str, Any] = {k: getattr(input, k) for k in same}
+        singing: RealisticVoiceCloningInput = validated(
+            RealisticVoiceCloning.name,
+            RealisticVoiceCloningInput,
+            values | {"song_input": input.song, "rvc_model": input.voice},
+        )
+        return singing
+
+
+# What the pipeline's second song call asks for: the same vocals, dry, with nothing beside them.
+ALONE = {
+    "instrumental_volume_change": LEFT_OUT, "backup_vocals_volume_change": LEFT_OUT, "main_vocals_volume_change": 0.0,
+    "reverb_wetness": 0.0, "reverb_dryness": 1.0,
+}  # fmt: skip
+
+
+def models() -> dict[str, Model]:
+    """Every model that can be run, by name."""
+    return {model.name: model for model in (Cover(), *SHIPPED)}
+
+
+def get(name: str) -> Model:
+    """The model `owner/name`; a `:version` behind it is taken as the one that ships. Raises `NotFoundError`."""
+    import difflib
+
+    known = models()
+    bare = name.partition(":")[0]
+    if bare not in known:
+        near = difflib.get_close_matches(bare, known, 1, 0.4)
+        raise NotFoundError(
+            f"There is no model {name!r}.",
+            (f"Did you mean {near[0]}? " if near else "") + "`vividcover models` lists them all.",
+        )
+    return known[bare]

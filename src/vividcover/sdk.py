@@ -1,0 +1,319 @@
+"""The Python SDK: one function for each thing a user wants, each of them a run of one catalog model.
+
+Every function takes `home` (default `VIVIDCOVER_HOME`), `engine` and `on_event`, writes its output aside and then
+renames it, puts the record of what made it beside it (`cover.mp4` → `cover.json`), and raises only the errors of
+`vividcover.errors`. Results of finished stages are kept: the same call again costs almost nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vividcover import provenance
+from vividcover.catalog import shelf, steps
+from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, validated
+from vividcover.catalog.contract import Made as ModelMade
+from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
+from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
+from vividcover.catalog.flux_lora import FluxLora
+from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning
+from vividcover.catalog.sonic import Sonic
+from vividcover.catalog.train_rvc_model import TrainRvcModel
+from vividcover.cover import Cover, get
+from vividcover.errors import ConsentError, ParameterError, StorageError
+from vividcover.settings import Settings, settings
+from vividcover.workspace import Event, Workspace, publish, sha256_file, write_text
+
+Source = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a call made: the files, and the story of how (also in the `.json` beside the first file)."""
+
+    files: tuple[Path, ...]
+    text: str
+    record: Mapping[str, Any]
+    result: Result
+
+    @property
+    def path(self) -> Path:
+        return self.files[0]
+
+
+@dataclass
+class Session:
+    """The surroundings of calls: settings, engine, who listens, and the way to cancel. `with Session() as session:`"""
+
+    settings: Settings
+    engine: Engine = "auto"
+    on_event: Callable[[Event], None] | None = None
+    cookies: Path | None = None
+
+    def __post_init__(self) -> None:
+        writable(self.settings.home)
+        self.workspace = Workspace(self.settings.cache, on_event=self.on_event, limit=self.settings.cache_limit)
+
+    def context(self, consent: str = "") -> Context:
+        return Context(self.workspace, self.settings, self.engine, consent, self.cookies)
+
+    def cancel(self) -> None:
+        self.workspace.cancel()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.workspace.close()
+
+
+def writable(home: Path) -> None:
+    """Raises `StorageError` when the data folder cannot be made or written."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        probe = home / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StorageError(
+            f"May not write in {home}: {error.strerror}.", "Set VIVIDCOVER_HOME to a folder that you may write to."
+        ) from error
+
+
+@contextmanager
+def session(
+    *, home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
+    cookies: Source | None = None,
+) -> Iterator[Session]:  # fmt: skip
+    """A `Session` with the data folder `home` (default: the settings')."""
+    chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
+    with Session(chosen, engine, on_event, Path(cookies) if cookies else None) as opened:
+        yield opened
+
+
+# --- the calls, each on an open session; the module's functions below open one of their own ---------------------
+
+
+def run_model(
+    model: Model, values: Mapping[str, Any] | Inputs, output: Path | None, session: Session, *, consent: str = "",
+    training: bool = False,
+) -> Made:  # fmt: skip
+    """Runs a model, publishes what it made to `output` (default: a file in the current folder), writes the record."""
+    result = (model.train if training else model.run)(values, session.context(consent))
+    return hand_over(result, output)
+
+
+def hand_over(result: Result, output: Path | None) -> Made:
+    """Copies outputs out of the cache and writes the record beside the first of them."""
+    sources = [result.output] if isinstance(result.output, Path) else result.output
+    if isinstance(sources, str):
+        return Made((), sources, _story(result, {}), result)
+    output = output or Path(sources[0].name)
+    if output.is_dir():
+        output = output / sources[0].name
+    if output.suffix and output.suffix.lower() != sources[0].suffix.lower():
+        same = {".jpg", ".jpeg"}
+        if not {output.suffix.lower(), sources[0].suffix.lower()} <= same:
+            raise ParameterError(
+                f"{output.name} would hold {sources[0].suffix} data.",
+                f"Name it {output.with_suffix(sources[0].suffix).name}.",
+            )
+    files = []
+    for i, source in enumerate(sources):
+        target = output if i == 0 else output.with_name(f"{output.stem}-{i + 1}{output.suffix}")
+        files.append(publish(source, target))
+    story = _story(result, {f.name: sha256_file(f) for f in files})
+    provenance.sidecar(files[0], story)
+    return Made(tuple(files), "", story, result)
+
+
+def _story(result: Result, outputs: Mapping[str, str]) -> dict[str, Any]:
+    from vividcover import weights
+
+    nets = [
+        {"name": n, "licence": weights.REGISTRY[n].licence, "commercial": True, "sha256": weights.REGISTRY[n].sha256}
+        for n in result.nets
+    ]
+    return provenance.record(
+        model=result.model, engine=result.engine, why=result.why, input=result.input, inputs=result.inputs, nets=nets,
+        materials=result.materials, stages=result.stages, not_honoured=result.not_honoured, notes=result.notes,
+        details=result.details, outputs=outputs,
+    )  # fmt: skip
+
+
+def cover_in(session: Session, output: Path, values: Mapping[str, Any], parts: Path | None = None) -> Made:
+    """A cover. `parts`: a folder that also gets the still, the silent portrait, the mix and the vocals."""
+    if output.suffix.lower() != ".mp4" and not output.is_dir():
+        raise ParameterError(
+            f"A cover is an mp4 video, not {output.suffix or 'a file without suffix'!r}.", "Name it …mp4."
+        )
+    made = run_model(Cover(), values, output, session)
+    if parts:
+        for name, path in made.result.parts.items():
+            publish(path, parts / f"{name}{path.suffix}")
+    return made
+
+
+def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent: str) -> Made:
+    model = TrainRvcModel()
+    shelf.check_name(name)
+    _needs_consent(model, consent)
+    context = session.context(consent)
+    sources = [context.file("clips", str(clip), media=True) for clip in clips]
+    made = model.from_recordings(sources, name, context)
+    return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context)
+
+
+def train_image_in(session: Session, photos: Source, name: str, consent: str, trigger_word: str, type: str) -> Made:
+    model = FastFluxTrainer()
+    shelf.check_name(name)
+    values = {"input_images": str(photos), "trigger_word": trigger_word, "lora_type": type}
+    input: FastFluxTraining = validated(model.name, FastFluxTraining, values)
+    _needs_consent(model, consent)
+    context = session.context(consent)
+    made = model.from_photos(context.file("input_images", input.input_images), input, name, context)
+    return _shelved("image", model, name, made, values, context)
+
+
+def _needs_consent(model: Model, consent: str) -> None:
+    if not consent.strip():
+        raise ConsentError(
+            f"{model.name} learns a person's face or voice and needs their consent, in words.",
+            'Say whose it is and that they agree: --consent "This is my own voice" (kept with the model).',
+        )
+
+
+def _shelved(
+    kind: shelf.Kind, model: Model, name: str, made: ModelMade, input: Mapping[str, Any], context: Context
+) -> Made:
+    assert isinstance(made.output, Path)
+    engine, why = model.choose(context.engine)
+    result = Result(
+        model.name, made.output, engine, why, input, list(context.not_honoured), list(context.notes),
+        list(context.workspace.results), dict(context.inputs), sorted(context.nets),
+        list(context.materials), made.details,
+    )  # fmt: skip
+    path = shelf.shelve(kind, name, made.output, context.settings)
+    story = _story(result, {path.name: sha256_file(path)}) | {"consent": context.consent}
+    provenance.sidecar(path, story)
+    return Made((path,), "", story, result)
+
+
+def separate_in(session: Session, song: Source, folder: Path) -> Made:
+    """vocals.wav, instrumental.wav and perhaps backing.wav of a song, 24-bit flac would lose nothing: float32 WAV."""
+    context = session.context()
+    decoded = steps.decoded(context, "song", str(song))
+    parts = steps.separated(context, decoded.path("audio.wav"))
+    files = tuple(publish(parts.path(n), folder / n) for n in sorted(parts.files, reverse=True))
+    result = Result(
+        "song/separate", list(files), "classic", "it is the only one", {"song": str(song)}, [], list(context.notes),
+        list(context.workspace.results), dict(context.inputs), [], [], dict(parts.meta),
+    )  # fmt: skip
+    story = _story(result, {f.name: sha256_file(f) for f in files})
+    write_text(folder / "separation.json", provenance.dumps(story))
+    return Made(files, "", story, result)
+
+
+# --- the SDK's functions ------------------------------------------------------------------------------------------
+
+
+def make_cover(
+    song: Source, *, voice: Source, image: Source | None = None, output: Source = "cover.mp4",
+    parts: Source | None = None, home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
+    cookies: Source | None = None, **options: Any,
+) -> Made:  # fmt: skip
+    """A video of the trained person singing `song` (a path or a link).
+
+    `voice`, `image`: names, paths or links of trained models. `options`: any input of `vividcover/cover`, for example
+    `prompt`, `seed`, `aspect_ratio`, `width` and `height` (px; give both), `pitch_change`, `still`.
+    """
+    if options.get("width") and options.get("height"):
+        options.setdefault("aspect_ratio", "custom")
+    values = {"song": str(song), "voice": str(voice), "image": str(image) if image else None, **options}
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+        return cover_in(opened, Path(output), values, Path(parts) if parts else None)
+
+
+def train_voice(
+    clips: Source | Sequence[Source], *, name: str, consent: str, home: Source | None = None, engine: Engine = "auto",
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
+) -> Made:  # fmt: skip
+    """A voice model from recordings (files, folders, zips, links; 30 s at least, minutes better), put on the shelf."""
+    sources = [clips] if isinstance(clips, str | os.PathLike) else list(clips)
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+        return train_voice_in(opened, sources, name, consent)
+
+
+def train_image(
+    photos: Source, *, name: str, consent: str, trigger_word: str = "TOK", type: str = "subject",
+    home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
+) -> Made:  # fmt: skip
+    """An image model from photos (a zip or a folder; 10 to 20 varied ones are best), put on the shelf."""
+    with session(home=home, engine=engine, on_event=on_event) as opened:
+        return train_image_in(opened, photos, name, consent, trigger_word, type)
+
+
+def run(
+    model: str, input: Mapping[str, Any], *, output: Source | None = None, consent: str = "", training: bool = False,
+    home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
+    cookies: Source | None = None,
+) -> Made:  # fmt: skip
+    """Any model of the catalog by name, with the seeds' own inputs: `run("zsxkib/sonic", {"image": …, "audio": …})`."""
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+        target = Path(output) if output else None
+        return run_model(get(model), input, target, opened, consent=consent, training=training)
+
+
+def make_dataset(
+    recordings: Source | Sequence[Source], *, name: str, output: Source | None = None, isolate: str = "auto",
+    home: Source | None = None, on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
+) -> Made:  # fmt: skip
+    """A dataset zip (`dataset/<name>/split_<i>.wav`) from recordings or links."""
+    sources = [recordings] if isinstance(recordings, str | os.PathLike) else list(recordings)
+    with session(home=home, on_event=on_event, cookies=cookies) as opened:
+        return dataset_in(opened, sources, name, Path(output) if output else None, isolate)
+
+
+def dataset_in(session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str) -> Made:
+    model, context = CreateRvcDataset(), session.context()
+    paths = [context.file("recordings", str(r), media=True) for r in recordings]
+    made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
+    engine, why = model.choose(context.engine)
+    result = Result(
+        model.name, made.output, engine, why, {"youtube_url": [str(r) for r in recordings], "audio_name": name}, [],
+        list(context.notes), list(context.workspace.results), dict(context.inputs), [], [], made.details,
+    )  # fmt: skip
+    return hand_over(result, output)
+
+
+def convert_song(song: Source, *, voice: Source, output: Source | None = None, **options: Any) -> Made:
+    """The song in the trained voice, as audio. `options`: inputs of `zsxkib/realistic-voice-cloning`, and `home` …"""
+    own = {k: options.pop(k) for k in ("home", "engine", "on_event", "cookies") if k in options}
+    values = {"song_input": str(song), "rvc_model": str(voice), **options}
+    return run(RealisticVoiceCloning.name, values, output=output, **own)
+
+
+def generate_image(image: Source, prompt: str, *, output: Source | None = None, **options: Any) -> Made:
+    """Pictures from a trained image model. `options`: inputs of `vividcover/flux-lora`, and `home` …"""
+    own = {k: options.pop(k) for k in ("home", "engine", "on_event") if k in options}
+    return run(FluxLora.name, {"replicate_weights": str(image), "prompt": prompt, **options}, output=output, **own)
+
+
+def make_portrait(image: Source, audio: Source, *, output: Source | None = None, **options: Any) -> Made:
+    """A singing portrait of a picture. `options`: inputs of `zsxkib/sonic`, and `home` …"""
+    own = {k: options.pop(k) for k in ("home", "engine", "on_event", "cookies") if k in options}
+    return run(Sonic.name, {"image": str(image), "audio": str(audio), **options}, output=output, **own)
+
+
+def separate_song(
+    song: Source, folder: Source, *, home: Source | None = None, on_event: Callable[[Event], None] | None = None,
+    cookies: Source | None = None,
+) -> Made:  # fmt: skip
+    """A song's vocals, instrumental and, where it can, backing vocals, as WAV files in `folder`."""
+    with session(home=home, on_event=on_event, cookies=cookies) as opened:
+        return separate_in(opened, song, Path(folder))
