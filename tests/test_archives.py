@@ -149,7 +149,7 @@ def test_damage_is_told_from_truncation(tmp_path: Path) -> None:
 
 
 def test_no_single_flipped_byte_gives_a_traceback_or_a_stray_file(tmp_path: Path) -> None:
-    whole = make(tmp_path / "f.zip", {"a/one.wav": os.urandom(40), "two.wav": bytes(60)}).read_bytes()
+    whole = make(tmp_path / "f.zip", {"a/1.wav": os.urandom(9), "2.wav": bytes(60)}).read_bytes()
     archive = tmp_path / "f.zip"
     for at in range(len(whole)):
         archive.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
