@@ -1,4 +1,4 @@
-"""Makes the judges' own environment, `.venv-judges`, when it is missing: `python bench/judges_venv.py` prints its python.
+"""Makes the judges' own environment, `.venv-judges`, when it is missing, and prints its python.
 
 About 2 GB and a few minutes, once. Nothing of it is ever imported by vividcover. `VIVIDCOVER_JUDGES=/path/to/python`
 uses an environment that is already there.
