@@ -1,0 +1,119 @@
+"""Takes a song apart into vocals, instrumental and, where it can, backing vocals, by signal processing alone.
+
+Two passes over the song, in blocks, so that memory does not grow with its length: a survey of the whole song, from
+which the recipe is chosen (`separation/choose.py`), then soft masks block by block (`separation/masks.py`).
+The parts always sum to the song.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vividcover.errors import ParameterError
+from vividcover.song.pcm import PcmReader, PcmWriter, Signal
+from vividcover.song.separation import choose, stft
+from vividcover.song.separation.choose import Plan
+from vividcover.song.separation.masks import Block, separate_block
+from vividcover.song.separation.survey import Survey, survey_block
+from vividcover.song.separation.workers import in_order
+from vividcover.workspace import Reporter, Silent
+
+CORE = 640  # frames of a block, 14.9 s
+FADE = 8  # frames on each side of a joint over which two blocks are cross-faded
+CONTEXT = 36  # further frames that a block sees on each side: for smoothing and for whole analysis windows
+
+
+@dataclass(frozen=True)
+class Separation:
+    """Where the parts lie. `report` is JSON: the recipe, why it was chosen, and what was measured for that."""
+
+    recipe: str
+    why: str
+    vocals: Path
+    instrumental: Path
+    backing: Path | None
+    report: dict[str, Any]
+
+
+def separate(
+    song: Path, folder: Path, *, recipe: str = "auto", threads: int = 2, reporter: Reporter | None = None
+) -> Separation:
+    """Writes `vocals.wav`, `instrumental.wav` and maybe `backing.wav` (PCM like the song) into `folder`.
+
+    `recipe` is "auto" or one of `choose.RECIPES`. Raises `ParameterError` for another name, `Canceled`.
+    """
+    reporter = reporter or Silent()
+    if recipe != "auto" and recipe not in choose.RECIPES:
+        raise ParameterError(
+            f"Unknown separation recipe {recipe!r}.", f"Use auto, or one of: {', '.join(choose.RECIPES)}."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with PcmReader(song) as reader:
+        survey = _survey(reader, threads, reporter)
+        plan = choose.choose(survey, recipe)
+        reporter.note(f"Separation: {plan.recipe} ({plan.why}).")
+        vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
+        with (
+            PcmWriter(vocals, reader.rate, reader.channels) as sung,
+            PcmWriter(instrumental, reader.rate, reader.channels) as played,
+        ):
+            for start, part in _vocals(reader, plan, threads, reporter):
+                mixture = reader.read(start, part.shape[1])
+                sung.write(part)
+                played.write(mixture - part)
+    reporter.progress(1.0, "separated")
+    return Separation(plan.recipe, plan.why, vocals, instrumental, None, plan.report)
+
+
+def _stereo(block: Signal) -> Signal:
+    return block if block.shape[0] == 2 else np.repeat(block[:1], 2, axis=0)
+
+
+def _survey(reader: PcmReader, threads: int, reporter: Reporter) -> Survey:
+    total = reader.frames // stft.HOP + 1
+    starts = range(0, total, CORE)
+    blocks = (_stereo(reader.read(*stft.span(t, min(CORE, total - t)))) for t in starts)
+    parts = []
+    for part in in_order(survey_block, blocks, threads=threads, reporter=reporter):
+        parts.append(part)
+        reporter.progress(0.3 * len(parts) / len(starts), "listening to the song")
+    return Survey.join(parts)
+
+
+def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
+    total = reader.frames // stft.HOP + 1
+    for t in range(0, total, CORE):
+        first, count = t - FADE - CONTEXT, CORE + 2 * (FADE + CONTEXT)
+        signal = _stereo(reader.read(*stft.span(first, count)))
+        yield plan.block(signal, first, count)
+
+
+def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> Iterator[tuple[int, Signal]]:
+    """(start, vocals) in consecutive pieces that cover the song; neighbours are cross-faded."""
+    if plan.passes is not None:
+        for start in range(0, reader.frames, CORE * stft.HOP):
+            reporter.progress(0.3 + 0.7 * start / reader.frames, "copying")
+            yield start, reader.read(start, min(CORE * stft.HOP, reader.frames - start)) * np.float32(plan.passes)
+        return
+    core, fade, skip = CORE * stft.HOP, FADE * stft.HOP, CONTEXT * stft.HOP + stft.SIZE // 2
+    ramp = ((np.arange(2 * fade) + 0.5) / (2 * fade)).astype(np.float32)
+    tail: Signal | None = None
+    count = max(1, -(-(reader.frames // stft.HOP + 1) // CORE))
+    work = in_order(separate_block, _blocks(reader, plan), threads=threads, reporter=reporter)
+    for number, whole in enumerate(work):
+        piece = whole[: reader.channels, skip : skip + core + 2 * fade]
+        if tail is None:
+            start, ready = 0, piece[:, fade:].copy()
+        else:
+            start, ready = number * core - fade, piece
+            ready[:, : 2 * fade] = tail * (1 - ramp) + ready[:, : 2 * fade] * ramp
+        last = number == count - 1
+        tail = None if last else ready[:, -2 * fade :].copy()
+        end = reader.frames if last else start + ready.shape[1] - 2 * fade
+        yield start, ready[:, : end - start]
+        reporter.progress(0.3 + 0.7 * (number + 1) / count, "separating")
