@@ -72,7 +72,8 @@ class Cover(Model):
         def still() -> Any:  # A
             if input.still:
                 return context.file("still", input.still), {"given": input.still}
-            drawn = painter.still(painting, painting.seed or 0, *size_of(painting), context)
+            width, height = size_of(painting)
+            drawn = painter.still(painting, painting.seed or 0, width, height, context)
             return drawn.path(drawn.meta["file"]), drawn.meta["report"]
 
         def song() -> Any:  # B: once for the ear, once for the portrait

@@ -21,7 +21,7 @@ from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
 from vividcover.catalog.flux_lora import FluxLora
-from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning
+from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import Cover, get
@@ -204,8 +204,34 @@ def _shelved(
     return Made((path,), "", story, result)
 
 
+def convert_voice_in(
+    session: Session, vocals: Source, voice: str, output: Path | None, options: Mapping[str, Any]
+) -> Made:
+    """Vocals without music in the trained voice. `options`: those of the song cover that concern the voice."""
+    from vividcover.voice.classic.convert import Conversion
+
+    singer, context = RealisticVoiceCloning(), session.context()
+    values = {"song_input": str(vocals), "rvc_model": voice, "output_format": "wav", **options}
+    input: RealisticVoiceCloningInput = validated(singer.name, RealisticVoiceCloningInput, values)
+    engine, why = singer.choose(context.engine)
+    trained = shelf.take("voice", voice, context)
+    decoded = steps.decoded(context, "vocals", str(vocals))
+    fields = ("pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect")
+    conversion = Conversion(**{k: getattr(input, k) for k in fields})
+    sung = steps.converted(context, decoded.path("audio.wav"), trained, conversion)
+    file = f"{decoded.meta['title'] or 'vocals'}.{input.output_format}"
+    tags = provenance.tags(Path(file).stem, singer.name, engine)
+    encoded = steps.encoded(context, "voice/encode", sung.path("vocals.wav"), input.output_format, file, tags)
+    result = Result(
+        "voice/convert", encoded.path(file), engine, why, input.model_dump(mode="json", exclude_defaults=True),
+        list(context.not_honoured), list(context.notes), list(context.workspace.results), dict(context.inputs),
+        sorted(context.nets), list(context.materials), dict(sung.meta),
+    )  # fmt: skip
+    return hand_over(result, output)
+
+
 def separate_in(session: Session, song: Source, folder: Path) -> Made:
-    """vocals.wav, instrumental.wav and perhaps backing.wav of a song, 24-bit flac would lose nothing: float32 WAV."""
+    """vocals.wav, instrumental.wav and perhaps backing.wav of a song, float32, which add up to it."""
     context = session.context()
     decoded = steps.decoded(context, "song", str(song))
     parts = steps.separated(context, decoded.path("audio.wav"))
@@ -224,8 +250,8 @@ def separate_in(session: Session, song: Source, folder: Path) -> Made:
 
 def make_cover(
     song: Source, *, voice: Source, image: Source | None = None, output: Source = "cover.mp4",
-    parts: Source | None = None, home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
-    cookies: Source | None = None, **options: Any,
+    parts: Source | None = None, home: Source | None = None, engine: Engine = "auto",
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None, **options: Any,
 ) -> Made:  # fmt: skip
     """A video of the trained person singing `song` (a path or a link).
 

@@ -209,7 +209,7 @@ class Workspace:
     def __post_init__(self) -> None:
         self.root = Path(self.root)
         self._canceled = threading.Event()
-        self._failed: BaseException | None = None
+        self._abort = threading.Event()  # set while a failed branch's siblings are being stopped
         self._lock = threading.Lock()
         self._expected: dict[str, float] = {}
         self._done: dict[str, float] = {}
@@ -227,7 +227,7 @@ class Workspace:
         return self._canceled.is_set()
 
     def check(self) -> None:
-        if self._canceled.is_set():
+        if self._canceled.is_set() or self._abort.is_set():
             raise Canceled()
 
     def progress(self, fraction: float, text: str = "") -> None:
@@ -256,16 +256,20 @@ class Workspace:
         """Runs independent branches side by side and returns their results; the first failure stops the others."""
         with ThreadPoolExecutor(len(branches), thread_name_prefix="branch") as pool:
             futures = [pool.submit(branch) for branch in branches]
-            done, pending = wait(futures, return_when=FIRST_EXCEPTION)
-            failures = [f.exception() for f in done if f.exception() is not None]
-            if failures and pending:
-                was, self._canceled = self._canceled, threading.Event()
-                self._canceled.set()
-                wait(pending)
-                self._canceled = was
-        for failure in failures:
-            if failure is not None and not isinstance(failure, Canceled):
-                raise failure
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+                if any(f.done() and f.exception() is not None for f in futures):
+                    self._abort.set()
+                wait(futures)
+            except BaseException:  # the user's own interrupt in this thread
+                self._abort.set()
+                raise
+            finally:
+                wait(futures)
+                self._abort.clear()
+        failures = [error for f in futures if (error := f.exception()) is not None]
+        if failures:
+            raise next((f for f in failures if not isinstance(f, Canceled)), failures[0])
         return [future.result() for future in futures]
 
     # --- stages -----------------------------------------------------------------------------------------------

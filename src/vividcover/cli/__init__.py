@@ -1,0 +1,47 @@
+"""The command line. One file a command group; options of models are derived from their inputs."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def main() -> None:
+    """Entry point of the `vividcover` command."""
+    build()()
+
+
+def build() -> Any:
+    """The Typer application."""
+    from vividcover.cli import demo, housekeeping, image, models, song, video, voice
+
+    app = typer.Typer(
+        name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        help="Photos of a person, recordings of their voice and a song in; a video of them singing it out.",
+    )  # fmt: skip
+    app.callback(invoke_without_command=True)(_root)
+    app.command()(video.cover)
+    app.command()(video.portrait)
+    app.add_typer(voice.app, name="voice")
+    app.add_typer(image.app, name="image")
+    app.add_typer(song.app, name="song")
+    app.command()(models.run)
+    app.command()(models.train)
+    app.command()(models.models)
+    app.add_typer(housekeeping.weights, name="weights")
+    app.add_typer(housekeeping.cache, name="cache")
+    app.command()(housekeeping.doctor)
+    app.command()(demo.demo)
+    return app
+
+
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from vividcover import __version__
+
+        typer.echo(f"vividcover {__version__}")
+        raise typer.Exit()

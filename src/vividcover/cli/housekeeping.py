@@ -1,0 +1,193 @@
+"""`vividcover weights …`, `vividcover cache …`, `vividcover doctor`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from vividcover.cli.console import Json, fail, table
+from vividcover.errors import VividCoverError
+
+weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
+cache = typer.Typer(no_args_is_help=True, help="The cache of finished stages: list, prune, clear.")
+
+Nets = Annotated[list[str] | None, typer.Argument(help="Names; default: all that the classic engine needs.")]
+
+
+@weights.command("list")
+def weights_list(json: Json = False) -> None:
+    """The nets, where they come from, their licences, and whether they are here."""
+    table(_nets(), ["name", "here", "licence", "kB", "source"], json, "")
+
+
+@weights.command()
+def pull(names: Nets = None, json: Json = False) -> None:
+    """Fetch nets that are not here yet; afterwards runs need no network."""
+    from vividcover import weights as registry
+    from vividcover.cli.progress import listener
+    from vividcover.settings import settings
+    from vividcover.workspace import Workspace
+
+    try:
+        with listener(quiet=json) as on_event, Workspace(settings().cache, on_event=on_event) as workspace:
+            registry.pull(names or list(registry.REGISTRY), settings().weights, reporter=workspace)
+    except VividCoverError as error:
+        fail(error, json)
+    weights_list(json)
+
+
+@weights.command()
+def verify(json: Json = False) -> None:
+    """Compare every net that is here with its recorded sha256."""
+    from vividcover import weights as registry
+    from vividcover.settings import settings
+
+    try:
+        registry.verify(settings().weights)
+    except VividCoverError as error:
+        fail(error, json)
+    weights_list(json)
+
+
+def _nets() -> list[dict[str, Any]]:
+    from vividcover import weights as registry
+    from vividcover.settings import settings
+
+    here = registry.status(settings().weights)
+    return [
+        {"name": n.name, "here": here[n.name], "licence": n.licence, "kB": n.size // 1000, "source": n.source.filename}
+        for n in registry.REGISTRY.values()
+    ]
+
+
+@cache.command("list")
+def cache_list(json: Json = False) -> None:
+    """Finished stages, least recently used first."""
+    import datetime
+
+    rows = [
+        {
+            "stage": e["name"], "MB": round(e["bytes"] / 1e6, 1), "took s": e["seconds"], "key": e["key"][:12],
+            "used": datetime.datetime.fromtimestamp(e["used"]).strftime("%Y-%m-%d %H:%M"),
+        }
+        for e in _workspace().entries()
+    ]  # fmt: skip
+    table(rows, ["stage", "MB", "took s", "used", "key"], json, "The cache is empty.")
+    if not json:
+        typer.echo(f"{sum(r['MB'] for r in rows):.1f} MB in {len(rows)} stages", err=True)
+
+
+@cache.command()
+def prune(
+    limit: Annotated[
+        float | None, typer.Option("--limit", min=0, help="GB to keep at most; default VIVIDCOVER_CACHE_LIMIT.")
+    ] = None,
+) -> None:
+    """Remove the least recently used stages beyond a limit, and what killed runs left behind."""
+    from vividcover.settings import settings
+
+    freed = _workspace().prune(settings().cache_limit if limit is None else int(limit * 1e9))
+    typer.echo(f"{freed / 1e6:.1f} MB freed")
+
+
+@cache.command()
+def clear() -> None:
+    """Remove every stage that no running command uses."""
+    typer.echo(f"{_workspace().prune(0) / 1e6:.1f} MB freed")
+
+
+def _workspace() -> Any:
+    from vividcover.settings import settings
+    from vividcover.workspace import Workspace
+
+    return Workspace(settings().cache)
+
+
+def doctor(json: Json = False) -> None:
+    """What works on this machine, and why not."""
+    rows = [_check(name, check) for name, check in CHECKS.items()]
+    table(rows, ["part", "works", "says"], json, "")
+    if not all(row["works"] == "yes" or row["part"].startswith("engine ") for row in rows):
+        raise SystemExit(1)
+
+
+def _check(name: str, check: Any) -> dict[str, Any]:
+    try:
+        return {"part": name, "works": "yes", "says": check()}
+    except VividCoverError as error:
+        return {"part": name, "works": "no", "says": str(error)}
+    except Exception as error:
+        return {"part": name, "works": "no", "says": f"{type(error).__name__}: {error}"}
+
+
+def _python() -> str:
+    return f"{sys.version.split()[0]} at {sys.executable}"
+
+
+def _libraries() -> str:
+    from vividcover.provenance import versions
+
+    return ", ".join(f"{k} {v}" for k, v in versions().items() if k not in ("python", "vividcover"))
+
+
+def _codecs() -> str:
+    import av
+
+    wanted = ("libx264", "aac", "libmp3lame", "flac", "libvorbis", "libopus")
+    missing = [w for w in wanted if w not in av.codecs_available]
+    if missing:
+        raise VividCoverError(f"PyAV lacks {', '.join(missing)}.", "Install the official wheel: pip install av.")
+    return ", ".join(wanted)
+
+
+def _home() -> str:
+    from vividcover.sdk import writable
+    from vividcover.settings import settings
+
+    home = settings().home
+    writable(home)
+    free = shutil.disk_usage(home).free
+    if free < 2e9:
+        raise VividCoverError(f"{home}: only {free / 1e9:.1f} GB free.", "A 4-minute cover needs about 1 GB.")
+    return f"{home}, {free / 1e9:.0f} GB free"
+
+
+def _faces() -> str:
+    import numpy as np
+
+    from vividcover import weights as registry
+    from vividcover.portrait.faces import FaceKit
+    from vividcover.settings import settings
+
+    registry.verify(settings().weights)
+    FaceKit(settings().weights).detect(np.zeros((256, 256, 3), np.uint8))
+    return "the nets are here and load"
+
+
+def _shelf(kind: Any) -> str:
+    from vividcover.catalog import shelf
+    from vividcover.settings import settings
+
+    bad = []
+    for path in sorted(shelf.folder(kind, settings()).glob(f"*{shelf.SUFFIX[kind]}")):
+        try:
+            shelf.card(path, kind)
+        except VividCoverError as error:
+            bad.append(str(error))
+    if bad:
+        raise VividCoverError(" ".join(bad))
+    return ", ".join(t.name for t in shelf.listed(kind, settings())) or "none trained yet"
+
+
+def _absent(engine: str) -> str:
+    raise VividCoverError(f"The {engine} engine is not part of this release.", "The classic engine serves every model.")
+
+
+CHECKS: dict[str, Any] = {
+    "python": _python, "libraries": _libraries, "codecs": _codecs, "data folder": _home, "face nets": _faces,
+    "voices": lambda: _shelf("voice"), "images": lambda: _shelf("image"),
+    "engine classic": lambda: "serves every model", "engine neural": lambda: _absent("neural"), "engine hosted": lambda: _absent("hosted"),
+}  # fmt: skip

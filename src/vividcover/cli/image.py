@@ -1,0 +1,67 @@
+"""`vividcover image …`: training and generation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
+from vividcover.cli.console import Common, Consent, Engine, Json, Quiet, perform, table
+from vividcover.cli.options import takes_inputs
+from vividcover.cli.voice import _advice
+
+app = typer.Typer(no_args_is_help=True, help="Images: train on photos, generate stills, list.")
+
+
+@app.command()
+def train(
+    photos: Annotated[str, typer.Argument(help="A folder or zip of photos.", show_default=False)],
+    name: Annotated[str, typer.Option("--name", help="The image model's name.")],
+    trigger_word: Annotated[str, typer.Option("--trigger-word", help="The word for the person in prompts.")] = "TOK",
+    type: Annotated[str, typer.Option("--type", help="subject or style.")] = "subject",
+    consent: Consent = "", engine: Engine = "auto", json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Learn a person (or a style) from photos and keep it under NAME."""
+    from vividcover import sdk
+
+    perform(
+        lambda s: sdk.train_image_in(s, photos, name, consent, trigger_word, type), Common(engine, json, quiet), _advice
+    )
+
+
+@app.command()
+@takes_inputs(FluxLoraInput, skip=frozenset({"replicate_weights", "prompt"}))
+def generate(
+    image: Annotated[str, typer.Argument(help="Trained image model: a name, a path or a link.", show_default=False)],
+    options: dict[str, Any],
+    prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to show.")] = "TOK on stage performing",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The picture to write.")] = None,
+    engine: Engine = "auto", json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Make pictures of the person from a prompt."""
+    from vividcover import sdk
+
+    if output and output.suffix:
+        options.setdefault("output_format", output.suffix[1:].lower().replace("jpeg", "jpg"))
+    if "width" in options and "height" in options:
+        options.setdefault("aspect_ratio", "custom")
+    values = {"replicate_weights": image, "prompt": prompt, **options}
+    perform(lambda s: sdk.run_model(FluxLora(), values, output, s), Common(engine, json, quiet))
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """The image models that are trained."""
+    from vividcover.catalog import shelf
+    from vividcover.settings import settings
+
+    rows = [
+        {
+            "name": t.name, "trigger word": t.card.get("trigger_word"), "type": t.card.get("type"),
+            "consent": t.card.get("consent"), "file": str(t.path),
+        }
+        for t in shelf.listed("image", settings())
+    ]  # fmt: skip
+    table(rows, ["name", "trigger word", "type", "consent", "file"], json, "No image model is trained yet.")

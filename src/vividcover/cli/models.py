@@ -1,0 +1,78 @@
+"""`vividcover run`, `train`, `models`: any model of the catalog by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, Quiet, fail, parsed, perform, table
+from vividcover.errors import VividCoverError
+
+Name = Annotated[str, typer.Argument(help="owner/name, as `vividcover models` lists it.", show_default=False)]
+Pairs = Annotated[list[str] | None, typer.Option("--input", "-i", help="key=value, as often as needed.")]
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write what is made.")]
+
+
+def run(
+    model: Name, input: Pairs = None, output: Output = None, consent: Consent = "", engine: Engine = "auto",
+    cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Run a model with its own inputs: vividcover run zsxkib/sonic -i image=me.jpg -i audio=me.wav"""
+    _go(model, input, output, consent, False, Common(engine, json, quiet, cookies))
+
+
+def train(
+    model: Name, input: Pairs = None, output: Output = None, consent: Consent = "", engine: Engine = "auto",
+    cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Train a model that has a training: vividcover train replicate/fast-flux-trainer -i input_images=photos.zip"""
+    _go(model, input, output, consent, True, Common(engine, json, quiet, cookies))
+
+
+def _go(name: str, pairs: list[str] | None, output: Path | None, consent: str, training: bool, common: Common) -> None:
+    from vividcover import sdk
+    from vividcover.cover import get
+
+    try:
+        model, values = get(name), parsed(pairs or [])
+    except VividCoverError as error:
+        fail(error, common.json)
+        return
+    perform(lambda s: sdk.run_model(model, values, output, s, consent=consent, training=training), common)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="One model, with its inputs.", show_default=False)] = None,
+    json: Json = False,
+) -> None:  # fmt: skip
+    """List the models, or one model's inputs."""
+    from vividcover.cover import get
+    from vividcover.cover import models as known
+
+    if name is None:
+        rows: list[dict[str, Any]] = [{"model": m.name, "what it does": m.description} for m in known().values()]
+        table(rows, ["model", "what it does"], json, "")
+        return
+    try:
+        model = get(name)
+    except VividCoverError as error:
+        fail(error, json)
+        return
+    schemas = {"input": model.Input} | ({"training input": model.TrainingInput} if model.TrainingInput else {})
+    rows = []
+    for kind, schema in schemas.items():
+        found = schema.model_json_schema()
+        for key, field in found["properties"].items():
+            choice = next((a for a in field.get("anyOf", []) if a.get("type") != "null"), {}) | field
+            kinds = "|".join(map(str, choice["enum"])) if "enum" in choice else choice.get("type", "")
+            low, high = choice.get("minimum"), choice.get("maximum")
+            rows.append(
+                {
+                    "of": kind, "name": key, "type": kinds, "default": field.get("default", "required" if key in
+                    found.get("required", []) else ""), "range": "" if low is None else f"{low}..{high}",
+                    "description": field.get("description", ""),
+                }
+            )  # fmt: skip
+    table(rows, ["of", "name", "type", "default", "range", "description"], json, "")

@@ -1,0 +1,86 @@
+"""Progress for people: bars with ETA in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from vividcover.workspace import Event
+
+EVERY = 5.0  # seconds between two plain lines of the same stage
+
+Listener = Callable[[Event], None]
+
+
+@contextmanager
+def listener(quiet: bool, plain: bool = False) -> Iterator[Listener | None]:
+    """What to give a workspace as `on_event`: bars if stderr is a terminal, else lines, or nothing when quiet."""
+    if quiet:
+        yield None
+    elif plain or not sys.stderr.isatty():
+        yield Lines()
+    else:
+        with _bars() as bars:
+            yield bars
+
+
+class Lines:
+    """One line when a stage starts and ends, and every few seconds between."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        line = self._line(event)
+        if line:
+            with self._lock:
+                sys.stderr.write(line + "\n")
+                sys.stderr.flush()
+
+    def _line(self, event: Event) -> str:
+        whole = "" if event.overall is None else f"[{event.overall * 100:3.0f}%] "
+        now = time.monotonic()
+        if event.kind == "note":
+            return f"{whole}note: {event.text}"
+        if event.kind in ("start", "wait", "failed"):
+            self._said[event.stage] = now
+            return f"{whole}{event.stage}: {event.text or event.kind}"
+        if event.kind == "hit":
+            return f"{whole}{event.stage}: from cache"
+        if event.kind == "done":
+            return f"{whole}{event.stage}: done in {event.elapsed:.1f} s"
+        if now - self._said.get(event.stage, 0.0) < EVERY:
+            return ""
+        self._said[event.stage] = now
+        eta = "" if event.eta is None else f", {event.eta:.0f} s left"
+        return f"{whole}{event.stage}: {event.fraction * 100:.0f}% {event.text}{eta}"
+
+
+@contextmanager
+def _bars() -> Iterator[Listener]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]}"),
+        TimeElapsedColumn(), TextColumn("[dim]{task.fields[text]}"),
+    )  # fmt: skip
+    with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def hear(event: Event) -> None:
+            if event.kind == "note":
+                progress.console.print(f"[dim]note:[/dim] {event.text}", highlight=False)
+                return
+            if event.stage not in tasks:
+                tasks[event.stage] = progress.add_task(event.stage, total=1.0, eta="", text="")
+            done = event.kind in ("hit", "done")
+            text = {"hit": "from cache", "done": "", "failed": "stopped"}.get(event.kind, event.text)
+            eta = "" if done or event.eta is None else f"{event.eta:.0f} s left"
+            progress.update(tasks[event.stage], completed=1.0 if done else event.fraction, eta=eta, text=text)
+
+        yield hear

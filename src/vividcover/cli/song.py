@@ -1,0 +1,49 @@
+"""`vividcover song …`: separation, and covers as audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
+from vividcover.cli.options import takes_inputs
+
+Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")]
+
+app = typer.Typer(no_args_is_help=True, help="Songs: separate them, sing them in another voice.")
+
+Song = Annotated[
+    str, typer.Argument(help="A file, a link to audio, or a page (YouTube and others).", show_default=False)
+]
+
+
+@app.command()
+def separate(
+    song: Song,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")] = Path("stems"),
+    cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Split a song into vocals, instrumental and, where it can, backing vocals."""
+    from vividcover import sdk
+
+    perform(lambda s: sdk.separate_in(s, song, output), Common("auto", json, quiet, cookies))
+
+
+@app.command()
+@takes_inputs(RealisticVoiceCloningInput, skip=frozenset({"song_input", "rvc_model", "custom_rvc_model_download_url"}))
+def cover(
+    song: Song,
+    voice: Annotated[str, typer.Option("--voice", help="Trained voice: a name, a path or a link.")],
+    options: dict[str, Any], output: Output = None,
+    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Sing a song in a trained voice, as audio."""
+    from vividcover import sdk
+
+    if output and output.suffix:
+        options.setdefault("output_format", output.suffix[1:].lower())
+    values = {"song_input": song, "rvc_model": voice, **options}
+    perform(lambda s: sdk.run_model(RealisticVoiceCloning(), values, output, s), Common(engine, json, quiet, cookies))

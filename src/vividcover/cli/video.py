@@ -1,0 +1,45 @@
+"""`vividcover cover` and `vividcover portrait`: the videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vividcover.catalog.sonic import Sonic, SonicInput
+from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
+from vividcover.cli.options import takes_inputs
+from vividcover.cover import CoverInput
+
+
+@takes_inputs(CoverInput, arguments={"song": "A file, a link to audio, or a page (YouTube and others)."})
+def cover(
+    options: dict[str, Any],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("cover.mp4"),
+    parts: Annotated[
+        Path | None, typer.Option("--parts", help="Also write still, portrait, mix and vocals into this folder.")
+    ] = None,
+    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Make a video of the person singing a song.
+
+    Run it again after a stop and it continues; change one option and only what depends on it is made again.
+    """
+    from vividcover import sdk
+
+    if "width" in options and "height" in options:
+        options.setdefault("aspect_ratio", "custom")
+    perform(lambda s: sdk.cover_in(s, output, options, parts), Common(engine, json, quiet, cookies))
+
+
+@takes_inputs(SonicInput, arguments={"image": "The picture.", "audio": "The voice, without music."})
+def portrait(
+    options: dict[str, Any],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("portrait.mp4"),
+    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+) -> None:  # fmt: skip
+    """Make a picture sing (or speak) along with a voice."""
+    from vividcover import sdk
+
+    perform(lambda s: sdk.run_model(Sonic(), options, output, s), Common(engine, json, quiet, cookies))
