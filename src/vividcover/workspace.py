@@ -147,13 +147,13 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             free = shutil.disk_usage(_existing(where)).free
             raise StorageError(
                 f"The disk is full: could not write {what} in {where} ({free / 1e6:.0f} MB free).",
                 "Free some space, run `vividcover cache prune`, or move VIVIDCOVER_HOME; finished stages are kept.",
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
             raise StorageError(
                 f"May not write {what} in {where}: {error.strerror}.",
                 "Choose a folder that you may write to (`-o`, or VIVIDCOVER_HOME for the cache).",

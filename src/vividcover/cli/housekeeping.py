@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vividcover.cli.console import Json, fail, table
-from vividcover.errors import VividCoverError
+from vividcover.errors import VividCoverError, WeightsError
 
 weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
 cache = typer.Typer(no_args_is_help=True, help="The cache of finished stages: list, prune, clear.")
@@ -20,7 +20,7 @@ Nets = Annotated[list[str] | None, typer.Argument(help="Names; default: all that
 @weights.command("list")
 def weights_list(json: Json = False) -> None:
     """The nets, where they come from, their licences, and whether they are here."""
-    table(_nets(), ["name", "here", "licence", "kB", "source"], json, "")
+    table(_nets(), ["name", "state", "licence", "size", "source"], json, "")
 
 
 @weights.command()
@@ -42,25 +42,28 @@ def pull(names: Nets = None, json: Json = False) -> None:
 @weights.command()
 def verify(json: Json = False) -> None:
     """Compare every net that is here with its recorded sha256."""
+    weights_list(json)
+    try:
+        _whole()
+    except VividCoverError as error:
+        fail(error, False)
+
+
+def _whole() -> None:
+    """Raises `WeightsError` unless every net is here and is what it should be."""
     from vividcover import weights as registry
     from vividcover.settings import settings
 
-    try:
-        registry.verify(settings().weights)
-    except VividCoverError as error:
-        fail(error, json)
-    weights_list(json)
+    wrong = [f"{name} is {state}" for name, state in registry.verify(settings().weights).items() if state != "ok"]
+    if wrong:
+        raise WeightsError(f"{settings().weights}: {', '.join(wrong)}.", "Run `vividcover weights pull`.")
 
 
 def _nets() -> list[dict[str, Any]]:
     from vividcover import weights as registry
     from vividcover.settings import settings
 
-    here = registry.status(settings().weights)
-    return [
-        {"name": n.name, "here": here[n.name], "licence": n.licence, "kB": n.size // 1000, "source": n.source.filename}
-        for n in registry.REGISTRY.values()
-    ]
+    return registry.status(settings().weights)
 
 
 @cache.command("list")
@@ -136,7 +139,7 @@ def _libraries() -> str:
 def _codecs() -> str:
     import av
 
-    wanted = ("libx264", "aac", "libmp3lame", "flac", "libvorbis", "libopus")
+    wanted = ("libx264", "aac", "libmp3lame", "flac", "libopus")
     missing = [w for w in wanted if w not in av.codecs_available]
     if missing:
         raise VividCoverError(f"PyAV lacks {', '.join(missing)}.", "Install the official wheel: pip install av.")
@@ -158,11 +161,10 @@ def _home() -> str:
 def _faces() -> str:
     import numpy as np
 
-    from vividcover import weights as registry
     from vividcover.portrait.faces import FaceKit
     from vividcover.settings import settings
 
-    registry.verify(settings().weights)
+    _whole()
     FaceKit(settings().weights).detect(np.zeros((256, 256, 3), np.uint8))
     return "the nets are here and load"
 
@@ -189,5 +191,6 @@ def _absent(engine: str) -> str:
 CHECKS: dict[str, Any] = {
     "python": _python, "libraries": _libraries, "codecs": _codecs, "data folder": _home, "face nets": _faces,
     "voices": lambda: _shelf("voice"), "images": lambda: _shelf("image"),
-    "engine classic": lambda: "serves every model", "engine neural": lambda: _absent("neural"), "engine hosted": lambda: _absent("hosted"),
+    "engine classic": lambda: "serves every model",
+    "engine neural": lambda: _absent("neural"), "engine hosted": lambda: _absent("hosted"),
 }  # fmt: skip
