@@ -19,7 +19,6 @@ demo: $(LIGHT)
 	VIVIDCOVER_HOME="$(HOME_DIR)" $(BIN)/vividcover demo $(DEMO)
 
 test: $(DEV)
-	$(BIN)/vividcover weights pull
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 lint: $(DEV)
@@ -49,6 +48,7 @@ $(VENV)/bin/python:
 
 $(LIGHT): $(VENV)/bin/python
 	$(INSTALL) -e .
+	$(BIN)/vividcover weights pull --quiet
 	@rm -f $(VENV)/.light-*; touch $@
 
 $(DEV): $(LIGHT)

@@ -18,13 +18,19 @@ def _default_home() -> Path:
     return Path(platformdirs.user_data_dir("vividcover", appauthor=False))
 
 
+def _default_weights() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("vividcover", appauthor=False)) / "weights"
+
+
 class Settings(BaseSettings):
     """`VIVIDCOVER_HOME`, `VIVIDCOVER_CACHE_LIMIT`, … (bytes, seconds)."""
 
     model_config = SettingsConfigDict(env_prefix="VIVIDCOVER_", extra="ignore")
 
-    home: Path = Field(default_factory=_default_home, description="voices, images, weights and the stage cache")
-    weights_dir: Path | None = Field(default=None, description="where nets are kept; default: HOME/weights")
+    home: Path = Field(default_factory=_default_home, description="voices, images and the stage cache")
+    weights_dir: Path = Field(default_factory=_default_weights, description="where nets are kept, for all data folders")
     cache_limit: int = Field(20 * GIB, ge=0, description="bytes the stage cache may hold; least recently used go first")
     max_song_seconds: float = Field(default=1800.0, gt=0, description="longest song that is accepted")
     max_download_bytes: int = Field(default=2 * GIB, gt=0, description="largest file fetched from a link")
@@ -45,7 +51,7 @@ class Settings(BaseSettings):
 
     @property
     def weights(self) -> Path:
-        return self.weights_dir or self.home / "weights"
+        return self.weights_dir
 
 
 @lru_cache

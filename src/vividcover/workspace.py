@@ -35,6 +35,9 @@ from vividcover.errors import Canceled, StorageError
 
 T = TypeVar("T")
 FORMAT = 1  # of the cache's layout; part of every key
+UNWRITABLE = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
 HASH_CHUNK = 1 << 20  # bytes read at a time when hashing
 
 
@@ -153,7 +156,7 @@ def storage_errors(what: str, where: Path) -> Iterator[None]:
                 f"The disk is full: could not write {what} in {where} ({free / 1e6:.0f} MB free).",
                 "Free some space, run `vividcover cache prune`, or move VIVIDCOVER_HOME; finished stages are kept.",
             ) from error
-        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG):
+        if error.errno in UNWRITABLE:
             raise StorageError(
                 f"May not write {what} in {where}: {error.strerror}.",
                 "Choose a folder that you may write to (`-o`, or VIVIDCOVER_HOME for the cache).",

@@ -24,12 +24,18 @@ def files_of(sources: list[Path]) -> list[Path]:
 
 
 def face_kit(context: Context) -> FaceKit:
-    """The nets that find and cut out faces. Raises `WeightsError` when they were never pulled."""
+    """The nets that find and cut out faces.
+
+    Set-up pulls them; where it did not, they are fetched now, once, and said so. Raises `WeightsError` when that fails:
+    before the minutes of work, not after.
+    """
     from vividcover import weights
     from vividcover.portrait.faces import FaceKit
 
-    for net in FACE_NETS:  # one that is missing is said now, not after minutes of work
-        weights.path(net, context.settings.weights)
+    folder = context.settings.weights
+    if any(state != "ok" for state in weights.verify(folder).values()):
+        context.workspace.note(f"the face nets are not in {folder} yet: fetching them once (35 MB)")
+        weights.pull(list(FACE_NETS), folder, reporter=context.workspace)
     context.nets.update(FACE_NETS)
     return FaceKit(context.settings.weights)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Json, fail, table
+from vividcover.cli.console import Json, Quiet, fail, table
 from vividcover.errors import VividCoverError, WeightsError
 
 weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
@@ -24,7 +24,7 @@ def weights_list(json: Json = False) -> None:
 
 
 @weights.command()
-def pull(names: Nets = None, json: Json = False) -> None:
+def pull(names: Nets = None, json: Json = False, quiet: Quiet = False) -> None:
     """Fetch nets that are not here yet; afterwards runs need no network."""
     from vividcover import weights as registry
     from vividcover.cli.progress import listener
@@ -32,11 +32,12 @@ def pull(names: Nets = None, json: Json = False) -> None:
     from vividcover.workspace import Workspace
 
     try:
-        with listener(quiet=json) as on_event, Workspace(settings().cache, on_event=on_event) as workspace:
+        with listener(quiet or json) as on_event, Workspace(settings().cache, on_event=on_event) as workspace:
             registry.pull(names or list(registry.REGISTRY), settings().weights, reporter=workspace)
     except VividCoverError as error:
         fail(error, json)
-    weights_list(json)
+    if not quiet:
+        weights_list(json)
 
 
 @weights.command()

@@ -1,0 +1,143 @@
+"""The command line: quick, derived from the models, exact in what it says and in its exit status."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
+from vividcover.cli import build
+from vividcover.cli.console import parsed
+from vividcover.cli.progress import Lines
+from vividcover.cover import CoverInput
+from vividcover.errors import ParameterError
+from vividcover.settings import settings
+from vividcover.workspace import Event
+
+FORBIDDEN = ("torch", "cv2", "scipy", "av", "pyworld", "yt_dlp", "numpy")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VIVIDCOVER_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+    return tmp_path / "home"
+
+
+def call(*words: str) -> tuple[int, str, str]:
+    done = CliRunner().invoke(build(), list(words))
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_help_and_import_load_nothing_heavy() -> None:
+    script = f"""
+import sys
+import vividcover
+assert not {{m for m in sys.modules if m.startswith("vividcover.")}}, "importing the package loads its parts"
+from typer.testing import CliRunner
+from vividcover.cli import build
+assert CliRunner().invoke(build(), ["cover", "--help"]).exit_code == 0
+print([m for m in {FORBIDDEN} if m in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_input_of_a_model_is_an_option_of_its_command() -> None:
+    command = typer.main.get_command(build())
+    have = {p.name for p in command.commands["cover"].params}  # type: ignore[attr-defined]
+    assert set(CoverInput.model_fields) <= have
+    song = {p.name for p in command.commands["song"].commands["cover"].params}  # type: ignore[attr-defined]
+    assert (
+        set(RealisticVoiceCloningInput.model_fields) - {"song_input", "rvc_model", "custom_rvc_model_download_url"}
+        <= song
+    )
+
+
+def test_the_forms_that_scripts_rely_on_are_understood(home: Path, tmp_path: Path) -> None:
+    clip = str(tmp_path / "no.wav")
+    assert call("voice", "train", clip, "--name", "n", "--consent", "mine")[0] == 3
+    assert (
+        call("image", "train", clip, "--name", "n", "--trigger-word", "W", "--type", "subject", "--consent", "m")[0]
+        == 3
+    )
+    assert call("cover", clip, "--voice", "v", "--image", "i", "--prompt", "p", "-o", str(tmp_path / "c.mp4"))[0] == 3
+
+
+def test_an_unknown_model_exits_3_and_names_the_nearest(home: Path) -> None:
+    status, _, said = call("run", "zsxkib/sonik", "-i", "image=x")
+    assert status == 3 and "Did you mean zsxkib/sonic?" in said
+
+
+def test_wrong_values_exit_2_and_as_json_they_are_an_object(home: Path) -> None:
+    status, out, said = call("run", "zsxkib/sonic", "-i", "image=a", "-i", "audio=b", "-i", "dynamic_scale=9", "--json")
+    assert status == 2
+    error = json.loads(out.splitlines()[-1])["error"]
+    assert error["code"] == "bad-parameter" and "dynamic_scale=9" in error["message"] and "dynamic_scale=9" in said
+
+
+def test_training_without_consent_exits_4(home: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"x")
+    status, _, said = call("voice", "train", str(tmp_path / "a.wav"), "--name", "me")
+    assert status == 4 and "--consent" in said
+
+
+def test_a_cover_that_would_not_be_an_mp4_is_refused_before_any_work(home: Path) -> None:
+    status, _, said = call("cover", "song.mp3", "--voice", "v", "--image", "i", "-o", "cover.avi")
+    assert status == 2 and "mp4" in said
+
+
+def test_a_data_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("a file where the folder should be")
+    monkeypatch.setenv("VIVIDCOVER_HOME", str(tmp_path / "file" / "home"))
+    settings.cache_clear()
+    status, _, said = call("voice", "train", "x.wav", "--name", "me", "--consent", "mine")
+    assert status == 6 and "VIVIDCOVER_HOME" in said
+
+
+def test_lists_are_for_people_and_as_json_for_scripts(home: Path) -> None:
+    assert call("voice", "list")[2].strip() == "No voice is trained yet."
+    assert json.loads(call("models", "--json")[1])[0]["model"] == "vividcover/cover"
+    rows = json.loads(call("models", "replicate/fast-flux-trainer", "--json")[1])
+    assert {r["name"] for r in rows if r["of"] == "training input"} >= {"input_images", "trigger_word", "lora_type"}
+    assert call("cache", "list")[2].startswith("The cache is empty.")
+
+
+def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:
+    _, out, _ = call("doctor", "--json")
+    rows = {r["part"]: r["works"] for r in json.loads(out)}
+    assert rows["codecs"] == rows["libraries"] == rows["data folder"] == "yes"
+    assert rows["engine neural"] == "no"
+
+
+def test_input_pairs_are_read_as_json_where_they_are_json() -> None:
+    assert parsed(["a=1", "b=true", "c=hello world", 'd="1"', "e=x=y", "f="]) == {
+        "a": 1, "b": True, "c": "hello world", "d": "1", "e": "x=y", "f": "",
+    }  # fmt: skip
+    with pytest.raises(ParameterError, match="not key=value"):
+        parsed(["novalue"])
+
+
+def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    lines(Event("start", "song/separate", overall=0.1))
+    for i in range(100):
+        lines(Event("progress", "song/separate", i / 100, "block", eta=3.0))
+    lines(Event("note", "song/separate", text="mono song"))
+    lines(Event("done", "song/separate", 1.0, elapsed=2.0))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["[ 10%] song/separate: start", "note: mono song", "song/separate: done in 2.0 s"]
+
+
+def test_completion_and_version(home: Path) -> None:
+    assert call("--version")[1].startswith("vividcover ")
+    environment = os.environ | {"_VIVIDCOVER_COMPLETE": "source_bash"}
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "vividcover")], capture_output=True, text=True, env=environment, check=False
+    )
+    assert "_vividcover_completion" in done.stdout
