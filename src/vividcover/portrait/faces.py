@@ -85,12 +85,13 @@ def guided_filter(guide: Rgb, mask: Plane, radius: int, eps: float, shrink: int 
     """`mask` [H, W] made to follow the edges of the colour `guide` [H, W, 3]; computed at 1/`shrink` of the size."""
     height, width = mask.shape
     small = (max(1, width // shrink), max(1, height // shrink))
-    image = cv2.resize(guide, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
-    target = cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
+    image: Plane = cv2.resize(guide, small, interpolation=cv2.INTER_AREA).astype(np.float32) / 255.0
+    target: Plane = np.asarray(cv2.resize(mask, small, interpolation=cv2.INTER_AREA), np.float32)
     size = (2 * max(1, radius // shrink) + 1,) * 2
 
-    def mean(plane: NDArray[np.float32]) -> NDArray[np.float32]:
-        return np.asarray(cv2.blur(plane, size, borderType=cv2.BORDER_REFLECT), np.float32)
+    def mean(plane: Plane) -> Plane:
+        blurred: Plane = np.asarray(cv2.blur(plane, size, borderType=cv2.BORDER_REFLECT), np.float32)
+        return blurred
 
     mu, nu = mean(image), mean(target)
     covariance = mean(image * target[..., None]) - mu * nu[..., None]  # [h, w, 3]
@@ -168,6 +169,18 @@ def _crop(image: NDArray[Any], matrix: NDArray[np.float64], size: int) -> NDArra
         image, matrix, scale = cv2.resize(image, half, interpolation=cv2.INTER_AREA), matrix * factor, scale / 2
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=flags), np.float32)
+
+
+def _main_parts(mask: Plane) -> Plane:
+    """The mask without specks: parts smaller than a tenth of the largest one go."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats((mask > 0.25).astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if count <= 2:
+        return mask
+    keep = np.isin(labels, 1 + np.flatnonzero(areas >= 0.1 * areas.max())).astype(np.uint8)
+    size = max(3, max(mask.shape) // 40) | 1
+    near: Plane = cv2.blur(cv2.dilate(keep, np.ones((size, size), np.uint8)).astype(np.float32), (size, size))
+    return np.asarray(mask * near, np.float32)
 
 
 class FaceKit:
@@ -281,6 +294,7 @@ class FaceKit:
             closer = np.zeros_like(coarse)
             closer[top:bottom, left:right] = self._segment(rgb, (left, top, right, bottom))
             coarse = closer
+        coarse = _main_parts(coarse)
         radius = max(4, max(height, width) // 48)
         shrink = max(1, max(height, width) // 640)
         fine = guided_filter(rgb, coarse, radius, 1e-4, shrink)
@@ -291,4 +305,5 @@ class FaceKit:
         small = cv2.resize(rgb[top:bottom, left:right], (MATTE_SIZE, MATTE_SIZE), interpolation=cv2.INTER_AREA)
         (mask,) = self._run("selfie_segmentation", small.astype(np.float32) / 255.0, ("activation_10",))
         square, size = mask.reshape(MATTE_SIZE, MATTE_SIZE), (right - left, bottom - top)
-        return np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_CUBIC), np.float32).clip(0, 1)
+        grown: Plane = np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_CUBIC), np.float32)
+        return grown.clip(0, 1)
