@@ -1,0 +1,120 @@
+"""The file of a trained classic voice: a flat zip of `model.json` and arrays, the same bytes for the same voice."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vividcover.archives import write_zip
+from vividcover.errors import ModelFileError, NotFoundError
+from vividcover.voice.classic.features import BANDS, Array
+from vividcover.workspace import canonical
+
+KIND = "vividcover-voice"
+ENGINE = "classic"
+FORMAT = 1
+HINT = "Give the .zip that `vividcover voice train` made with the classic engine."
+
+
+@dataclass(frozen=True)
+class Voice:
+    """`card` is model.json. `frames` are log bands [N, BANDS] of the recordings, `voiced` [N] says which are voiced."""
+
+    card: Mapping[str, Any]
+    frames: Array
+    voiced: NDArray[np.bool_]
+
+
+def save(voice: Voice, out: Path) -> Path:
+    arrays = {"frames.npy": voice.frames.astype(np.float16), "voiced.npy": voice.voiced}
+    files: dict[str, Path | bytes] = {"model.json": (canonical(dict(voice.card)) + "\n").encode()}
+    for name, array in arrays.items():
+        buffer = io.BytesIO()
+        np.lib.format.write_array(buffer, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+        files[name] = buffer.getvalue()
+    return write_zip(out, files, compress=True)
+
+
+def load(path: Path) -> Voice:
+    """Raises `ModelFileError` that says what the file is, if it is not a classic voice."""
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"There is no voice model at {path}.", HINT)
+    stat = path.stat()
+    return _load(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=2)
+def _load(path: Path, _modified: int, _size: int) -> Voice:
+    if not zipfile.is_zipfile(path):
+        raise ModelFileError(f"{path.name} is not a voice model: {_looks_like(path)}.", HINT)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if "model.json" not in names:
+                raise ModelFileError(f"{path.name} {_holds(names)}.", HINT)
+            card = json.loads(archive.read("model.json"))
+            _check(card, path)
+            frames = _array(archive, "frames.npy").astype(np.float32)
+            voiced = _array(archive, "voiced.npy").astype(bool)
+    except (zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
+    if (
+        frames.ndim != 2
+        or frames.shape[1] != BANDS
+        or voiced.shape != frames.shape[:1]
+        or not np.isfinite(frames).all()
+    ):
+        raise ModelFileError(f"{path.name} is damaged: its frames have the shape {frames.shape}.", HINT)
+    return Voice(card, frames, voiced)
+
+
+def _check(card: Any, path: Path) -> None:
+    if not isinstance(card, dict) or card.get("kind") != KIND:
+        kind = card.get("kind", "something else") if isinstance(card, dict) else "something else"
+        raise ModelFileError(f"{path.name} is a model of kind {kind!r}, not a voice.", HINT)
+    if card.get("engine") != ENGINE:
+        raise ModelFileError(
+            f"{path.name} is a voice of the {card.get('engine')!r} engine; the classic engine cannot read it.",
+            f"Convert with --engine {card.get('engine')}.",
+        )
+    if card.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path.name} has format {card.get('format')!r}; this version reads format {FORMAT}.",
+            "Train the voice again, or use the version that made it.",
+        )
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    return np.asarray(np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False))
+
+
+def _holds(names: list[str]) -> str:
+    if any(name.endswith(".pth") for name in names):
+        return "is an RVC voice (.pth): the neural engine reads it, the classic engine cannot"
+    if any(name.endswith("data.pkl") for name in names):
+        return "is a PyTorch file, perhaps an RVC .pth: the neural engine reads it, the classic engine cannot"
+    if any(name.startswith("dataset/") for name in names):
+        return "is a dataset, not yet a voice: train it first with `vividcover voice train`"
+    return f"has no model.json; it holds {', '.join(names[:4]) or 'nothing'}"
+
+
+def _looks_like(path: Path) -> str:
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        return "it is empty"
+    if head[:2] == b"\x80\x02" or path.suffix == ".pth":
+        return "it looks like a PyTorch or RVC file, which the neural engine reads and the classic engine cannot"
+    if head[:4] in (b"RIFF", b"fLaC", b"OggS") or head[:3] == b"ID3":
+        return "it is an audio file; train a voice from it first"
+    return "it is not a zip"

@@ -1,0 +1,129 @@
+"""What is done to the sound itself: moving the pitch by overlap-add, and filtering with a smooth envelope difference.
+
+No vocoder: breath, consonants and the grain of the voice are the recording's own. Pitch is moved by TD-PSOLA
+(E. Moulines, F. Charpentier, "Pitch-synchronous waveform processing techniques for text-to-speech synthesis using
+diphones", Speech Communication 9, 1990), which leaves the formants where they are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import butter, sosfiltfilt
+
+from vividcover.voice.classic.features import HOP, RATE, Array, spread
+
+WINDOW = 1024  # samples, 23 ms: of the filter
+STEP = 256
+FILTER_FFT = 2048  # room for the filter's own response of ±512 samples
+GAIN_LIMIT = 7.0  # nepers of power (30 dB) that the filter may add or take
+MARK_BAND = (60.0, 1500.0)  # Hz, where the pulses of a voice are seen
+MARK_REACH = 0.15  # of a period: how far a mark may lie from where the pitch expects it
+FADE = 441  # samples, 10 ms: between moved and untouched sound
+
+
+def apply_envelope(signal: Array, difference: Array) -> Array:
+    """Filters channels [C, N] with log power differences [T, BANDS] at HOP samples; zero phase, same length."""
+    count = signal.shape[1]
+    frames = count // STEP + 2
+    at = np.arange(frames) * STEP / HOP
+    low = np.minimum(at.astype(int), len(difference) - 2)
+    part = np.clip(at - low, 0, 1)[:, None].astype(np.float32)
+    smooth = (1 - part) * difference[low] + part * difference[low + 1]
+    gain = np.exp(0.5 * np.clip(smooth @ spread(FILTER_FFT // 2 + 1), -GAIN_LIMIT, GAIN_LIMIT))
+    window = np.hanning(WINDOW + 1)[:WINDOW].astype(np.float32)
+    lead = (FILTER_FFT - WINDOW) // 2
+    out = np.zeros_like(signal)
+    for channel, samples in enumerate(signal):
+        padded = np.pad(samples, (WINDOW // 2, WINDOW + STEP))
+        pieces = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP][:frames]
+        spectra = np.fft.rfft(pieces * window, FILTER_FFT, axis=1) * gain
+        filtered = np.roll(np.fft.irfft(spectra, axis=1), lead, axis=1).astype(np.float32)
+        total = np.zeros((frames + FILTER_FFT // STEP, STEP), np.float32)
+        for piece in range(FILTER_FFT // STEP):
+            total[piece : piece + frames] += filtered[:, piece * STEP : (piece + 1) * STEP]
+        start = lead + WINDOW // 2
+        out[channel] = total.ravel()[start : start + count] / (WINDOW / STEP / 2)
+    return out
+
+
+def shift_pitch(signal: Array, f0: Array, ratio: float) -> Array:
+    """Mono [N] with its f0 [T] (Hz, 0 = unvoiced) multiplied by `ratio`; unvoiced sound is left alone."""
+    if abs(ratio - 1) < 1e-4 or not (f0 > 0).any():
+        return signal
+    moved = np.zeros(len(signal) + 2 * RATE // 50, np.float32)
+    untouched = np.ones(len(signal), np.float32)
+    for marks in pitch_marks(signal, f0):
+        periods = np.diff(marks)
+        periods = np.append(periods, periods[-1])
+        _lay_grains(signal, marks, periods, ratio, moved)
+        untouched[marks[0] : marks[-1]] = 0
+    untouched = uniform_filter1d(untouched, FADE)
+    mixed = moved[: len(signal)] / np.sqrt(ratio) * (1 - untouched) + signal * untouched
+    return np.asarray(mixed, dtype=np.float32)
+
+
+def _lay_grains(signal: Array, marks: NDArray[np.int64], periods: NDArray[np.int64], ratio: float, out: Array) -> None:
+    """Copies two-period pieces around the marks to where the moved pitch wants them."""
+    place, nearest = float(marks[0]), 0
+    while place <= marks[-1]:
+        while nearest + 1 < len(marks) and abs(marks[nearest + 1] - place) < abs(marks[nearest] - place):
+            nearest += 1
+        period, mark = int(periods[nearest]), int(marks[nearest])
+        to = round(place) - period
+        if mark - period >= 0 and mark + period <= len(signal) and to >= 0 and to + 2 * period <= len(out):
+            grain = np.hanning(2 * period + 1)[:-1].astype(np.float32)
+            out[to : to + 2 * period] += signal[mark - period : mark + period] * grain
+        place += period / ratio
+
+
+def pitch_marks(signal: Array, f0: Array) -> list[NDArray[np.int64]]:
+    """For every voiced stretch the samples of its pulses, one a period, ascending; at least 3 each."""
+    voiced = f0 > 0
+    frames = np.arange(len(f0))
+    log_period = np.interp(frames, frames[voiced], np.log(RATE / f0[voiced]))
+    low = sosfiltfilt(butter(2, MARK_BAND, "bandpass", fs=RATE, output="sos"), signal)
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], voiced, [False]]).astype(int)))
+    found = []
+    for begin, end in zip(edges[::2], edges[1::2]):
+        first, last = max(0, int((begin - 0.5) * HOP)), min(len(signal), int((end - 0.5) * HOP))
+        if last - first < 3 * np.exp(log_period[begin]):
+            continue
+        start = first + int(np.argmax(np.abs(low[first:last])))
+        shape = low * (1.0 if low[start] >= 0 else -1.0)
+        backward = _walk(shape, start, -1, first, last, log_period)
+        marks = np.array([*backward[::-1], start, *_walk(shape, start, 1, first, last, log_period)], np.int64)
+        if len(marks) >= 3:
+            found.append(marks)
+    return found
+
+
+def _walk(
+    shape: NDArray[np.float64], at: int, sign: int, first: int, last: int, log_period: NDArray[np.float64]
+) -> list[int]:
+    marks: list[int] = []
+    while True:
+        period = float(np.exp(log_period[min(len(log_period) - 1, int(at / HOP + 0.5))]))
+        low = int(at + sign * period - MARK_REACH * period)
+        high = int(at + sign * period + MARK_REACH * period) + 1
+        if low < first or high > last:
+            return marks
+        piece = shape[low:high]
+        near = 1 - 0.3 * np.abs(np.linspace(-1, 1, len(piece)))
+        at = low + int(np.argmax((piece - piece.min()) * near))
+        marks.append(at)
+
+
+def level_db(signal: Array, frames: int) -> Array:
+    """Mean power in dB [T] of mono [N] around each frame, over 20 ms."""
+    power = uniform_filter1d(np.asarray(signal, np.float64) ** 2, 2 * HOP, mode="constant")
+    at = np.minimum(np.arange(frames) * HOP, max(0, len(signal) - 1))
+    return np.asarray(10 * np.log10(np.maximum(power[at], 0) + 1e-12), dtype=np.float32)
+
+
+def apply_gain(signal: Array, gain_db: Array) -> Array:
+    """Channels [C, N] with a gain in dB [T] at HOP samples, interpolated."""
+    at = np.arange(signal.shape[1]) / HOP
+    gain = np.interp(at, np.arange(len(gain_db)), np.exp(gain_db * (np.log(10) / 20)))
+    return np.asarray(signal * gain, dtype=np.float32)
