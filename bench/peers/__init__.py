@@ -1,0 +1,1 @@
+"""What the program is measured beside: an earlier prototype's recipes, rebuilt from their description."""
