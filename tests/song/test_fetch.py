@@ -167,7 +167,7 @@ def test_the_sound_of_a_page_is_found_by_yt_dlp(site: Server, tmp_path: Path) ->
     reporter = Silent()
     fetched = fetch_media(site.url + "/page", tmp_path, limits=LIMITS, allow=frozenset({site.at}), reporter=reporter)
     assert fetched.path.read_bytes() == wav()
-    assert fetched.how == "yt-dlp:Generic" and "Vivi live" in fetched.title
+    assert fetched.how.startswith("yt-dlp:") and "Vivi live" in fetched.title
 
 
 def test_of_several_pieces_on_a_page_the_first_is_taken_with_a_note(site: Server, tmp_path: Path) -> None:

@@ -1,0 +1,375 @@
+"""Recordings of a person → a data set: clean clips of their voice, in the seed's layout, with a report.
+
+    report = make_dataset([Path("interview.mp4"), Path("memos.zip")], Path("dataset_ana.zip"), name="ana")
+    clips = open_dataset(Path("dataset_ana.zip"), folder)
+
+Each recording is decoded to mono, its music taken out if it has any (`music.py`, `song/separate.py`), brought to an
+even level, cut at its silences (`slicing.py`), and its clips are judged one by one. No recording is held in memory whole.
+The zip holds `dataset/<name>/split_<i>.wav`, 16 bit, 44.1 kHz, mono; the same recordings give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shutil
+import unicodedata
+import uuid
+import wave
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vividcover.archives import extract, write_zip
+from vividcover.errors import AudioError, InputError, NotFoundError, ParameterError
+from vividcover.song._fetch_kinds import kind_of
+from vividcover.song.codec import decode
+from vividcover.song.pcm import RATE, PcmReader
+from vividcover.song.separate import separate
+from vividcover.voice import music, slicing
+from vividcover.voice.slicing import HOP, Span, Track
+from vividcover.workspace import Reporter, Silent, sha256_file, storage_errors
+
+Isolate = Literal["auto"] | bool
+
+AUDIO = frozenset(
+    (
+        "aac", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2", "mp3", "oga", "ogg", "opus",
+        "wav", "wave", "weba", "wma", "wv",
+        "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mpeg", "mts", "ts", "webm", "wmv",
+    )
+)  # fmt: skip
+MAX_SECONDS = 3 * 3600.0  # of one recording
+MIN_RECORDING = 0.5  # s; shorter files are not looked at
+MIN_VOICED = 1.0  # s of sound in a clip
+MAX_CLIPPED = 0.005  # share of flat-topped samples in a clip
+SILENCE = -60.0  # dBFS of the highest sample, below which a recording is silent
+NEEDED = 10.0  # s of usable voice that a data set must have
+TRAINABLE, GOOD, ENOUGH = 30.0, 600.0, 1800.0  # s: training wants, is good with, gains nothing beyond
+LOW_SNR = 20.0  # dB, below which a recording is called noisy
+NARROW = 16_000  # Hz of sampling, up to which a recording is called dull
+
+
+@dataclass
+class _Recording:
+    """One recording's line in the report."""
+
+    file: str
+    seconds: float = 0.0
+    usable_seconds: float = 0.0
+    clips: int = 0
+    snr_db: float | None = None
+    music: bool = False
+    isolated: bool = False
+    why: str = ""
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+    def reject(self, reason: str, start: float, seconds: float) -> None:
+        self.rejected.append({"reason": reason, "at": round(start, 2), "seconds": round(seconds, 2)})
+
+
+def make_dataset(
+    recordings: Sequence[Path],
+    out: Path,
+    *,
+    name: str,
+    isolate: Isolate = "auto",
+    threads: int = 2,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Writes the data set's zip to `out` and returns the report (JSON).
+
+    `recordings`: audio and video files, folders and zips of them. `isolate`: take the voice out of music first?
+    Report: name, clips, usable_seconds, usable_minutes, seconds, snr_db (dB, of the median recording),
+    rejected_seconds {reason: s}, advice [text], and recordings [_Recording].
+    Raises `AudioError` when nothing is left or less than 10 s, `ArchiveError`, `NotFoundError`, `Canceled`.
+    """
+    reporter = reporter or Silent()
+    if isolate not in ("auto", True, False):
+        raise ParameterError(f"isolate is {isolate!r}.", "Use auto, true or false.")
+    name = clean_name(name, reporter)
+    out = Path(out)
+    work = out.parent / f".dataset-{uuid.uuid4().hex}"
+    try:
+        with storage_errors("the data set", out.parent):
+            work.mkdir(parents=True)
+            sources = _gather(recordings, work, reporter)
+            builder = _Builder(work, isolate, threads)
+            for number, source in enumerate(sources):
+                builder.add(source, _Part(reporter, number, len(sources), source.name))
+            report = builder.report(name, reporter)
+            files = {f"dataset/{name}/split_{i}.wav": clip for i, clip in enumerate(builder.clips)}
+            write_zip(out, files, reporter=reporter)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    reporter.progress(1.0, f"{report['clips']} clips, {report['usable_minutes']:.1f} min")
+    return report
+
+
+def open_dataset(source: Path, folder: Path, *, reporter: Reporter | None = None) -> list[Path]:
+    """The audio files of a data set or of a pile of recordings: a zip (unpacked below `folder`), a folder, or one file.
+
+    In natural order (split_2 before split_10). Raises `AudioError` when there is none, `ArchiveError`, `NotFoundError`.
+    """
+    reporter = reporter or Silent()
+    source = Path(source)
+    if not source.exists():
+        raise NotFoundError(f"There is no file or folder {source}.", "Check the path.")
+    if source.is_dir():
+        files = [path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source))]
+    elif _is_zip(source):
+        files = extract(source, folder, reporter=reporter)
+        if len(files) == 1 and _is_zip(files[0]):  # a zip in a zip, as some sites wrap downloads
+            files = extract(files[0], folder / "inside", reporter=reporter)
+    else:
+        return [source]
+    audio = sorted((path for path in files if _is_audio(path)), key=lambda path: _natural(path.as_posix()))
+    if not audio:
+        kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
+        found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(4)) or "nothing"
+        raise AudioError(
+            f"No audio found in {source.name}: it holds {found}.", "Pack recordings: wav, mp3, flac, m4a, ogg or video."
+        )
+    return audio
+
+
+def clean_name(name: str, reporter: Reporter) -> str:
+    """A name that is safe as a folder and file name everywhere; says so when it had to be changed."""
+    clean = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", name)).strip("._-")[:64].strip("._-")
+    if not clean:
+        raise ParameterError(f"“{name}” cannot be used as a name.", "Use letters and digits.")
+    if clean != name:
+        reporter.note(f"The data set is named “{clean}”.")
+    return clean
+
+
+class _Part:
+    """A reporter for one recording of several: its progress becomes a part of the whole."""
+
+    def __init__(self, reporter: Reporter, number: int, count: int, text: str) -> None:
+        self._reporter, self._number, self._count, self._text = reporter, number, count, text
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self._reporter.progress(0.98 * (self._number + min(fraction, 1.0)) / self._count, f"{self._text}: {text}")
+
+    def check(self) -> None:
+        self._reporter.check()
+
+    def note(self, message: str) -> None:
+        self._reporter.note(message)
+
+    def span(self, low: float, high: float) -> _Span:
+        return _Span(self, low, high)
+
+
+class _Span(_Part):
+    """A reporter for a step: 0..1 becomes low..high."""
+
+    def __init__(self, outer: Reporter, low: float, high: float) -> None:
+        self._reporter, self._low, self._high = outer, low, high
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self._reporter.progress(self._low + (self._high - self._low) * min(fraction, 1.0), text)
+
+
+class _Builder:
+    """Takes recordings one after the other; keeps the clips' files, what was judged, and nothing else."""
+
+    def __init__(self, work: Path, isolate: Isolate, threads: int) -> None:
+        self.work, self.isolate, self.threads = work, isolate, threads
+        self.clips: list[Path] = []
+        self.recordings: list[_Recording] = []
+        self._seen: dict[str, str] = {}  # sha256 → the file that it was first seen in
+        self._failures: list[InputError] = []
+
+    def add(self, source: Path, reporter: _Part) -> None:
+        """Decodes, isolates, cuts and judges one recording. One that cannot be used is noted and left out."""
+        line = _Recording(source.name)
+        self.recordings.append(line)
+        if (digest := sha256_file(source)) in self._seen:
+            line.reject(f"the same file as {self._seen[digest]}", 0.0, 0.0)
+            reporter.note(f"{source.name} is the same file as {self._seen[digest]}: left out.")
+            return
+        self._seen[digest] = source.name
+        pcm = self.work / "recording.wav"
+        try:
+            info = decode(
+                source, pcm, rate=RATE, channels=1, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
+                reporter=reporter.span(0.0, 0.3),
+            )  # fmt: skip
+        except InputError as error:
+            self._failures.append(error)
+            line.reject(error.message, 0.0, 0.0)
+            reporter.note(f"{error.message} Left out.")
+            return
+        if 0 < info.rate <= NARROW:
+            line.why = f"sampled at {info.rate} Hz only"
+        track = slicing.measure(pcm, reporter)
+        line.seconds = round(track.seconds, 2)
+        if track.peak < 10 ** (SILENCE / 20):
+            line.reject("silence", 0.0, track.seconds)
+            reporter.note(f"{source.name} contains only silence: left out.")
+            return
+        pcm, track = self._isolated(source, pcm, track, line, reporter)
+        line.snr_db = round(track.snr, 1)
+        self._cut(pcm, track, line, reporter)
+        shutil.rmtree(self.work / "parts", ignore_errors=True)
+
+    def _isolated(self, source: Path, pcm: Path, track: Track, line: _Recording, reporter: _Part) -> tuple[Path, Track]:
+        """The voice alone, if the recording has music in it or if that was asked for."""
+        if self.isolate is False:
+            return pcm, track
+        if self.isolate == "auto":
+            verdict = music.detect(pcm, track, reporter)
+            line.music, line.why = verdict.music, verdict.why
+            if not verdict.music:
+                return pcm, track
+            reporter.note(f"{source.name} seems to have music in it ({verdict.why}): the voice is taken out first.")
+        stereo = self.work / "stereo.wav"
+        decode(source, stereo, rate=RATE, channels=2, max_seconds=MAX_SECONDS, reporter=reporter.span(0.3, 0.4))
+        parts = separate(stereo, self.work / "parts", threads=self.threads, reporter=reporter.span(0.4, 0.9))
+        stereo.unlink()
+        line.isolated = True
+        return parts.vocals, slicing.measure(parts.vocals, reporter)
+
+    def _cut(self, pcm: Path, track: Track, line: _Recording, reporter: _Part) -> None:
+        spans = slicing.cut(track)
+        silent = track.seconds - sum(span.voiced for span in spans) * HOP
+        if silent > 0.5:
+            line.reject("silence", 0.0, silent)
+        with PcmReader(pcm) as reader:
+            for number, span in enumerate(spans):
+                reporter.progress(0.9 + 0.1 * number / len(spans), "cutting")
+                self._judge(reader, span, track, line)
+
+    def _judge(self, reader: PcmReader, span: Span, track: Track, line: _Recording) -> None:
+        """Writes one clip, unless something is wrong with it."""
+        hop, seconds = slicing.hop_samples(reader.rate), span.voiced * HOP
+        if seconds < MIN_VOICED:
+            line.reject("too short", span.start * HOP, seconds)
+            return
+        samples = reader.read(span.start * hop, min(span.end * hop, reader.frames) - span.start * hop).mean(axis=0)
+        if slicing.clipped(samples, track.peak) > MAX_CLIPPED:
+            line.reject("clipped (recorded too loud)", span.start * HOP, seconds)
+            return
+        data = np.rint(np.clip(samples * track.gain, -1, 1) * 32767).astype("<i2").tobytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest in self._seen:
+            line.reject(f"the same sound as in {self._seen[digest]}", span.start * HOP, seconds)
+            return
+        self._seen[digest] = line.file
+        clip = self.work / f"split_{len(self.clips)}.wav"
+        with wave.open(str(clip), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(reader.rate)
+            file.writeframes(data)
+        self.clips.append(clip)
+        line.clips += 1
+        line.usable_seconds = round(line.usable_seconds + seconds, 2)
+
+    def report(self, name: str, reporter: Reporter) -> dict[str, Any]:
+        """The report; raises `AudioError` when there is too little."""
+        usable = sum(line.usable_seconds for line in self.recordings)
+        lost: dict[str, float] = {}
+        for line in self.recordings:
+            for piece in line.rejected:
+                lost[piece["reason"]] = round(lost.get(piece["reason"], 0.0) + piece["seconds"], 2)
+        if usable < NEEDED:
+            self._too_little(usable, lost)
+        snr = [line.snr_db for line in self.recordings if line.snr_db is not None and line.clips]
+        advice = _advice(usable, lost, self.recordings)
+        for text in advice:
+            reporter.note(text)
+        return {
+            "name": name,
+            "clips": len(self.clips),
+            "usable_seconds": round(usable, 1),
+            "usable_minutes": round(usable / 60, 2),
+            "seconds": round(sum(line.seconds for line in self.recordings), 1),
+            "snr_db": float(np.median(snr)) if snr else None,
+            "rejected_seconds": {reason: seconds for reason, seconds in lost.items() if seconds > 0},
+            "recordings": [vars(line) for line in self.recordings],
+            "advice": advice,
+        }
+
+    def _too_little(self, usable: float, lost: dict[str, float]) -> None:
+        if len(self.recordings) == len(self._failures) == 1:
+            raise self._failures[0]
+        total = sum(line.seconds for line in self.recordings)
+        parts = [f"{seconds:.1f} s {reason}" for reason, seconds in lost.items() if seconds > 0]
+        parts += [f"{len(self._failures)} files could not be read"] if self._failures else []
+        reasons = f" ({'; '.join(parts)})" if parts else ""
+        if total > 0 and usable == 0 and set(lost) <= {"silence"}:
+            raise AudioError(
+                f"The recordings ({total:.1f} s) contain only silence.", "Check the microphone and record again."
+            )
+        raise AudioError(
+            f"Only {usable:.1f} s of usable voice in {total:.1f} s of recordings{reasons}.",
+            f"A data set needs at least {NEEDED:.0f} s; training wants {TRAINABLE:.0f} s to {ENOUGH / 60:.0f} min.",
+        )
+
+
+def _advice(usable: float, lost: dict[str, float], recordings: Sequence[_Recording]) -> list[str]:
+    """What would make the voice model better, in plain words."""
+    advice = []
+    if usable < TRAINABLE:
+        advice.append(f"{usable:.0f} s usable; training wants at least {TRAINABLE:.0f} s, and 10 min would be good.")
+    elif usable < GOOD:
+        advice.append(f"{_time(usable)} usable; 10 min would be better.")
+    elif usable > ENOUGH:
+        advice.append(f"{_time(usable)} usable; beyond 30 min training gains little.")
+    loud = sum(seconds for reason, seconds in lost.items() if reason.startswith("clipped"))
+    if loud > 0.1 * usable:
+        advice.append(f"{_time(loud)} were recorded too loud and left out: turn the microphone down.")
+    if noisy := [line.file for line in recordings if line.clips and (line.snr_db or 99) < LOW_SNR]:
+        advice.append(f"{_list(noisy)} {'is' if len(noisy) == 1 else 'are'} noisy: record in a quiet room, close by.")
+    if isolated := [line.file for line in recordings if line.isolated]:
+        advice.append(f"The voice in {_list(isolated)} was taken out of music; recordings without music are better.")
+    return advice
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min".replace(".0 ", " ")
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _gather(recordings: Sequence[Path], work: Path, reporter: Reporter) -> list[Path]:
+    """Every audio file of the given files, folders and zips."""
+    if not recordings:
+        raise AudioError("No recordings were given.", "Give audio or video files, folders or zips of them.")
+    found = [
+        open_dataset(source, work / f"source_{number}", reporter=reporter) for number, source in enumerate(recordings)
+    ]
+    return [path for files in found for path in files]
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return path.suffix.lower() == ".zip" or head in (b"PK\x03\x04", b"PK\x05\x06")
+
+
+def _is_audio(path: Path) -> bool:
+    if path.suffix[1:].lower() in AUDIO:
+        return True
+    with path.open("rb") as file:
+        return not path.suffix and kind_of(file.read(4096), "")[0] == "media"
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+def _natural(text: str) -> list[tuple[float, str]]:
+    """A key that puts split_2 before split_10."""
+    parts = re.split(r"(\d+)", text.casefold())
+    return [(float(part), "") if part.isdigit() and len(part) < 16 else (math.inf, part) for part in parts]
