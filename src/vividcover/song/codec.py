@@ -5,12 +5,13 @@
     mux(Path("portrait.mp4"), Path("mix.wav"), Path("cover.mp4"), tags={"title": "Paint the Sky"})
 
 All of it through PyAV (FFmpeg's libraries inside a wheel: no ffmpeg program is called), in blocks, so that memory does
-not grow with the song's length. The work is in `decoding.py` and `encoding.py`; this page is the front door.
+not grow with the song's length. The work is in `media.py`, `decoding.py` and `encoding.py`; this is the front door.
 """
 
 from __future__ import annotations
 
-from vividcover.song.decoding import MediaInfo, decode, is_silent, level, probe, read_tags
+from vividcover.song.decoding import decode, is_silent, level
 from vividcover.song.encoding import FORMATS, encode, mux
+from vividcover.song.media import MediaInfo, probe, read_tags
 
 __all__ = ["FORMATS", "MediaInfo", "decode", "encode", "is_silent", "level", "mux", "probe", "read_tags"]

@@ -2,18 +2,18 @@
 
 The stages of the path, each a small function or class below:
 
-    packets ─► frames ─► Timeline (gaps become silence) ─► downmix ─► soxr ─► PcmWriter
+    packets ─► frames ─► mended ─► timeline (gaps become silence) ─► downmix ─► soxr ─► PcmWriter
 
 Encoder delay ("priming") and end padding are taken off by FFmpeg's decoders, from the LAME/Xing header (mp3), the edit
-list (m4a), the pre-skip and the last granule position (opus), so decode(encode(x)) begins and ends where x does.
+list (m4a), the pre-skip and the last granule position (opus); the last AAC frame is cut at the track's duration here.
+So decode(encode(x)) begins and ends where x does, in every format (tests/song/test_codec.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,22 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from vividcover.errors import AudioError, NotFoundError, StorageError
+from vividcover.errors import AudioError
 from vividcover.song.aside import aside
+from vividcover.song.media import SILENCE_DB, USE, MediaInfo, cut_off, describe, opened, really_longer
 from vividcover.song.pcm import RATE, PcmReader, PcmWriter, Signal
 from vividcover.workspace import Reporter, Silent
 
 BLOCK = 1 << 16  # samples handled at a time
 GAP = 0.05  # s: a jump of the timestamps beyond this is a gap; less is rounding (webm counts in milliseconds)
 LONGEST_GAP = 60.0  # s: beyond this, timestamps are broken rather than sound missing
-LOUDEST = 16.0  # full scale = 1; floating-point files may go above 1, beyond +24 dBFS they are faulty
-SILENCE_DB = -60.0  # dBFS peak; below it a recording holds nothing to work with
+PADDING = 4096  # samples: what a last frame may hold behind the track's end; more, and the header is wrong
+LOUDEST = 4.0  # full scale = 1; floating-point files may go above 1, beyond +12 dBFS they are faulty
+MOST_FAULTY = 0.01  # share of faulty samples with which a file is still worth mending
 NARROW = 16_000  # Hz; below this rate the top of a voice is missing
+MAX_CHANNELS = 8  # more in a planar frame are not safe to touch (PyAV reads beyond the end)
 MAX_ERRORS = 2_000  # undecodable packets after which a file is given up
-DEMUXERS = (
-    "wav,w64,aiff,caf,au,mp3,flac,ogg,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,aac,avi,mpegts,mpeg,flv,asf,"
-    "ac3,eac3,amr,ape,wv,tta,dts,mpegvideo,swf,nut,rm,dsf"
-)  # files only: no playlist (m3u8, concat, …) that could name other files or addresses
+SETTLED = 3  # frames in a row of another rate or layout, before it is believed
 SQRT_HALF = math.sqrt(0.5)
 # ITU-R BS.775-3 table 2: how much of each channel goes to (left, right). The LFE channel is left out, as there.
 DOWNMIX = {
@@ -46,45 +46,11 @@ DOWNMIX = {
     "BC": (0.5, 0.5), "FLC": (1.0, 0.0), "FRC": (0.0, 1.0), "DL": (1.0, 0.0), "DR": (0.0, 1.0),
     "WL": (1.0, 0.0), "WR": (0.0, 1.0),
 }  # fmt: skip
-BY_COUNT = {
+BY_COUNT = {  # what the channels are where a file does not say (order of WAVEFORMATEXTENSIBLE)
     3: ("FL", "FR", "FC"), 4: ("FL", "FR", "BL", "BR"), 5: ("FL", "FR", "FC", "BL", "BR"),
     6: ("FL", "FR", "FC", "LFE", "BL", "BR"), 7: ("FL", "FR", "FC", "LFE", "BC", "SL", "SR"),
     8: ("FL", "FR", "FC", "LFE", "BL", "BR", "SL", "SR"),
-}  # fmt: skip  # what the channels are where a file does not say (order of WAVEFORMATEXTENSIBLE)
-
-
-@dataclass(frozen=True, slots=True)
-class MediaInfo:
-    """What a file is: `seconds` long, `rate` Hz and `channels` of its audio track, names of codec and container.
-
-    `probe` tells the header's word; `decode` tells what was really there, and `peak` in dBFS (nan when only probed).
-    """
-
-    seconds: float
-    rate: int
-    channels: int
-    codec: str
-    container: str
-    title: str = ""
-    peak: float = math.nan
-
-    @property
-    def silent(self) -> bool:
-        """True when nothing above -60 dBFS was decoded."""
-        return self.peak < SILENCE_DB
-
-
-def probe(path: Path) -> MediaInfo:
-    """What the file's header says. Raises `AudioError` for what is no audio, `NotFoundError` for no file."""
-    with _opened(Path(path)) as (container, stream):
-        return _info(Path(path), container, stream)
-
-
-def read_tags(path: Path) -> dict[str, str]:
-    """The tags of an audio or video file, of the container and its audio track together; keys in lower case."""
-    with _opened(Path(path)) as (container, stream):
-        tags = {**stream.metadata, **container.metadata}
-    return {str(k).lower(): str(v) for k, v in tags.items()}
+}  # fmt: skip
 
 
 def decode(
@@ -95,15 +61,16 @@ def decode(
 
     Mono is duplicated, surround downmixed by ITU-R BS.775 (scaled so that it cannot clip), stereo averaged where
     `channels` is 1. What cannot be decoded in the middle becomes silence of the same length. Raises `AudioError` for
-    text, empty files, no audio track, encrypted audio, less than `min_seconds`, more than `max_seconds`.
+    text, empty files, no audio track, encrypted audio, less than `min_seconds`, more than `max_seconds`; a file that
+    is cut off, damaged or of low quality is decoded, with a note.
     """
     path, reporter = Path(path), reporter or Silent()
-    with _opened(path) as (container, stream):
-        info = _info(path, container, stream)
-        if info.seconds > max_seconds and _really_longer(path, max_seconds):
+    with opened(path) as (container, stream):
+        info = describe(container, stream)
+        if info.seconds > max_seconds and really_longer(path, max_seconds):
             raise _too_long(path, info.seconds, max_seconds)
         with aside(out) as part, PcmWriter(part, rate, channels) as writer:
-            source = _Source(path, container, stream, reporter)
+            source = _Source(path, container, stream, info, reporter)
             sink = _Sink(writer)
             for block, names, source_rate in source.blocks():
                 sink.write(block, names, source_rate)
@@ -112,9 +79,7 @@ def decode(
                     raise _too_long(path, seconds, max_seconds)
                 reporter.progress(min(seconds / info.seconds, 0.99) if info.seconds else 0.0, "decoding")
             sink.finish()
-            _check_result(path, writer.frames / rate, info.seconds, min_seconds, source.failed, sink, reporter)
-            if sink.rate and sink.rate < NARROW:
-                reporter.note(f"{path.name} is sampled at {sink.rate} Hz only, so the result will sound dull.")
+            _check_result(path, writer.frames / rate, info.seconds, min_seconds, source, sink, reporter)
     reporter.progress(1.0, "decoded")
     return replace(info, seconds=writer.frames / rate, peak=20 * math.log10(max(sink.peak, 1e-10)))
 
@@ -131,99 +96,13 @@ def is_silent(pcm: Path) -> bool:
     return level(pcm) < SILENCE_DB
 
 
-# --- opening, and what can be wrong with a file -------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(container, best audio stream), or the error that says why not."""
-    _look(path)
-    try:
-        container = av.open(
-            str(path), metadata_errors="replace",
-            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "file"},
-        )  # fmt: skip
-    except (av.error.FFmpegError, ValueError) as error:
-        raise AudioError(
-            f"{path.name} is not an audio or video file that can be read, or it is damaged at its beginning.",
-            "Use wav, mp3, flac, ogg, opus, m4a, aiff, webm, mp4, mkv or mov; if it plays elsewhere, export it anew.",
-        ) from error
-    with container:
-        stream = container.streams.best("audio")
-        if stream is None and container.streams.audio:
-            stream = container.streams.audio[0]
-        if stream is None:
-            raise AudioError(f"{path.name} has no audio track.", "Choose a file with sound in it.")
-        tag = str(getattr(stream.codec_context, "codec_tag", "")).strip("\0")
-        if tag in ("drms", "enca", "encv"):
-            raise AudioError(
-                f"{path.name} is encrypted (DRM) and cannot be decoded.", "Use a file without copy protection."
-            )
-        context: Any = stream.codec_context
-        if not context or not context.sample_rate:
-            raise AudioError(f"{path.name} has an audio track that cannot be decoded.", "Export it as wav or mp3.")
-        yield container, stream
-
-
-def _look(path: Path) -> None:
-    """What can be said without a decoder: missing, a folder, unreadable, empty, text."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except FileNotFoundError:
-        raise NotFoundError(f"There is no file {path}.", "Check the path.") from None
-    except IsADirectoryError:
-        raise AudioError(f"{path} is a folder, not an audio file.", "Name one file.") from None
-    except PermissionError:
-        raise StorageError(f"May not read {path}.", "Change its permissions, or copy it.") from None
-    if not head:
-        raise AudioError(f"{path.name} is empty (0 bytes).", "It was probably not copied or downloaded whole.")
-    if _is_text(head):
-        page = b"<html" in head.lower() or b"<!doctype" in head.lower()
-        what = "a web page" if page else "a text file"
-        raise AudioError(f"{path.name} is {what}, not audio.", "Choose the audio file itself.")
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        text = head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # a character may be cut at the end of what was read
-            return False
-        text = head[: error.start].decode("utf-8")
-    return all(c.isprintable() or c in "\r\n\t\f\ufeff" for c in text)
-
-
-def _info(path: Path, container: Any, stream: Any) -> MediaInfo:
-    seconds = 0.0
-    if stream.duration is not None and stream.time_base:
-        seconds = float(stream.duration * stream.time_base)
-    elif container.duration is not None:
-        seconds = container.duration / 1e6
-    context: Any = stream.codec_context
-    tags = {str(k).lower(): str(v) for k, v in {**stream.metadata, **container.metadata}.items()}
-    return MediaInfo(
-        max(seconds, 0.0), int(context.sample_rate), int(context.channels), str(context.name),
-        str(container.format.name), tags.get("title", ""),
-    )  # fmt: skip
-
-
-def _really_longer(path: Path, limit: float) -> bool:
-    """Counts packets without decoding them: an mp3 header's duration may be only a guess from the first frame."""
-    with _opened(path) as (container, stream):
-        seconds = 0.0
-        with contextlib.suppress(av.error.FFmpegError):
-            for packet in container.demux(stream):
-                seconds += float((packet.duration or 0) * packet.time_base) if packet.time_base else 0.0
-                if seconds > limit:
-                    return True
-    return False
+# --- what is said about the result --------------------------------------------------------------------------------
 
 
 def _too_long(path: Path, seconds: float, limit: float) -> AudioError:
     return AudioError(
-        f"{path.name} is longer than {limit / 60:g} minutes ({_clock(seconds)}).",
-        "Cut the part you want, or raise VIVIDCOVER_MAX_SONG_SECONDS.",
+        f"{path.name} is longer than {limit / 60:g} minutes (at least {_clock(seconds)}).",
+        "Cut out the part you want, or raise VIVIDCOVER_MAX_SONG_SECONDS.",
     )
 
 
@@ -233,13 +112,16 @@ def _clock(seconds: float) -> str:
 
 
 def _check_result(
-    path: Path, seconds: float, promised: float, min_seconds: float, failed: int, sink: _Sink, reporter: Reporter
+    path: Path, seconds: float, promised: float, min_seconds: float, source: _Source, sink: _Sink, reporter: Reporter
 ) -> None:
     """The errors and notes about what came out of the decoder."""
     if seconds == 0:
+        raise AudioError(f"Nothing could be decoded from {path.name}: it is damaged, empty or not audio.", USE)
+    if sink.faulty > MOST_FAULTY * sink.seen:
         raise AudioError(
-            f"Nothing could be decoded from {path.name}: it is damaged, empty or not audio.", "Export it as wav or mp3."
-        )
+            f"{path.name} holds {100 * sink.faulty / sink.seen:.0f} % samples that are no numbers, or far beyond full "
+            "scale.", "Export it again as 16 or 24 bit wav, or as floating point between -1 and 1.",
+        )  # fmt: skip
     short = promised - seconds > max(1.0, 0.02 * promised)
     if seconds < min_seconds:
         cut = f"; its header promises {promised:.2f} s, so it is cut off" if short else ""
@@ -248,34 +130,82 @@ def _check_result(
         )
     if short:
         reporter.note(f"{path.name} is cut off: {_clock(seconds)} of {_clock(promised)} could be decoded.")
-    if failed:
-        reporter.note(f"{path.name} is damaged: {failed} pieces could not be decoded and are silent.")
-    if sink.broken:
-        reporter.note(f"{path.name} holds {sink.broken} samples that are no numbers or far too loud; they were mended.")
+    elif cut_off(path):
+        reporter.note(f"{path.name} is cut off: its end is missing; {_clock(seconds)} could be decoded.")
+    if source.missing > 0:
+        reporter.note(f"{path.name} is damaged: {source.missing:.2f} s could not be decoded and are silent.")
+    elif source.failed:
+        reporter.note(f"{path.name} is damaged: {source.failed} pieces could not be decoded.")
+    if sink.faulty:
+        reporter.note(f"{path.name} holds {sink.faulty} samples that are no numbers, or far too loud; they are silent.")
+    if sink.rate < NARROW:
+        reporter.note(f"{path.name} is sampled at {sink.rate} Hz only: its quality is limited, and it will sound dull.")
 
 
 # --- from packets to samples --------------------------------------------------------------------------------------
 
 
 class _Source:
-    """Decodes a track into blocks `[channels, samples]`, with the channels' names and the rate in Hz."""
+    """Decodes a track into blocks `[channels, samples]`, with the channels' names and the rate in Hz.
 
-    def __init__(self, path: Path, container: Any, stream: Any, reporter: Reporter) -> None:
+    `failed` counts packets that could not be decoded, `missing` the seconds of silence put in for what is not there.
+    """
+
+    def __init__(self, path: Path, container: Any, stream: Any, info: MediaInfo, reporter: Reporter) -> None:
         self.path, self.container, self.stream, self.reporter = path, container, stream, reporter
-        self.failed = 0  # packets that could not be decoded
+        self.failed, self.missing = 0, 0.0
+        self._untimed = info.container in ("mp3", "aac")  # no timestamps: they are counted from the packets
+        self._mean = 0.0  # bytes in a good packet
         self._origin: float | None = None  # s, timestamp of the first sample
         self._position = 0.0  # s emitted so far
+        self._end = round(info.seconds * info.rate) if info.container.startswith("mov") else 0  # samples; 0 = unknown
 
     def blocks(self) -> Iterator[tuple[Signal, tuple[str, ...], int]]:
-        for frame in self._frames():
-            if not frame.samples:
-                continue
-            names = _channel_names(frame)
-            rate = int(frame.sample_rate)
+        """Everything, with the padding behind the track's end cut off."""
+        emitted = 0
+        behind: list[tuple[Signal, tuple[str, ...], int]] = []  # what lies behind the promised end
+        for block, names, rate in self._blocks():
+            count = block.shape[1]
+            if self._end and emitted + count > self._end and rate == self.stream.codec_context.sample_rate:
+                keep = max(self._end - emitted, 0)
+                behind.append((block[:, keep:], names, rate))
+                block = block[:, :keep]
+                if sum(b.shape[1] for b, _, _ in behind) > PADDING:  # the header was wrong: it goes on
+                    self._end = 0
+                    yield block, names, rate
+                    yield from behind
+                    continue
+            emitted += count
+            if block.shape[1]:
+                yield block, names, rate
+
+    def _blocks(self) -> Iterator[tuple[Signal, tuple[str, ...], int]]:
+        for frame in self._believed(self._frames()):
+            names, rate = _channel_names(frame), int(frame.sample_rate)
             for silence in self._gap(frame, len(names), rate):
                 yield silence, names, rate
             yield _samples(frame), names, rate
             self._position += frame.samples / rate
+
+    def _believed(self, frames: Iterator[Any]) -> Iterator[Any]:
+        """Drops frames of another rate or layout that do not last: a decoder reading damaged bytes makes them up."""
+        current: Any = None
+        doubtful: list[Any] = []
+        for frame in frames:
+            kind = (frame.sample_rate, frame.layout.name)
+            if current in (None, kind):
+                current, self.failed = kind, self.failed + len(doubtful)
+                doubtful = []
+                yield frame
+                continue
+            if doubtful and (doubtful[-1].sample_rate, doubtful[-1].layout.name) != kind:
+                self.failed += len(doubtful)
+                doubtful = []
+            doubtful.append(frame)
+            if len(doubtful) == SETTLED:
+                current = kind
+                yield from doubtful
+                doubtful = []
 
     def _frames(self) -> Iterator[Any]:
         for packet in self._packets():
@@ -283,9 +213,16 @@ class _Source:
             try:
                 frames = packet.decode()
             except av.error.FFmpegError as error:
-                self._fail(error)
+                self._fail(error, packet)
                 continue
-            yield from frames
+            if packet.size and frames:
+                self._mean += (packet.size - self._mean) * (0.05 if self._mean else 1.0)
+            for frame in frames:
+                planar = frame.format.is_planar
+                if frame.samples and frame.sample_rate and (not planar or len(frame.layout.channels) <= MAX_CHANNELS):
+                    yield frame
+                elif frame.samples:
+                    self.failed += 1
 
     def _packets(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -300,12 +237,16 @@ class _Source:
                 continue
             yield packet
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, error: Exception, packet: Any = None) -> None:
         self.failed += 1
         if self.failed > MAX_ERRORS:
             raise AudioError(
                 f"{self.path.name} is damaged: {self.failed} pieces could not be decoded.", "Use another copy."
             ) from error
+        if self._untimed and self._mean and packet is not None and packet.duration and self._origin is not None:
+            # the parser takes all bytes up to the next header for one packet: count the packets that were in there
+            more = max(round(packet.size / self._mean) - 1, 0)
+            self._origin -= more * float(packet.duration * packet.time_base)
 
     def _gap(self, frame: Any, channels: int, rate: int) -> Iterator[Signal]:
         """Silence where the timestamps say that something is missing before this frame."""
@@ -317,9 +258,10 @@ class _Source:
         missing = time - self._origin - self._position
         if missing < -GAP or missing > LONGEST_GAP:
             self._origin = time - self._position  # the clock was set anew: go on from here
-        elif missing > GAP:
+        elif missing > GAP or (self.failed and missing > 0.5 * frame.samples / rate):
             count = round(missing * rate)
             self._position += count / rate
+            self.missing += count / rate
             while count > 0:
                 yield np.zeros((channels, min(count, BLOCK)), np.float32)
                 count -= BLOCK
@@ -363,14 +305,18 @@ def downmix_matrix(names: tuple[str, ...], channels: int) -> NDArray[np.float32]
 
 
 class _Sink:
-    """Mends, downmixes and resamples blocks and writes them. A change of rate or layout midway is followed."""
+    """Mends, downmixes and resamples blocks and writes them. A change of rate or layout midway is followed.
+
+    `seen` and `faulty` count samples of the source, `rate` is the source's in Hz, `peak` is that of what was written.
+    """
 
     def __init__(self, writer: PcmWriter) -> None:
         self.writer = writer
-        self.peak, self.broken, self.rate = 0.0, 0, 0
+        self.peak, self.faulty, self.seen, self.rate = 0.0, 0, 0, 0
         self._names: tuple[str, ...] = ()
         self._resampler: Any = None
         self._pending: list[Signal] = []
+        self._count = 0  # samples pending
 
     def write(self, block: Signal, names: tuple[str, ...], rate: int) -> None:
         if (names, rate) != (self._names, self.rate):
@@ -382,7 +328,8 @@ class _Sink:
                     rate, self.writer.rate, self.writer.channels, dtype="float32", quality="VHQ"
                 )
         self._pending.append(block)
-        if sum(b.shape[1] for b in self._pending) >= BLOCK:
+        self._count += block.shape[1]
+        if self._count >= BLOCK:
             self._drain()
 
     def finish(self) -> None:
@@ -391,7 +338,7 @@ class _Sink:
         self._resampler = None
 
     def _drain(self, last: bool = False) -> None:
-        blocks, self._pending = self._pending, []
+        blocks, self._pending, self._count = self._pending, [], 0
         if not blocks and not (last and self._resampler is not None):
             return
         if blocks:
@@ -406,8 +353,8 @@ class _Sink:
 
     def _mend(self, block: Signal) -> Signal:
         good = np.abs(block) <= LOUDEST  # False for nan too
+        self.seen += good.size
         if good.all():
             return block
-        self.broken += int(good.size - np.count_nonzero(good))
-        finite = np.nan_to_num(block, nan=0.0, posinf=0.0, neginf=0.0)
-        return np.clip(finite, -LOUDEST, LOUDEST)
+        self.faulty += int(good.size - np.count_nonzero(good))
+        return np.where(good, block, np.float32(0.0))

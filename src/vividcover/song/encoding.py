@@ -21,6 +21,7 @@ from vividcover.workspace import Reporter, Silent
 BLOCK = 1 << 15  # samples handled at a time
 DITHER_SEED = 0
 BITEXACT = {"fflags": "+bitexact"}  # no random serial numbers, no library versions
+QUALITY_STEP = 118  # FFmpeg's FF_QP2LAMBDA: "global_quality" counts in these
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +41,17 @@ FORMATS: Mapping[str, Format] = {
     "wav": Format("wav", "pcm_s16le", "s16"),
     "mp3": Format("mp3", "libmp3lame", "fltp", 320_000),
     "flac": Format("flac", "flac", "s32", options={"bits_per_raw_sample": "24"}),
-    "ogg": Format("ogg", "vorbis", "fltp", options={"strict": "experimental", "q": "8"}),
-    "m4a": Format("ipod", "aac", "fltp", 256_000, container={"movflags": "+faststart"}),
+    "ogg": Format(
+        "ogg",
+        "vorbis",
+        "fltp",
+        options={
+            "strict": "experimental",
+            "flags": "+qscale+bitexact",
+            "global_quality": str(10 * QUALITY_STEP),
+        },
+    ),  # the wheel holds FFmpeg's own Vorbis encoder only: at its best setting, 250 kbit/s
+    "m4a": Format("ipod", "aac", "fltp", 256_000, container={"movflags": "+faststart", "movie_timescale": "44100"}),
     "opus": Format("opus", "libopus", "flt", 192_000, rate=48_000),
 }
 
@@ -103,7 +113,7 @@ class _writing:
 def _add_audio(container: Any, how: Format, source: PcmReader) -> Any:
     rate = how.rate or source.rate
     layout = "mono" if source.channels == 1 else "stereo"
-    stream = container.add_stream(how.codec, rate=rate, options={**how.options, "flags": "+bitexact"})
+    stream = container.add_stream(how.codec, rate=rate, options={"flags": "+bitexact", **how.options})
     stream.codec_context.layout = layout
     stream.codec_context.format = how.sample
     stream.codec_context.time_base = Fraction(1, rate)
@@ -123,7 +133,16 @@ def _audio_packets(stream: Any, how: Format, source: PcmReader, reporter: Report
         position += block.shape[1]
         reporter.progress(min(position / rate / source.seconds, 0.99), "encoding")
         yield from stream.encode(frame)
-    yield from stream.encode(None)
+    for packet in stream.encode(None):
+        yield _cut_at(packet, Fraction(position, rate))
+
+
+def _cut_at(packet: Any, end: Fraction) -> Any:
+    """A codec's last packet is padded to its frame size; what lies behind `end` (s) is not to be played."""
+    if packet.pts is not None and packet.duration:
+        left = round(end / packet.time_base) - packet.pts
+        packet.duration = max(min(packet.duration, left), 0)
+    return packet
 
 
 def _resampled(source: PcmReader, rate: int) -> Iterator[Signal]:
