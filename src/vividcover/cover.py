@@ -21,6 +21,7 @@ from vividcover.catalog.realistic_voice_cloning import LEFT_OUT, RealisticVoiceC
 from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import NotFoundError, ParameterError
+from vividcover.song.fetch import is_link
 
 # How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
 EXPECTED = {
@@ -66,7 +67,7 @@ class Cover(Model):
     def classic(self, input: CoverInput, context: Context) -> Made:
         painter, singer, animator = FluxLora(), RealisticVoiceCloning(), Sonic()
         workspace = context.workspace
-        workspace.expect(EXPECTED)
+        workspace.expect(self._expected(input))
         face_kit(context)  # a net that is missing is said before the minutes of work, not after
 
         def still() -> Any:  # A
@@ -106,6 +107,12 @@ class Cover(Model):
                 "instrumental": stems.instrumental,
             },
         )  # fmt: skip
+
+    def _expected(self, input: CoverInput) -> dict[str, float]:
+        """The stages to come: a link is fetched first, and a given still is not drawn."""
+        absent = set() if is_link(input.song) else {"fetch"}
+        absent |= {"image/still"} if input.still else set()
+        return {name: seconds for name, seconds in EXPECTED.items() if name not in absent}
 
     def _painting(self, input: CoverInput) -> FluxLoraInput:
         if not input.image and not input.still:

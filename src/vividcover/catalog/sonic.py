@@ -46,7 +46,7 @@ class Sonic(Model):
 
     def portrait(self, input: SonicInput, still: Path, voice: Path, beat: Path | None, context: Context) -> StageResult:
         """`portrait.mp4`, without sound. `beat`: music for the light to move with."""
-        from vividcover.portrait.classic import portrait
+        from vividcover.portrait.classic.portrait import portrait
 
         kit = face_kit(context)
         assert input.seed is not None  # drawn by Model.run

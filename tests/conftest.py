@@ -1,0 +1,77 @@
+"""What every test has: a data folder of its own, the sample, and (trained once for all) the sample singer."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from vividcover.settings import settings
+
+SAMPLE = Path(__file__).parents[1] / "sample"
+CONSENT = "Vivi does not exist (sample/NOTICE.md)."
+
+
+@pytest.fixture(autouse=True)
+def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test reads or writes the data folder of whoever runs it. Nets are shared: `make` has pulled them."""
+    monkeypatch.setenv("VIVIDCOVER_HOME", str(tmp_path / "home"))
+    settings.cache_clear()
+    yield
+    settings.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    return SAMPLE
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base  # under xdist: the folder above the workers'
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with voice and image `vivi`, and nothing else. Read only: copy it with `home`."""
+    folder = _shared(tmp_path_factory) / "trained"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            from vividcover import sdk
+
+            clips = sorted(str(p) for p in (SAMPLE / "voice").glob("*.flac"))
+            sdk.train_voice(clips, name="vivi", consent=CONSENT, home=folder)
+            photos = folder.with_name("photos")
+            photos.mkdir(exist_ok=True)
+            for name in ("01.jpg", "02.jpg", "03.jpg", "05.jpg"):
+                shutil.copy(SAMPLE / "photos" / name, photos)
+            sdk.train_image(photos, name="vivi", trigger_word="VIVI", consent=CONSENT, home=folder)
+            shutil.rmtree(folder / "cache")
+            (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture
+def home(trained: Path, tmp_path: Path) -> Path:
+    """The test's own data folder, with voice and image `vivi` on the shelf."""
+    shutil.copytree(trained, tmp_path / "home")
+    return tmp_path / "home"
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four seconds of the sample song, with singing and a gap, as WAV."""
+    path = _shared(tmp_path_factory) / "clip.wav"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            from vividcover.song import codec, pcm
+
+            whole = path.with_name("whole.wav")
+            codec.decode(SAMPLE / "song" / "song.ogg", whole)
+            with pcm.PcmReader(whole) as reader:
+                pcm.write_pcm(path.with_suffix(".part"), reader.read(2 * pcm.RATE, 4 * pcm.RATE))
+            path.with_suffix(".part").rename(path)
+    return path

@@ -1,0 +1,136 @@
+"""The product: photos, recordings and a song in, a cover video out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from vividcover import sdk
+from vividcover.errors import ParameterError
+from vividcover.workspace import Event
+
+WISH: dict[str, Any] = {"prompt": "VIVI on stage performing", "width": 256, "height": 256, "seed": 3}
+
+
+def decoded(video: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(frames uint8 [frames, height, width], sound [samples])."""
+    with av.open(str(video)) as file:
+        frames = np.stack([f.to_ndarray(format="gray") for f in file.decode(video=0)])
+    with av.open(str(video)) as file:
+        sound = np.concatenate([f.to_ndarray().mean(0) for f in file.decode(audio=0)])
+    return frames, sound
+
+
+@pytest.fixture(scope="module")
+def made(trained: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[sdk.Made, Path, list[Event]]:
+    """One cover, with its data folder and its story."""
+    import shutil
+
+    folder = tmp_path_factory.mktemp("cover")
+    shutil.copytree(trained, folder / "home")
+    events: list[Event] = []
+    cover = sdk.make_cover(
+        clip, voice="vivi", image="vivi", output=folder / "cover.mp4", parts=folder / "parts", home=folder / "home",
+        on_event=events.append, **WISH,
+    )  # fmt: skip
+    return cover, folder, events
+
+
+def test_a_cover_has_both_streams_the_songs_length_and_is_neither_silent_nor_black(made: Any) -> None:
+    frames, sound = decoded(made[0].path)
+    assert frames.shape == (100, 256, 256)  # 4 s at 25 fps
+    assert abs(len(sound) / 44_100 - 4.0) < 0.03
+    assert np.sqrt(np.mean(sound**2)) > 0.02
+    assert frames.mean((1, 2)).min() > 8
+    assert np.abs(np.diff(frames.astype(float), axis=0)).mean() > 0.1
+
+
+def test_one_separation_and_one_conversion_serve_both_mixes(made: Any) -> None:
+    begun = [e.stage for e in made[2] if e.kind == "start"]
+    for stage in ("song/decode", "song/separate", "voice/convert", "song/mix", "song/vocals-alone", "portrait/render"):
+        assert begun.count(stage) == 1, stage
+
+
+def test_the_record_tells_what_made_it(made: Any) -> None:
+    story = json.loads((made[1] / "cover.json").read_text())
+    assert story["ai_generated"] and story["model"] == "vividcover/cover" and story["engine"] == "classic"
+    assert story["seed"] == 3 and story["parameters"]["prompt"] == WISH["prompt"]
+    assert {i["sha256"] for i in story["inputs"].values()} and len(story["inputs"]["song"]["sha256"]) == 64
+    assert {m["kind"]: m["consent"] for m in story["models"]}.keys() == {"voice", "image"}
+    assert all(m["consent"] for m in story["models"])
+    assert {n["name"] for n in story["licences"]["nets"]} and story["licences"]["commercial_use"]
+    assert {s["name"] for s in story["stages"]} >= {"song/separate", "voice/convert", "portrait/render", "cover/join"}
+    assert story["versions"]["vividcover"] and story["outputs"]["cover.mp4"]
+
+
+def test_the_mark_is_inside_the_video_and_the_still(made: Any) -> None:
+    from PIL import Image
+
+    with av.open(str(made[0].path)) as file:
+        assert "AI-generated" in file.metadata["comment"]
+    with Image.open(made[1] / "parts" / "still.png") as still:
+        assert "AI-generated" in still.info["Comment"]
+    assert {p.stem for p in (made[1] / "parts").iterdir()} == {"still", "portrait", "mix", "vocals", "instrumental"}
+
+
+def test_the_same_cover_again_comes_from_the_cache_and_is_the_same(made: Any) -> None:
+    events: list[Event] = []
+    again = sdk.make_cover(
+        made[0].record["inputs"]["song"]["source"], voice="vivi", image="vivi", output=made[1] / "again.mp4",
+        home=made[1] / "home", on_event=events.append, **WISH,
+    )  # fmt: skip
+    assert {e.kind for e in events} == {"hit"}
+    assert again.path.read_bytes() == made[0].path.read_bytes()
+
+
+def test_another_data_folder_gives_the_same_frames_and_samples(
+    made: Any, home: Path, clip: Path, tmp_path: Path
+) -> None:
+    other = sdk.make_cover(clip, voice="vivi", image="vivi", output=tmp_path / "c.mp4", home=home, **WISH)
+    assert other.path.read_bytes() == made[0].path.read_bytes()
+
+
+def test_another_prompt_keeps_the_song(made: Any, clip: Path) -> None:
+    events: list[Event] = []
+    wish = WISH | {"prompt": "VIVI in a neon club"}
+    sdk.make_cover(
+        clip,
+        voice="vivi",
+        image="vivi",
+        output=made[1] / "other.mp4",
+        home=made[1] / "home",
+        on_event=events.append,
+        **wish,
+    )
+    assert {e.stage for e in events if e.kind == "start"} == {"image/still", "portrait/render", "cover/join"}
+
+
+def test_a_picture_of_ones_own_can_be_the_still(home: Path, clip: Path, sample: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    with Image.open(sample / "photos" / "01.jpg") as photo:
+        photo.resize((320, 426)).save(tmp_path / "me.png")
+    made = sdk.make_cover(
+        clip, voice="vivi", still=str(tmp_path / "me.png"), output=tmp_path / "c.mp4", home=home, seed=1
+    )
+    assert decoded(made.path)[0].shape == (100, 426, 320)
+
+
+def test_what_cannot_be_honoured_is_named_in_the_result(home: Path, clip: Path, tmp_path: Path) -> None:
+    made = sdk.convert_song(
+        clip,
+        voice="vivi",
+        output=tmp_path / "s.mp3",
+        home=home,
+        pitch_detection_algorithm="mangio-crepe",
+        crepe_hop_length=64,
+    )
+    assert {n["parameter"] for n in made.record["not_honoured"]} == {"pitch_detection_algorithm", "crepe_hop_length"}
+
+
+def test_an_output_of_another_kind_is_refused(home: Path, clip: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match=r"would hold \.mp3 data"):
+        sdk.convert_song(clip, voice="vivi", output=tmp_path / "s.wav", home=home)
