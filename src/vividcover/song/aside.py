@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from vividcover.errors import StorageError
 from vividcover.workspace import storage_errors
 
 
@@ -18,7 +19,14 @@ def aside(out: Path) -> Iterator[Path]:
     """
     out = Path(out)
     with storage_errors(out.name, out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StorageError(
+                f"{out.parent} is a file, so {out.name} cannot be put there.", "Name a folder."
+            ) from None
+        if out.is_dir():
+            raise StorageError(f"{out} is a folder, so no file can be written there.", "Name a file inside it.")
         part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
         try:
             yield part

@@ -101,7 +101,7 @@ def is_silent(pcm: Path) -> bool:
 
 def _too_long(path: Path, seconds: float, limit: float) -> AudioError:
     return AudioError(
-        f"{path.name} is longer than {limit / 60:g} minutes (at least {_clock(seconds)}).",
+        f"{path.name} is longer than {_clock(limit)} (at least {_clock(seconds)}).",
         "Cut out the part you want, or raise VIVIDCOVER_MAX_SONG_SECONDS.",
     )
 
@@ -132,7 +132,7 @@ def _check_result(
         reporter.note(f"{path.name} is cut off: {_clock(seconds)} of {_clock(promised)} could be decoded.")
     elif cut_off(path):
         reporter.note(f"{path.name} is cut off: its end is missing; {_clock(seconds)} could be decoded.")
-    if source.missing > 0:
+    elif source.missing > 0:
         reporter.note(f"{path.name} is damaged: {source.missing:.2f} s could not be decoded and are silent.")
     elif source.failed:
         reporter.note(f"{path.name} is damaged: {source.failed} pieces could not be decoded.")
@@ -154,6 +154,7 @@ class _Source:
     def __init__(self, path: Path, container: Any, stream: Any, info: MediaInfo, reporter: Reporter) -> None:
         self.path, self.container, self.stream, self.reporter = path, container, stream, reporter
         self.failed, self.missing = 0, 0.0
+        self._decoder: Any = stream.codec_context
         self._untimed = info.container in ("mp3", "aac")  # no timestamps: they are counted from the packets
         self._mean = 0.0  # bytes in a good packet
         self._origin: float | None = None  # s, timestamp of the first sample
@@ -211,18 +212,15 @@ class _Source:
         for packet in self._packets():
             self.reporter.check()
             try:
-                frames = packet.decode()
+                frames = [frame for frame in self._decoder.decode(packet) if frame.samples]
+                if any(f.format.is_planar and len(f.layout.channels) > MAX_CHANNELS for f in frames):
+                    raise av.error.InvalidDataError(0, "more channels than there are")
             except av.error.FFmpegError as error:
                 self._fail(error, packet)
                 continue
             if packet.size and frames:
                 self._mean += (packet.size - self._mean) * (0.05 if self._mean else 1.0)
-            for frame in frames:
-                planar = frame.format.is_planar
-                if frame.samples and frame.sample_rate and (not planar or len(frame.layout.channels) <= MAX_CHANNELS):
-                    yield frame
-                elif frame.samples:
-                    self.failed += 1
+            yield from frames
 
     def _packets(self) -> Iterator[Any]:
         packets = self.container.demux(self.stream)
@@ -243,6 +241,10 @@ class _Source:
             raise AudioError(
                 f"{self.path.name} is damaged: {self.failed} pieces could not be decoded.", "Use another copy."
             ) from error
+        if self._decoder.name == "aac":  # it believes a damaged packet's number of channels for ever: begin anew
+            fresh = av.CodecContext.create(self._decoder.codec, "r")
+            fresh.extradata = self._decoder.extradata
+            self._decoder = fresh
         if self._untimed and self._mean and packet is not None and packet.duration and self._origin is not None:
             # the parser takes all bytes up to the next header for one packet: count the packets that were in there
             more = max(round(packet.size / self._mean) - 1, 0)
@@ -250,9 +252,9 @@ class _Source:
 
     def _gap(self, frame: Any, channels: int, rate: int) -> Iterator[Signal]:
         """Silence where the timestamps say that something is missing before this frame."""
-        if frame.pts is None or frame.time_base is None:
+        if frame.pts is None or self.stream.time_base is None:
             return
-        time = float(frame.pts * frame.time_base)
+        time = float(frame.pts * self.stream.time_base)
         if self._origin is None:
             self._origin = time
         missing = time - self._origin - self._position

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -13,7 +14,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from vividcover.errors import AudioError, ParameterError, StorageError
+from vividcover.errors import AudioError, NotFoundError, ParameterError, StorageError
 from vividcover.song.aside import aside
 from vividcover.song.pcm import PcmReader, Signal
 from vividcover.workspace import Reporter, Silent
@@ -22,6 +23,14 @@ BLOCK = 1 << 15  # samples handled at a time
 DITHER_SEED = 0
 BITEXACT = {"fflags": "+bitexact"}  # no random serial numbers, no library versions
 QUALITY_STEP = 118  # FFmpeg's FF_QP2LAMBDA: "global_quality" counts in these
+
+
+# The tags that a container has fields for, where it has no room for others: RIFF INFO, and iTunes' list in MP4.
+RIFF_TAGS = frozenset(("title", "artist", "comment", "album", "genre", "date", "copyright", "encoded_by", "track"))
+MP4_TAGS = frozenset(
+    ("title", "artist", "comment", "album", "album_artist", "composer", "genre", "date", "copyright", "description",
+     "synopsis", "lyrics", "grouping")
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +44,21 @@ class Format:
     rate: int = 0  # Hz; 0 = that of the PCM
     options: Mapping[str, str] = field(default_factory=dict)  # of the codec
     container: Mapping[str, str] = field(default_factory=dict)  # of the muxer
+    tags: frozenset[str] | None = None  # that it has fields for; None = any
 
 
+FASTSTART = {"movflags": "+faststart", "movie_timescale": "44100"}  # header first; lengths exact to the sample
 FORMATS: Mapping[str, Format] = {
-    "wav": Format("wav", "pcm_s16le", "s16"),
+    "wav": Format("wav", "pcm_s16le", "s16", tags=RIFF_TAGS),
     "mp3": Format("mp3", "libmp3lame", "fltp", 320_000),
     "flac": Format("flac", "flac", "s32", options={"bits_per_raw_sample": "24"}),
-    "ogg": Format(
-        "ogg",
-        "vorbis",
-        "fltp",
-        options={
-            "strict": "experimental",
-            "flags": "+qscale+bitexact",
-            "global_quality": str(10 * QUALITY_STEP),
-        },
-    ),  # the wheel holds FFmpeg's own Vorbis encoder only: at its best setting, 250 kbit/s
-    "m4a": Format("ipod", "aac", "fltp", 256_000, container={"movflags": "+faststart", "movie_timescale": "44100"}),
+    # the wheel holds FFmpeg's own Vorbis encoder only: here at its best setting, 250 kbit/s
+    "ogg": Format("ogg", "vorbis", "fltp", options={
+        "strict": "experimental", "flags": "+qscale+bitexact", "global_quality": str(10 * QUALITY_STEP),
+    }),
+    "m4a": Format("ipod", "aac", "fltp", 256_000, container=FASTSTART, tags=MP4_TAGS),
     "opus": Format("opus", "libopus", "flt", 192_000, rate=48_000),
-}
+}  # fmt: skip
 
 
 def encode(
@@ -61,18 +66,20 @@ def encode(
 ) -> None:
     """Writes a working file as wav (16 bit, dithered), mp3 320k, flac (24 bit), ogg, m4a (AAC 256k) or opus 192k.
 
-    `tags` are written into the file. Raises `ParameterError` for another format, `StorageError` for a full disk.
+    `tags` are written into the file; those that the format has no field for become lines of its comment. The same
+    samples and tags give the same bytes. Raises `ParameterError` for another format, `StorageError` for a full disk.
     """
     if format not in FORMATS:
         raise ParameterError(f"Unknown audio format {format!r}.", f"Use one of: {', '.join(FORMATS)}.")
     how, reporter = FORMATS[format], reporter or Silent()
-    with PcmReader(Path(pcm)) as source, aside(Path(out)) as part, _writing():
-        options = {**BITEXACT, **how.container}
-        with av.open(str(part), "w", format=how.muxer, container_options=options) as container:
-            container.metadata.update(tags or {})
-            stream = _add_audio(container, how, source)
-            for packet in _audio_packets(stream, how, source, reporter):
-                container.mux(packet)
+    with (
+        _readable(pcm) as source, aside(Path(out)) as part, _writing(),
+        av.open(str(part), "w", format=how.muxer, container_options={**BITEXACT, **how.container}) as container,
+    ):  # fmt: skip
+        container.metadata.update(fitting(tags or {}, how.tags))
+        stream = _add_audio(container, how, source)
+        for packet in _audio_packets(stream, how, source, reporter):
+            container.mux(packet)
     reporter.progress(1.0, "encoded")
 
 
@@ -81,33 +88,72 @@ def mux(
 ) -> None:
     """Copies the video track of `video` unchanged and adds `pcm` as AAC 256k, into an mp4 that starts playing at once.
 
-    Raises `AudioError` when `video` has no video track.
+    Tags as in `encode`. Raises `AudioError` when `video` is no video, `NotFoundError` when it is not there.
     """
     how, reporter = FORMATS["m4a"], reporter or Silent()
-    options = {**BITEXACT, "movflags": "+faststart+use_metadata_tags"}
-    with PcmReader(Path(pcm)) as source, aside(Path(out)) as part, _writing(), av.open(str(video)) as picture:
-        if not picture.streams.video:
-            raise AudioError(f"{Path(video).name} has no video track.", "Give the portrait's video.")
-        pictures = picture.streams.video[0]
-        with av.open(str(part), "w", format="mp4", container_options=options) as container:
-            container.metadata.update(tags or {})
-            track = container.add_stream_from_template(pictures)
-            sound = _add_audio(container, how, source)
-            for packet in _in_order(picture.demux(pictures), _audio_packets(sound, how, source, reporter)):
-                if packet.stream is pictures:
-                    packet.stream = track
-                container.mux(packet)
+    options = {**BITEXACT, **FASTSTART}
+    with (
+        _readable(pcm) as source, _video(Path(video)) as (picture, pictures), aside(Path(out)) as part, _writing(),
+        av.open(str(part), "w", format="mp4", container_options=options) as container,
+    ):  # fmt: skip
+        container.metadata.update(fitting(tags or {}, how.tags))
+        track = container.add_stream_from_template(pictures)
+        sound = _add_audio(container, how, source)
+        for packet in _in_order(picture.demux(pictures), _audio_packets(sound, how, source, reporter)):
+            if packet.stream is pictures:
+                packet.stream = track
+            container.mux(packet)
     reporter.progress(1.0, "muxed")
 
 
-class _writing:
-    """FFmpeg's error when writing → one that names the cause."""
+def fitting(tags: Mapping[str, str], fields: frozenset[str] | None) -> dict[str, str]:
+    """The tags that there are fields for; the others as "key: value" lines at the end of the comment.
 
-    def __enter__(self) -> None: ...
+    "encoder" becomes "encoded_by": FFmpeg keeps the first for itself.
+    """
+    tags = {"encoded_by" if k == "encoder" else k: v for k, v in tags.items() if v}
+    if fields is None:
+        return dict(tags)
+    kept = {k: v for k, v in tags.items() if k in fields}
+    others = [f"{k}: {v}" for k, v in tags.items() if k not in fields]
+    comment = "\n".join([*([kept["comment"]] if "comment" in kept else []), *others])
+    return kept | ({"comment": comment} if comment else {})
 
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, av.error.FFmpegError) and not isinstance(error, OSError):
-            raise StorageError(f"Could not write the file: {error}.", "Try another format.") from error
+
+def _readable(pcm: Path) -> PcmReader:
+    if not Path(pcm).is_file():
+        raise NotFoundError(f"There is no file {pcm}.", "Check the path.")
+    source = PcmReader(Path(pcm))
+    if not source.frames:
+        source.close()
+        raise AudioError(f"{Path(pcm).name} holds no sound (0 s).", "Decode or mix it again.")
+    return source
+
+
+@contextlib.contextmanager
+def _video(path: Path) -> Iterator[tuple[Any, Any]]:
+    """(container, its first video track that is no cover picture)."""
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.", "Check the path.")
+    try:
+        container = av.open(str(path.absolute()))
+    except (av.error.FFmpegError, ValueError) as error:
+        raise AudioError(f"{path.name} is not a video that can be read.", "Make the portrait again.") from error
+    with container:
+        if not container.streams.video:
+            raise AudioError(f"{path.name} has no video track.", "Give the portrait's video.")
+        yield container, container.streams.video[0]
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """FFmpeg's errors when writing, other than the disk's own, as ours."""
+    try:
+        yield
+    except av.error.FFmpegError as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise StorageError(f"Could not write the file: {error}.", "Try another format or folder.") from error
 
 
 def _add_audio(container: Any, how: Format, source: PcmReader) -> Any:
