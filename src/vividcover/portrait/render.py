@@ -68,7 +68,7 @@ class Renderer(Protocol):
 
 
 def encode(rendering: Rendering, out: Path, *, fps: int, reporter: Reporter | None = None) -> int:
-    """Writes a silent mp4 (H.264, yuv420p, BT.709) and returns its number of frames. Encoding runs in its own thread."""
+    """Writes a silent mp4 (H.264, yuv420p) and returns its number of frames. Encoding runs in a thread of its own."""
     reporter = reporter or Silent()
     waiting: queue.Queue[Rgb | None] = queue.Queue(AHEAD)
     failed: list[BaseException] = []

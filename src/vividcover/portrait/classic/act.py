@@ -10,13 +10,14 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import maximum_filter1d
 
 from vividcover.portrait.classic.listen import FRAME_RATE, Heard
 
 Curve = NDArray[np.float64]  # [T]
 
 # levels, dB
-RANGE = 30.0  # below the song's loud passages: the mouth's whole travel
+RANGE = 36.0  # below the song's loud passages: the mouth's whole travel
 GATE_ON, GATE_OFF = -30.0, -36.0  # re the loud level: singing begins above the first and ends below the second
 QUIETEST = -62.0  # re full scale: below this nothing is singing
 # times, s
@@ -152,26 +153,32 @@ def articulate(heard: Heard) -> tuple[dict[str, Curve], NDArray[np.bool_]]:
     if not sung.any():
         still = np.zeros(len(voice))
         return {"jaw": still, "part": still, "spread": still, "press": still}, sung
-    level = np.where(sung, voice - loud, -RANGE)
+    level = np.where(sung, voice - loud, -60.0)
     effort = np.clip(level / RANGE + 1, 0, 1.15)
-    drive = 0.45 * effort**1.5 + 0.55 * np.minimum(10 ** (level / 20), 1.25) * sung
+    drive = 0.55 * effort + 0.45 * np.minimum(10 ** (level / 20), 1.25) * sung
     vowel = sung & (level > -20)
     opened = _relative(heard["open"] - heard["murmur"], vowel, 5.0)
     fronted = _relative(heard["front"] - heard["back"], vowel, 7.0)
     hissing = _sigmoid((hiss - voice + 2.0) / 3.0) * sung
-    murmur = _sigmoid((-opened - 1.5) / 0.25) * sung * (1 - hissing)  # m, n: lips or tongue close the mouth
-    jaw = drive * (1 + 0.22 * np.tanh(opened)) * (1 - 0.8 * hissing) * (1 - 0.6 * murmur)
+    murmur = _murmur(heard, level, vowel) * sung * (1 - hissing)
+    jaw = drive * (1 + 0.12 * np.tanh(opened)) * (1 - 0.5 * hissing) * (1 - 0.5 * murmur)
     spread = 0.75 * np.tanh(fronted) * np.clip(effort * 1.4, 0, 1)
-    part = np.clip(
-        0.9 * hissing * np.clip((hiss - loud) / RANGE + 1.2, 0, 1) + 0.25 * np.maximum(spread, 0) * effort, 0, 1
-    )
+    part = 0.9 * hissing * np.clip((hiss - loud) / RANGE + 1.2, 0, 1) + 0.25 * np.maximum(spread, 0) * effort
     press = murmur * 0.8
     ease = {"jaw": COARTICULATION, "part": 0.03, "spread": 0.07, "press": 0.03}
     mouth = {"jaw": jaw, "part": part, "spread": spread, "press": press}
     shut = smooth(sung.astype(float), 0.03, FRAME_RATE) ** 2  # nothing leaks into the gaps
     mouth = {name: smooth(curve, ease[name], FRAME_RATE) * shut for name, curve in mouth.items()}
-    mouth["jaw"] = np.clip(mouth["jaw"], 0, 1.15)
+    mouth["jaw"], mouth["part"] = np.clip(mouth["jaw"], 0, 1.15), np.clip(mouth["part"], 0, 1)
     return mouth, sung
+
+
+def _murmur(heard: Heard, level: Curve, vowel: NDArray[np.bool_]) -> Curve:
+    """0..1: m and n, for which the mouth closes: nearly all energy below 450 Hz, in a dip between louder sounds."""
+    upper = np.maximum(heard["open"], heard["front"] + 6)
+    closed = _relative(heard["murmur"] - upper, vowel, 1.0)
+    around = maximum_filter1d(smooth(level, 0.02, FRAME_RATE), 31)  # loudest within 150 ms
+    return _sigmoid((closed - 9.0) / 1.5) * _sigmoid(around - level - 3.0)
 
 
 def _sigmoid(x: Curve) -> Curve:

@@ -5,6 +5,7 @@ Source: D. P. W. Ellis, "Beat Tracking by Dynamic Programming", Journal of New M
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ def onsets(song: Path, *, reporter: Reporter | None = None) -> Curve:
     window = np.hanning(WINDOW).astype(np.float32)
     bins = np.fft.rfftfreq(WINDOW, 1 / RATE)
     edges = np.geomspace(60.0, 5000.0, BANDS + 1)
-    select = np.stack([(bins >= a) & (bins < max(b, a + 25)) for a, b in zip(edges, edges[1:])], 1).astype(np.float32)
+    select = np.stack([(bins >= a) & (bins < max(b, a + 25)) for a, b in pairwise(edges)], 1).astype(np.float32)
     rows: list[NDArray[np.float32]] = []
     tail = np.zeros(WINDOW // 2, np.float32)
     with PcmReader(song) as file:

@@ -21,28 +21,30 @@ MM = 1 / 170
 UPPER_WIDTHS = np.array([8.5, 6.6, 7.6, 7.0, 6.8, 9.0]) * MM  # crowns from the middle outwards
 LOWER_WIDTHS = np.array([5.3, 5.7, 6.8, 7.0, 7.1, 10.0]) * MM
 UPPER_EDGE = 2.2 * MM  # biting edge below the closed lips' line
-LOWER_EDGE = 0.6 * MM
+LOWER_EDGE = -0.9 * MM
 CROWN = 9.5 * MM  # height of the front teeth
 ARCH = 26.0 * MM  # radius of the dental arch
 SKIN = np.array([0.78, 0.59, 0.49])  # sRGB of average skin in white light, to tell the light's colour
-ENAMEL = np.array([0.93, 0.90, 0.83])
+ENAMEL = np.array([0.95, 0.90, 0.81])
 TONGUE = np.array([0.62, 0.30, 0.29])
 CAVITY = np.array([0.115, 0.035, 0.035])
+OWN_TEETH = 0.62  # brightness re the skin from which on the photo shows teeth between the lips
 CURVE_POINTS = 49
+LIP_LINE = 0.005  # face heights: half the dark line between closed lips
 SHIFT = 4  # fractional bits of polygon coordinates
 
 
 class Mouth:
-    """Draws the mouth's region (`rig.left/top/width/height`) of a still for any pose."""
+    """Draws the mouth's region (`rig.left/top/width/height`) of a cut-out still (RGB and coverage) for any pose."""
 
-    def __init__(self, still: Rgb, face: Face, rig: MouthRig) -> None:
+    def __init__(self, texture: NDArray[np.uint8], face: Face, rig: MouthRig) -> None:
         self.rig = rig
-        region = still[rig.top : rig.top + rig.height, rig.left : rig.left + rig.width]
-        self.still = np.ascontiguousarray(region)
-        self.cell = ((rig.width - 1) / (rig.upper.shape[1] - 1), (rig.height - 1) / (rig.upper.shape[1] - 1))
+        region = texture[rig.top : rig.top + rig.height, rig.left : rig.left + rig.width]
+        self.still = np.ascontiguousarray(region)  # [height, width, 4]
+        self.cell = (rig.width / rig.upper.shape[1], rig.height / rig.upper.shape[1])
         y, x = np.mgrid[0 : rig.height, 0 : rig.width].astype(np.float32)
         self.base_map = np.stack([x, y], -1)
-        self.light = _light(still, face)
+        self.light = _light(texture[..., :3], face)
         self._window()
         self._paint()
 
@@ -71,14 +73,13 @@ class Mouth:
         across = np.clip(1.06 - 0.75 * (u / self.half) ** 2, 0.12, 1)  # darker towards the corners
         self.upper, self.upper_cover = _teeth(u, v, UPPER_WIDTHS, UPPER_EDGE, blur, light, across, True)
         lower, lower_cover = _teeth(u, v, LOWER_WIDTHS, LOWER_EDGE, blur, light, across * 0.82, False)
-        tongue_shape = 1 - (u / (0.72 * self.half)) ** 2 - ((v - 0.075) / 0.068) ** 2
-        groove = 1 - 0.22 * np.exp(-((u / 0.010) ** 2))
-        shine = 0.52 + 0.34 * smoothstep(tongue_shape, 0.0, 0.8) + 0.10 * np.exp(-(((v - 0.035) / 0.02) ** 2))
+        tongue_shape = 1 - (u / (0.80 * self.half)) ** 2 - ((v - 0.012) / 0.062) ** 2
+        groove = 1 - 0.20 * np.exp(-((u / 0.009) ** 2)) * smoothstep(v, -0.05, -0.02)
+        shine = 0.20 + 0.55 * smoothstep(v, -0.055, -0.005)  # darker further back
         tongue = TONGUE * light * (shine * groove)[..., None] * 255
-        cover = smoothstep(tongue_shape, 0.0, 0.22)
+        cover = smoothstep(tongue_shape, 0.0, 0.30)
         mixed = tongue * (1 - lower_cover[..., None]) + lower * lower_cover[..., None]
-        self.lower = mixed.astype(np.float32)
-        self.lower_cover = (1 - (1 - cover) * (1 - lower_cover)).astype(np.float32)
+        self.lower = np.dstack([mixed, 1 - (1 - cover) * (1 - lower_cover)]).astype(np.float32)
         depth = np.clip(1.25 - np.abs(v - 0.03) / 0.12, 0.35, 1)[..., None]
         self.cavity = (CAVITY * light * 255 / depth**0.5).astype(np.float32)
         if self.rig.open_photo:
@@ -93,30 +94,30 @@ class Mouth:
         size = max(3, int(0.012 * rig.frame.size)) | 1
         hole = cv2.erode(hole, np.ones((size, size), np.uint8))
         soft = cv2.GaussianBlur(hole, (0, 0), max(0.8, 0.006 * rig.frame.size))[rows, columns].astype(np.float32) / 255
-        own = self.still[rows, columns].astype(np.float32)
+        own = self.still[rows, columns, :3].astype(np.float32)
+        seen = own.mean(2)[soft > 0.5]
+        if not seen.size or np.percentile(seen, 80) < OWN_TEETH * 255 * float((SKIN * self.light).mean()):
+            return  # the opening is dark: no teeth to keep
         self.upper = own * soft[..., None] + self.upper * (1 - soft[..., None])
         self.upper_cover = np.maximum(self.upper_cover * (1 - soft), soft)
 
-    def draw(self, jaw: float, part: float, spread: float, press: float) -> Rgb:
-        """The region [height, width, 3] uint8 in this pose; with nothing open, the photo itself (or its lips closed)."""
+    def draw(self, jaw: float, part: float, spread: float, press: float) -> NDArray[np.uint8]:
+        """The region [height, width, 4] in this pose; with nothing moved, the photo itself (or its lips closed)."""
         rig = self.rig
-        open_ = min(1.0, max(jaw, part))
         if not rig.open_photo and max(jaw, part, press, abs(spread)) < 1e-3:
             return self.still
+        open_ = min(1.0, max(jaw, part))
         weights = np.array(
             [jaw, part, max(spread, 0.0) * (0.4 + 0.6 * open_), max(-spread, 0.0) * (0.3 + 0.7 * open_), press],
             np.float32,
         )
-        back_upper = expand(
-            invert(rig.base_upper + np.tensordot(weights, rig.upper, 1), self.cell), rig.width, rig.height
-        )
-        back_lower = expand(
-            invert(rig.base_lower + np.tensordot(weights, rig.lower, 1), self.cell), rig.width, rig.height
-        )
+        upper = invert(rig.base_upper + np.tensordot(weights, rig.upper, 1), self.cell)
+        lower = invert(rig.base_lower + np.tensordot(weights, rig.lower, 1), self.cell)
+        back = expand(upper, rig.width, rig.height)
         top, bottom = self._lines(weights)
-        below = self._below((top + bottom) / 2)
-        cv2.copyTo(back_lower, below, back_upper)
-        out = cv2.remap(self.still, self.base_map - back_upper, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        cv2.copyTo(expand(lower, rig.width, rig.height), self._below((top + bottom) / 2), back)
+        source = cv2.subtract(self.base_map, back)
+        out = cv2.remap(self.still, source, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         self._fill(out, top, bottom, jaw)
         return np.asarray(out, np.uint8)
 
@@ -144,24 +145,32 @@ class Mouth:
     def _fill(self, out: NDArray[np.uint8], top: Array, bottom: Array, jaw: float) -> None:
         """Draws what is behind the lips into the opening of `out`."""
         rig, (rows, columns) = self.rig, self.window
-        corner = np.array([columns.start, rows.start], float)
-        height, width = self.u.shape
-        hole = np.zeros((height, width), np.uint8)
-        cv2.fillPoly(hole, [_fixed(np.concatenate([top, bottom[::-1]]) - corner)], 255, cv2.LINE_AA, SHIFT)
-        if not hole.any():
+        size, down = rig.frame.size, rig.frame.down[:2]
+        gap = (bottom - top) @ down / size
+        bottom = bottom + (np.clip(gap / 0.03, 0, 1) * LIP_LINE * size)[:, None] * down  # over the lips' dark line
+        outline = np.concatenate([top, bottom[::-1]])
+        reach = max(3, int(0.035 * size))  # px around the opening
+        low = np.maximum(np.floor(outline.min(0)).astype(int) - reach, [columns.start, rows.start])
+        high = np.minimum(np.ceil(outline.max(0)).astype(int) + reach, [columns.stop, rows.stop])
+        width, height = int(high[0] - low[0]), int(high[1] - low[1])
+        if gap.max() * size < 0.15 or min(width, height) < 3:
             return
-        size = rig.frame.size
+        hole = np.zeros((height, width), np.uint8)
+        cv2.fillPoly(hole, [_fixed(outline - low)], 255, cv2.LINE_AA, SHIFT)
+        x, y = int(low[0] - columns.start), int(low[1] - rows.start)
+        part = (slice(y, y + height), slice(x, x + width))
         drop = rig.moves_lower[0, 5] * jaw
-        move = np.array([[1, 0, drop[0]], [0, 1, drop[1]]])
-        lower = cv2.warpAffine(self.lower, move, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        cover = cv2.warpAffine(self.lower_cover, move, (width, height))[..., None]
-        inside = self.cavity * (1 - cover) + lower * cover
-        inside = inside * (1 - self.upper_cover[..., None]) + self.upper * self.upper_cover[..., None]
-        near = cv2.blur(hole, (max(3, int(0.035 * size)) | 1,) * 2).astype(np.float32) / 255.0
-        shadow = 0.30 + 0.70 * np.clip((near - 0.35) / 0.6, 0, 1)
+        move = np.array([[1, 0, drop[0] - x], [0, 1, drop[1] - y]])
+        lower = cv2.warpAffine(self.lower, move, (width, height), borderMode=cv2.BORDER_REPLICATE)  # RGB and coverage
+        inside = self.cavity[part]
+        inside = inside + (lower[..., :3] - inside) * lower[..., 3:]
+        inside = inside + (self.upper[part] - inside) * self.upper_cover[part][..., None]
+        near = cv2.blur(hole, (reach | 1, reach | 1)).astype(np.float32) / 255.0
+        near = np.roll(near, max(1, int(0.010 * size)), axis=0)  # the upper lip throws the shadow
+        shadow = 0.30 + 0.70 * np.clip((near - 0.30) / 0.6, 0, 1)
         alpha = cv2.GaussianBlur(hole, (3, 3), 0.6).astype(np.float32)[..., None] / 255.0
-        piece = out[rows, columns]
-        piece[:] = (piece * (1 - alpha) + inside * shadow[..., None] * alpha + 0.5).astype(np.uint8)
+        piece = out[low[1] : high[1], low[0] : high[0], :3]
+        piece[:] = piece + (inside * shadow[..., None] - piece) * alpha + 0.5
 
 
 def _fixed(points: Array) -> NDArray[np.int32]:
@@ -199,7 +208,7 @@ def _teeth(
     distance = (limit - v) if upper else (v - limit)  # > 0 inside the crown
     cover = smoothstep(distance, -blur, blur)
     gum = smoothstep(distance, CROWN - 1.5 * MM, CROWN)
-    line = 1 - 0.30 * np.exp(-((gap / (0.35 * MM)) ** 2))
+    line = 1 - 0.20 * np.exp(-((gap / (0.35 * MM)) ** 2))
     bulge = 0.93 + 0.07 * np.sin(np.pi * inside)
     edge_tone = 0.90 + 0.10 * smoothstep(distance, 0, 2.5 * MM)
     shade = (line * bulge * edge_tone * across)[..., None]

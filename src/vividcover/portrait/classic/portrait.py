@@ -46,7 +46,7 @@ def portrait(
     """Makes the person on `still` sing `vocals` (a working file): a silent mp4 of exactly round(seconds * fps) frames.
 
     `beat` is the working file whose beat moves camera and light. Returns a report (size, frames, face, beats, notes).
-    Raises `ImageError` where the still has no usable face, `ParameterError`, `WeightsError`, `StorageError`, `Canceled`.
+    Raises `ImageError` (no usable face), `ParameterError`, `WeightsError`, `StorageError`, `Canceled`.
     """
     reporter = reporter or Silent()
     if not 1 <= fps <= 60:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vividcover.portrait.faces import CHIN, FOREHEAD, LEFT_CHEEK, LEFT_EYE, RIGHT_CHEEK, RIGHT_EYE, Face
+from vividcover.portrait.faces import CHIN, FOREHEAD, LEFT_CHEEK, LEFT_EYE, RIGHT_CHEEK, RIGHT_EYE, Face, Rgb
 
 Array = NDArray[np.float64]
 Field = NDArray[np.float32]  # [h, w, 2] displacement in px
@@ -32,12 +32,12 @@ HINGES = (132, 361)  # skin over the jaw's joints, below the ears
 # how far things go
 JAW_ANGLE = 0.235  # radians of jaw rotation at jaw = 1: about 0.11 face heights between the lips
 CORNER_FOLLOW = 0.42  # how much of the jaw's movement the corners of the mouth follow
-UPPER_RAISE = 0.016  # upper lip, at jaw = 1
+UPPER_RAISE = 0.020  # upper lip, at jaw = 1
 PART_UP, PART_DOWN = 0.016, 0.022  # lips drawn off the teeth at part = 1
-SPREAD_OUT, ROUND_IN = 0.024, 0.036  # corners, at spread = 1 and -1
+SPREAD_OUT, ROUND_IN = 0.024, 0.028  # corners, at spread = 1 and -1
 PRESS_IN = 0.010  # lips rolled in
-OPEN_PHOTO = 0.030  # lips further apart than this in the photo show a real opening
-GRID = 88  # cells a side of the displacement grids
+OPEN_PHOTO = 0.018  # lips further apart than this in the photo show a real opening
+GRID = 80  # cells a side of the displacement grids
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,9 @@ class MouthRig:
     open_photo: bool
 
 
-def mouth_rig(face: Face, height: int, width: int) -> MouthRig:
-    """Builds the rig of a face in a picture of the given size."""
+def mouth_rig(face: Face, still: Rgb) -> MouthRig:
+    """Builds the rig of a face in its picture."""
+    height, width = still.shape[:2]
     frame = face_frame(face)
     points = face.landmarks[:, :2].astype(float)
     local = frame.local(face.landmarks)
@@ -151,6 +152,8 @@ def mouth_rig(face: Face, height: int, width: int) -> MouthRig:
     gap = float(((lower_line - upper_line) @ down2).max() / size)
     open_photo = gap > OPEN_PHOTO
     centre_line = (upper_line + lower_line) / 2
+    if not open_photo:
+        centre_line = _dark_line(still, centre_line, frame)
     seam_u, seam_l = (upper_line, lower_line) if open_photo else (centre_line, centre_line)
     shut_u = centre_line - seam_u
     shut_l = centre_line - seam_l
@@ -162,6 +165,23 @@ def mouth_rig(face: Face, height: int, width: int) -> MouthRig:
         frame, left, top, right - left, bottom - top, sheets[0][0], sheets[1][0], seam_u - corner, seam_l - corner,
         sheets[0][1], sheets[1][1], sheets[0][2], sheets[1][2], (shut_u, shut_l), gap, open_photo,
     )  # fmt: skip
+
+
+def _dark_line(still: Rgb, line: Array, frame: Frame3) -> Array:
+    """The line between closed lips, moved onto the photo's own dark line, [11, 2] px."""
+    reach = np.linspace(-0.022, 0.022, 23)  # face heights
+    fine = curve(line, 41)
+    at = fine[:, None] + reach[None, :, None] * frame.down[:2] * frame.size
+    gray = cv2.GaussianBlur(cv2.cvtColor(still, cv2.COLOR_RGB2GRAY), (0, 0), max(0.6, 0.004 * frame.size))
+    level = cv2.remap(gray, at.astype(np.float32), None, cv2.INTER_LINEAR).astype(float)
+    level -= level.mean(1, keepdims=True)
+    best = reach[np.argmin(level / (level.std() + 1e-6) + (reach / 0.016) ** 2, axis=1)]
+    padded = np.pad(best, 4, mode="edge")
+    middle = np.array([np.median(padded[k : k + 9]) for k in range(len(best))])
+    move = np.convolve(np.pad(middle, 3, mode="edge"), np.ones(7) / 7, "valid")
+    ends = np.minimum(1.0, np.minimum(np.arange(41), 40 - np.arange(41)) / 5)
+    moved = fine + (move * ends)[:, None] * frame.down[:2] * frame.size
+    return np.asarray(moved[::4])
 
 
 def _sheet(
@@ -200,8 +220,8 @@ def _sheet(
         ]
     )  # [K + 1, N, 2]
     inside = (where[:, 0] > left - size) & (where[:, 0] < right + size) & (where[:, 1] < bottom + size)
-    xs = np.linspace(left, right - 1, GRID)
-    ys = np.linspace(top, bottom - 1, GRID)
+    xs = left + (np.arange(GRID) + 0.5) * (right - left) / GRID - 0.5
+    ys = top + (np.arange(GRID) + 0.5) * (bottom - top) / GRID - 0.5
     grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
     flat = values[:, inside].transpose(1, 0, 2).reshape(int(inside.sum()), -1)
     field = thin_plate(where[inside], flat, grid).reshape(GRID, GRID, len(SHAPES) + 1, 2).transpose(2, 0, 1, 3)
@@ -223,7 +243,7 @@ def _fade(frame: Frame3, grid: Array, box: tuple[int, int, int, int]) -> Array:
     left, top, right, bottom = box
     x, y = grid[..., 0], grid[..., 1]
     edge = np.minimum(np.minimum(x - left, right - 1 - x), np.minimum(y - top, bottom - 1 - y))
-    return smoothstep(edge, 0.0, 0.07 * frame.size)
+    return smoothstep(edge, max(1.0, (right - left) / GRID), 0.07 * frame.size)  # the outermost cells are still
 
 
 def _neck(frame: Frame3, local: Array, points: Array, moves: Array) -> tuple[Array, Array]:
@@ -284,32 +304,26 @@ def _jaw_weight(local: Array, half: float, upper: bool) -> Array:
     wide = float(np.abs(local[[172, 397], 0]).mean())  # corners of the jaw
     line = -0.10 * smoothstep(np.abs(x), half, wide)  # the border rises towards the ears
     weight = smoothstep(y - line, -0.055, 0.125)
-    if upper:
-        for k in {*UPPER_OUTER, *UPPER_INNER, *UPPER_RINGS[0], *UPPER_RINGS[1]}:
-            weight[k] = 0.0
-    else:
-        for k in {*LOWER_OUTER, *LOWER_INNER, *LOWER_RINGS[0], *LOWER_RINGS[1]}:
-            weight[k] = 1.0
-    lips = sorted({*UPPER_OUTER, *UPPER_INNER, *LOWER_OUTER, *LOWER_INNER, *sum(UPPER_RINGS + LOWER_RINGS, ())})
-    across = np.clip(np.abs(x[lips]) / half, 0, 1)
-    profile = (1 - across**2) ** 0.62
-    goal = CORNER_FOLLOW * (across**3) if upper else CORNER_FOLLOW + (1 - CORNER_FOLLOW) * profile
-    weight[lips] = goal if upper else goal * weight[lips] + (1 - weight[lips]) * goal
+    for ring in (UPPER_OUTER, UPPER_INNER, *UPPER_RINGS) if upper else (LOWER_OUTER, LOWER_INNER, *LOWER_RINGS):
+        weight[list(ring)] = _lip_profile(x[list(ring)], upper, closed=len(ring) == 11)
+    weight[list(CORNERS)] = CORNER_FOLLOW
     return np.asarray(weight)
 
 
+def _lip_profile(x: Array, upper: bool, closed: bool) -> Array:
+    """How much the points of one ring of a lip follow the jaw; a ring that ends in the corners is `closed`."""
+    across = np.abs(x) / (np.abs(x[[0, -1]]).mean() * (1.0 if closed else 1.12))
+    rounded = np.sqrt(np.clip(1 - across**2, 0, 1)) ** 1.25
+    return CORNER_FOLLOW * ((1 - rounded) ** 1.5 if upper else 1 + (1 / CORNER_FOLLOW - 1) * rounded)
+
+
 def expand(grid: NDArray[np.float32], width: int, height: int) -> Field:
-    """A grid's field at every pixel of the region; the grid's first and last cells lie on the border pixels."""
-    cells = grid.shape[0]
-    sx, sy = (cells - 1) / max(width - 1, 1), (cells - 1) / max(height - 1, 1)
-    matrix = np.array([[sx, 0, 0], [0, sy, 0]], np.float64)
-    out: Field = cv2.warpAffine(
-        grid, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-    )
+    """A grid's field at every pixel of the region; the grid's points are the middles of its cells."""
+    out: Field = cv2.resize(grid, (width, height), interpolation=cv2.INTER_LINEAR)
     return out
 
 
-def invert(field: NDArray[np.float32], cell: tuple[float, float], steps: int = 5) -> NDArray[np.float32]:
+def invert(field: NDArray[np.float32], cell: tuple[float, float], steps: int = 4) -> NDArray[np.float32]:
     """Where each grid point comes from: B with B(q) = D(q - B(q)). `field` [G, G, 2] px, `cell` = px a cell (x, y)."""
     height, width = field.shape[:2]
     base = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)

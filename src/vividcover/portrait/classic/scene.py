@@ -47,20 +47,21 @@ def fill_behind(rgb: Rgb, matte: Plane) -> Rgb:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Movement per unit on the coarse grid [h, w] or [h, w, 2], px."""
+    """Movement per unit on a coarse grid: its points are the middles of cells of `STEP` px, one cell beyond the picture.
+
+    `layers` [h, w, 4]: 1 = moves with the head; depth towards the camera in px; breath and brow, px along `down`.
+    """
 
     grid: NDArray[np.float32]  # [h, w, 2] px: where the grid's points are
-    head: NDArray[np.float32]  # [h, w] 1 = moves with the head
-    depth: NDArray[np.float32]  # [h, w] px towards the camera from the neck's axis
-    breath: NDArray[np.float32]  # [h, w, 2] px
-    brow: NDArray[np.float32]  # [h, w, 2] px
+    layers: NDArray[np.float32]
     pivot: NDArray[np.float32]  # [2] px
+    down: NDArray[np.float32]  # [2] the face's own direction
 
 
 def movement(face: Face, frame: Frame3, matte: Plane) -> Fields:
     height, width = matte.shape
-    xs = np.minimum(np.arange(0, width + STEP, STEP), width + STEP).astype(np.float64)
-    ys = np.minimum(np.arange(0, height + STEP, STEP), height + STEP).astype(np.float64)
+    xs = (np.arange(-1, -(-width // STEP) + 1) + 0.5) * STEP - 0.5
+    ys = (np.arange(-1, -(-height // STEP) + 1) + 0.5) * STEP - 0.5
     grid = np.stack(np.meshgrid(xs, ys), -1)
     size, across, down = frame.size, frame.across[:2], frame.down[:2]
     flat = (grid - frame.origin[:2]) / size
@@ -68,13 +69,11 @@ def movement(face: Face, frame: Frame3, matte: Plane) -> Fields:
     head = 1 - smoothstep(v, 0.22, 0.85)  # chin at about 0.27, shoulders at about 0.8
     head *= 1 - 0.35 * smoothstep(np.abs(u), 0.55, 1.1) * smoothstep(v, -0.2, 0.6)  # long hair hangs
     small = cv2.resize(matte, (len(xs), len(ys)), interpolation=cv2.INTER_AREA)
-    depth = _depth(face, frame, grid, small)
-    shoulders = smoothstep(v, 0.35, 1.0)
     edge = smoothstep((height - grid[..., 1]) / size, 0.0, 0.5)  # the picture's border stays where it is
-    breath = -(shoulders * edge * BREATH_RISE * size)[..., None] * np.array([0.0, 1.0])
-    brow = _brow(face, frame, grid)
+    breath = -smoothstep(v, 0.35, 1.0) * edge * BREATH_RISE * size
+    layers = np.stack([head, _depth(face, frame, grid, small), breath, _brow(face, frame, grid)], -1)
     pivot = frame.origin[:2] + down * PIVOT * size
-    return Fields(*(np.asarray(f, np.float32) for f in (grid, head, depth, breath, brow, pivot)))
+    return Fields(*(np.asarray(f, np.float32) for f in (grid, layers, pivot, down)))
 
 
 def _depth(face: Face, frame: Frame3, grid: Array, matte: Plane) -> Array:
@@ -83,7 +82,7 @@ def _depth(face: Face, frame: Frame3, grid: Array, matte: Plane) -> Array:
     towards = -(face.landmarks[:, 2].astype(float) - float(face.landmarks[[234, 454], 2].mean()))
     height, width = grid.shape[:2]
     total, weight = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
-    at = np.clip(np.round(points / STEP).astype(int), 0, [width - 1, height - 1])
+    at = np.clip(np.floor(points / STEP).astype(int) + 1, 0, [width - 1, height - 1])
     np.add.at(total, (at[:, 1], at[:, 0]), towards)
     np.add.at(weight, (at[:, 1], at[:, 0]), 1.0)
     outline = matte < 0.3
@@ -104,7 +103,7 @@ def _brow(face: Face, frame: Frame3, grid: Array) -> Array:
     for chosen in ((70, 63, 105, 66, 107, 46, 53, 52, 65, 55), (300, 293, 334, 296, 336, 276, 283, 282, 295, 285)):
         away = np.min([np.hypot(*(grid - points[k]).transpose(2, 0, 1)) for k in chosen], axis=0) / frame.size
         total = np.maximum(total, np.exp(-((away / 0.055) ** 2)))
-    return np.asarray(-(total * BROW_RAISE * frame.size)[..., None] * frame.down[:2])
+    return np.asarray(-total * BROW_RAISE * frame.size)
 
 
 class Scene:
@@ -114,9 +113,9 @@ class Scene:
         self.height, self.width = still.shape[:2]
         self.frame = face_frame(face)
         self.plate = fill_behind(still, matte)
-        self.texture = np.dstack([still, np.round(matte * 255).astype(np.uint8)])
+        self.texture = np.dstack([still, np.round(_with_face(matte, face) * 255).astype(np.uint8)])
         self.fields = movement(face, self.frame, matte)
-        self.mouth = Mouth(still, face, mouth_rig(face, self.height, self.width))
+        self.mouth = Mouth(self.texture, face, mouth_rig(face, still))
         self.eyes = [Eye(still, face, self.frame, points) for points in (RIGHT, LEFT)]
         self.glow, self.pulse = _lights(self.plate, matte)
         rows = np.flatnonzero((matte > 0.004).any(1))
@@ -136,7 +135,7 @@ class Scene:
     def _expression(self, pose: dict[str, float]) -> None:
         """Mouth and eyes, drawn into the person's texture in place."""
         rig = self.mouth.rig
-        region = self.texture[rig.top : rig.top + rig.height, rig.left : rig.left + rig.width, :3]
+        region = self.texture[rig.top : rig.top + rig.height, rig.left : rig.left + rig.width]
         region[:] = self.mouth.draw(pose["jaw"], pose["part"], pose["spread"], pose["press"])
         for eye in self.eyes:
             drawn = eye.draw(pose["lid"], pose["gaze_x"], pose["gaze_y"])
@@ -163,45 +162,46 @@ class Scene:
 
     def _person(self, out: Rgb, pose: dict[str, float]) -> None:
         """Warps the person by head, breath and brows, and lays them over `out`."""
-        fields = self.fields
         scale, x, y = self._camera(pose, 1.0)
         left, top, right, bottom = self.box
-        a, b, c, d = left // STEP, top // STEP, -(-right // STEP) + 1, -(-bottom // STEP) + 1
-        at = fields.grid[b:d, a:c] * np.float32(scale) + np.array([x, y], np.float32)
+        a, b, c, d = left // STEP, top // STEP, -(-right // STEP) + 2, -(-bottom // STEP) + 2
+        at = self.fields.grid[b:d, a:c] * np.float32(scale) + np.array([x, y], np.float32)
         back = self._moves(at, pose)
         coarse = at - self._moves(at - back, pose)
-        matrix = np.array([[1 / STEP, 0, 0], [0, 1 / STEP, 0]])
-        maps = cv2.warpAffine(
-            coarse, matrix, (right - left, bottom - top),
-            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-        )  # fmt: skip
-        person = cv2.remap(self.texture, maps, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        size = ((c - a) * STEP, (d - b) * STEP)
+        maps = cv2.resize(coarse, size, interpolation=cv2.INTER_LINEAR)
+        maps = maps[STEP : STEP + bottom - top, STEP : STEP + right - left]
+        whole, fraction = cv2.convertMaps(maps, None, cv2.CV_16SC2)
+        person = cv2.remap(self.texture, whole, fraction, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
         cover = cv2.cvtColor(person[..., 3], cv2.COLOR_GRAY2RGB)
         colour = cv2.cvtColor(person, cv2.COLOR_RGBA2RGB)
         region = out[top:bottom, left:right]
-        region[:] = cv2.add(
-            cv2.multiply(colour, cover, scale=1 / 255), cv2.multiply(region, cv2.bitwise_not(cover), scale=1 / 255)
-        )
+        far = cv2.multiply(region, cv2.bitwise_not(cover), scale=1 / 255)
+        cv2.add(cv2.multiply(colour, cover, scale=1 / 255), far, region)
 
     def _moves(self, at: NDArray[np.float32], pose: dict[str, float]) -> NDArray[np.float32]:
         """Displacement [h, w, 2] px of the still's points `at`."""
         fields, size = self.fields, np.float32(self.frame.size)
-        index = at / np.float32(STEP)
-
-        def look(field: NDArray[np.float32]) -> NDArray[np.float32]:
-            found = cv2.remap(field, index, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            return np.asarray(found, np.float32)
-
+        index = at / np.float32(STEP) + np.float32(0.5 + 0.5 / STEP)
+        layers = cv2.remap(fields.layers, index, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        head, depth, breath, brow = layers[..., 0], layers[..., 1], layers[..., 2], layers[..., 3]
         yaw, pitch, roll = (np.float32(np.radians(pose[k])) for k in ("yaw", "pitch", "roll"))
         arm = at - fields.pivot
-        depth, head = look(fields.depth), look(fields.head)
-        dx = yaw * depth - roll * arm[..., 1] + np.float32(pose["x"]) * size
-        dy = pitch * depth + roll * arm[..., 0] + np.float32(pose["y"]) * size
-        out = np.stack([dx, dy], -1) * head[..., None]
-        return np.asarray(
-            out + look(fields.breath) * np.float32(pose["breath"]) + look(fields.brow) * np.float32(pose["brow"]),
-            np.float32,
-        )
+        own = breath * np.float32(pose["breath"]) + brow * np.float32(pose["brow"])
+        dx = head * (yaw * depth - roll * arm[..., 1] + np.float32(pose["x"]) * size) + own * fields.down[0]
+        dy = head * (pitch * depth + roll * arm[..., 0] + np.float32(pose["y"]) * size) + own * fields.down[1]
+        return np.stack([dx, dy], -1)
+
+
+def _with_face(matte: Plane, face: Face) -> Plane:
+    """The matte with the whole face inside it, whatever the segmentation said."""
+    oval = cv2.convexHull(np.round(face.landmarks[:, :2]).astype(np.int32))
+    inside = np.zeros(matte.shape, np.uint8)
+    cv2.fillConvexPoly(inside, oval, 255)
+    sigma = max(1.0, 0.02 * face.h)
+    inside = cv2.erode(inside, np.ones((3, 3), np.uint8), iterations=max(1, round(sigma)))
+    soft = cv2.GaussianBlur(inside, (0, 0), sigma).astype(np.float32) / 255.0
+    return np.asarray(np.maximum(matte, soft), np.float32)
 
 
 def _lights(plate: Rgb, matte: Plane) -> tuple[Rgb, float]:
