@@ -135,7 +135,8 @@ def _inputs(schema: type[Inputs]) -> str:
         if info.is_required():
             said = "**required**"
         else:
-            said = "" if default in (None, PydanticUndefined) else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+            shown = str(default).lower() if isinstance(default, bool) else default
+            said = "" if default in (None, PydanticUndefined) else f"`{shown}`"
         rows.append((f"`{name}`", kind, said, _range(info.metadata), info.description or ""))
     return _table(("Input", "Type", "Default", "Range", "What it is"), rows)
 
@@ -297,9 +298,14 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     return "\n".join(lines)
 
 
+def _there(path: str) -> str:
+    page = DOCS / path
+    return page.read_text(encoding="utf-8") if page.is_file() else ""
+
+
 def main() -> int:
     made = pages()
-    stale = [p for p, text in made.items() if not (DOCS / p).is_file() or (DOCS / p).read_text(encoding="utf-8") != text]
+    stale = [path for path, text in made.items() if _there(path) != text]
     if "--check" in sys.argv[1:]:
         if stale:
             sys.stderr.write(f"Not up to date: {', '.join(stale)}. Run: python docs/make_model_pages.py\n")
