@@ -46,7 +46,7 @@ class Photo:
     sharpness: float
     notes: tuple[str, ...]
 
-    def rgb(self) -> NDArray[np.uint8]:
+    def rgb(self) -> NDArray[Any]:
         """uint8 [H, W, 3]."""
         with Image.open(self.path) as image:
             return np.asarray(image.convert("RGB"))
@@ -179,7 +179,7 @@ def _our_limits() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def open_photo(file: Path) -> tuple[NDArray[np.uint8], tuple[int, int], list[str]]:
+def open_photo(file: Path) -> tuple[NDArray[Any], tuple[int, int], list[str]]:
     """(upright sRGB uint8 [H,W,3] of at most 1536 px, size as given, notes). Raises `ImageError`."""
     head = file.read_bytes()[:32] if file.stat().st_size < 64 else _head(file)
     if not head:
@@ -250,7 +250,7 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     return turned
 
 
-def _srgb(image: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
+def _srgb(image: Image.Image, notes: list[str]) -> NDArray[Any]:
     """Any mode to sRGB uint8 [H,W,3]; transparency lies on neutral grey."""
     if image.mode.startswith(("I", "F")):
         values = np.asarray(image, np.float64)
@@ -278,13 +278,13 @@ def _srgb(image: Image.Image, notes: list[str]) -> NDArray[np.uint8]:
     return np.array(image.convert("RGB"), np.uint8)
 
 
-def difference_hash(grey: NDArray[np.uint8]) -> NDArray[np.bool_]:
+def difference_hash(grey: NDArray[Any]) -> NDArray[np.bool_]:
     """256 bits: is each of 16 x 17 cells brighter than its neighbour (perceptual hash)."""
     small = cv2.resize(grey, (HASH_SIDE + 1, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
     return np.asarray(small[:, 1:] > small[:, :-1]).ravel()
 
 
-def sharpness(grey: NDArray[np.uint8]) -> float:
+def sharpness(grey: NDArray[Any]) -> float:
     """Variance of the Laplacian at about 512 px (Pech-Pacheco et al. 2000)."""
     scale = 512 / max(grey.shape)
     small = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA) if scale < 1 else grey

@@ -9,6 +9,7 @@ He et al. 2010). Colours are decontaminated by blur fusion (Forte 2021). All ima
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from vividcover.portrait.faces import Face
 
-F32 = NDArray[np.float32]
+F32 = NDArray[Any]  # float32 unless a docstring says otherwise
 OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
         150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # face contour of the 468-point mesh  # fmt: skip
 
@@ -33,6 +34,8 @@ class MatteNumbers:
     prior: float = 0.03  # weight of the net's word before a textured background (squared sRGB per squared alpha)
     prior_plain: float = 0.003  # and before a plain one
     plain_std: float = 0.022  # a backdrop whose residual is below this is "plain" (sRGB 0..1)
+    envelope: float = 0.014  # nothing may stick out of the net's edge by much more than this
+    envelope_plain: float = 0.05  # the same before a plain backdrop
     guided_radius: float = 0.022
     guided_eps: float = 2e-5
     sure: float = 0.90  # of the net's matte
@@ -65,7 +68,9 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
     plain = backdrop_spread(image, sure_bg) < n.plain_std
     if not plain:
         sure_fg, sure_bg = trimap(coarse, face, size, n, n.band_out_hair)
-    weight = n.prior_plain if plain else n.prior
+    ys = np.arange(image.shape[0], dtype=np.float32)[:, None]
+    cloth = np.clip((ys - float(face.landmarks[152, 1])) / (0.5 * size), 0, 1)  # clothes: colours often recur behind
+    weight = np.broadcast_to(n.prior_plain + (n.prior - n.prior_plain) * (cloth if plain else 1.0), coarse.shape)
     prior = coarse if plain else guided(image, coarse, max(2, round(n.guided_radius * size * 1.5)), 1e-4)
     first, _ = sample_matte(image, prior, sure_fg, sure_bg, size, weight, plain)
     radius = max(2, round(n.guided_radius * size))
@@ -76,11 +81,12 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
     refined = guided(image, second, max(2, radius // 2), n.guided_eps) * doubt + second * (1 - doubt)
     candidates = {
         "sampled": refined,
-        "guided": guided(image, coarse, radius * 2, 1e-4),
+        "guided": guided(image, coarse, max(2, radius), 1e-4),
     }
     scored = {}
     for name, matte in candidates.items():
         alpha = tidy(matte, sure_fg, sure_bg, face)
+        alpha = np.minimum(alpha, envelope(coarse, (n.envelope_plain if plain else n.envelope) * size))
         colours, residual = decontaminate(image, alpha, size)
         scored[name] = (score(alpha, residual, size), alpha, colours)
     best = max(scored, key=lambda k: (scored[k][0], k))
@@ -90,7 +96,7 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
 
 def keep_person(matte: F32, face: Face, tail: int) -> F32:
     """Drops parts of the matte that do not hang together with the face (other people, islands, thin tails)."""
-    solid = (matte > 0.4).astype(np.uint8)
+    solid = (matte > 0.7).astype(np.uint8)
     shrink = max(1, tail // 8)  # the opening runs on a smaller picture: it is about big shapes
     small = cv2.resize(solid, (solid.shape[1] // shrink, solid.shape[0] // shrink), interpolation=cv2.INTER_AREA)
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * (tail // shrink) + 1,) * 2)
@@ -129,6 +135,14 @@ def trimap(
     return fg | (oval > 0), bg & (oval == 0)
 
 
+def envelope(coarse: F32, reach: float) -> F32:
+    """1 inside the net's outline, falling to 0 within about two `reach` (px) outside it. float32 [H,W]."""
+    side = 2 * max(1, round(reach)) + 1
+    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
+    grown = cv2.dilate((coarse > 0.5).astype(np.float32), disk)
+    return np.clip(cv2.GaussianBlur(grown, (0, 0), max(0.8, reach * 0.8)) * 1.15, 0, 1)
+
+
 def pooled(image: F32, mask: NDArray[np.bool_], sigma: float) -> F32:
     """Mean colour of the masked pixels around each pixel (normalised convolution), float32 [H,W,3]."""
     step = max(1, int(sigma / 4))
@@ -165,7 +179,7 @@ def nearest_colours(image: F32, mask: NDArray[np.bool_]) -> F32:
 
 
 def sample_matte(
-    image: F32, prior: F32, fg: NDArray[np.bool_], bg: NDArray[np.bool_], size: float, weight: float, plain: bool
+    image: F32, prior: F32, fg: NDArray[np.bool_], bg: NDArray[np.bool_], size: float, weight: F32, plain: bool
 ) -> tuple[F32, F32]:
     """(alpha, doubt) float32 [H,W]: the best mix of sampled colours for every pixel that is neither fg nor bg."""
     soft = cv2.bilateralFilter(image, 5, 0.06, 2.0)
@@ -186,7 +200,7 @@ def sample_matte(
     backs = [pooled(soft, bg, s * size)[rows, cols] for s in (0.04, 0.15)]
     if not plain:
         backs += [shifted(near_b, dy, dx) for dy, dx in ((0, 0), (shift, 0), (-shift, 0))]
-    here, guess = image[rows, cols], prior[rows, cols]
+    here, guess, pull = image[rows, cols], prior[rows, cols], weight[rows, cols]
     best = np.full(rows.size, np.inf, np.float32)
     found, trust = guess.copy(), np.zeros(rows.size, np.float32)
     for front in fronts:
@@ -195,7 +209,7 @@ def sample_matte(
             length = (line * line).sum(1) + 1e-4
             mix = np.clip(((here - back) * line).sum(1) / length, 0, 1)
             residual = ((here - back - mix[:, None] * line) ** 2).sum(1)
-            cost = residual + weight * (mix - guess) ** 2 + 2e-4 / (length + 0.01)
+            cost = residual + pull * (mix - guess) ** 2 + 2e-4 / (length + 0.01)
             better = cost < best
             best[better], found[better], trust[better] = cost[better], mix[better], length[better]
     alpha[rows, cols] = found

@@ -8,6 +8,7 @@ pixels.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def generate(
     asked = read_prompt(prompt, trigger_word=str(trained.info.get("trigger_word", "")))
     if trained.info["type"] == "style":
         return _in_style(trained, asked, seed, width, height, lora_scale, reporter)
-    rng = np.random.default_rng([seed, 1])
+    rng = np.random.default_rng([seed, zlib.crc32(asked.scene.encode()), 1])
     chosen, placing, notes = choose(trained, asked, width, height, rng)
     reporter.progress(0.1, f"placing {chosen['photo']}")
     scene = paint(asked, width, height, seed, placing.face)
@@ -92,7 +93,7 @@ def choose(
     """The photo that suits prompt and frame best; the seed decides between equals."""
     best: tuple[float, dict[str, Any], Placing] | None = None
     placings = int(rng.integers(1 << 30))
-    luck = rng.uniform(0, 0.16, len(model.info["cutouts"]))
+    luck = rng.uniform(0, 0.24, len(model.info["cutouts"]))
     wanted = FACE[asked.framing or "portrait"]
     for entry, chance in zip(model.info["cutouts"], luck):
         points = model.array(entry["landmarks"])
@@ -105,6 +106,7 @@ def choose(
         value -= 0.9 * abs(np.log(shown / wanted)) if asked.framing else 0.35 * max(0.0, np.log(shown / 0.42))
         value -= 0.5 * max(0.0, placing.scale - 1.0)
         value -= 0.10 * min(entry["side_cut"], 3.0) + 1.2 * (placing.bottom_gap > 1.0)
+        value -= 0.0 if entry["plain_backdrop"] else 0.12  # its edges are better
         value -= 0.012 * max(0.0, abs(entry["yaw"]) - 12)
         if best is None or value > best[0]:
             best = (value, entry, placing)

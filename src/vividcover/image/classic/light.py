@@ -19,6 +19,9 @@ from vividcover.image.classic.scene_tools import F32, Lighting, luma, smooth
 SKIN = (50, 101, 118, 280, 330, 347, 205, 425, 187, 411, 151, 9, 108, 337, 36, 266)  # cheeks and forehead
 
 
+FACE_LEVEL = 0.84  # of what a scene asks for: leaves the film curve room for the face's modelling
+
+
 @dataclass(frozen=True, slots=True)
 class Person:
     """The cut-out in the still's pixels: linear colours [H,W,3], alpha [H,W], landmarks [468,3], face height px."""
@@ -62,7 +65,7 @@ def normals(person: Person) -> F32:
     cols, rows = points[inside, 0].astype(int), points[inside, 1].astype(int)
     np.add.at(weight, (rows, cols), 1.0)
     np.add.at(depth, (rows, cols), -points[inside, 2])
-    sigma = max(1.0, 0.045 * fh)
+    sigma = max(1.0, 0.06 * fh)
     total = np.zeros_like(depth)
     norm = np.zeros_like(weight)
     for factor, share in ((1.0, 1.0), (3.0, 0.02)):
@@ -110,22 +113,26 @@ def relight(person: Person, light: Lighting, skin: F32 | None, reach: float) -> 
     if skin is not None:
         base = base * np.clip((skin / here) ** 0.6, 0.75, 1.35)
     own = np.clip(weights[0] + n @ weights[1:], 0.45, 1.8)
-    flat = base / (own ** (0.75 * light.contrast))[..., None]
-    knee = 1.15  # the photo's highlights are compressed: the scene brings its own
-    flat = np.where(flat > knee, knee + (flat - knee) / (1 + 0.8 * (flat - knee)), flat)
+    flat = base / (own ** (0.35 * light.contrast))[..., None]
+    knee = 1.6  # the photo's highlights are compressed: the scene brings its own
+    above = np.maximum(flat - knee, 0)
+    flat = np.minimum(flat, knee) + above / (1 + 0.8 * above)
     direction = np.asarray(light.key_from, np.float32)
     direction = direction / np.linalg.norm(direction)
     lambert = np.clip((n @ direction + 0.25) / 1.25, 0, 1)
     facing = (1 - light.contrast) + light.contrast * lambert**1.2
     sky = 0.75 + 0.25 * np.clip(-n[..., 1], -1, 1)
-    illumination = facing[..., None] * light.key + sky[..., None] * light.ambient * 0.55
+    key = 0.65 * light.key + 0.35 * luma(light.key)  # skin stays skin
+    illumination = facing[..., None] * key + sky[..., None] * light.ambient * 0.55
+    broad = cv2.resize(cv2.GaussianBlur(cv2.resize(n, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), (0, 0),
+                                        max(1.0, 0.02 * person.face_height)), (n.shape[1], n.shape[0]))  # fmt: skip
     for side, rim in ((-1.0, light.rim_left), (1.0, light.rim_right)):
-        wash = np.clip(n @ (np.array([side, -0.15, -0.15], np.float32) / 1.02), 0, 1) ** 1.5
-        illumination = illumination + 0.55 * wash[..., None] * rim
+        wash = np.clip((broad @ np.array([side, -0.15, -0.1], np.float32) - 0.25) / 0.75, 0, 1) ** 1.3
+        illumination = illumination + 0.9 * wash[..., None] * rim
     mask = face_mask(person.landmarks, person.alpha.shape, 0.85, 0.02) > 0.9
     lit = flat * illumination
     mean = float(np.mean(luma(lit[mask]))) if mask.any() else float(np.mean(luma(lit)))
-    lit *= light.face_level / max(mean, 1e-3)
+    lit *= FACE_LEVEL * light.face_level / max(mean, 1e-3)
     return lit * _falloff(person, light, reach)[..., None] + rims(person, light, flat, n)
 
 
@@ -151,10 +158,10 @@ def rims(person: Person, light: Lighting, flat: F32, n: F32) -> F32:
     gx, gy = cv2.Sobel(soft, cv2.CV_32F, 1, 0), cv2.Sobel(soft, cv2.CV_32F, 0, 1)
     norm = np.sqrt(gx * gx + gy * gy) + 1e-4
     out_x, out_y = -gx / norm, -gy / norm  # outwards from the person
-    width = max(1.6, 0.014 * fh)
+    width = max(1.6, 0.016 * fh)
     band = np.exp(-depth / width) * smooth(0.002, 0.03, norm)
     detail = luma(flat)
-    texture = np.clip(detail / (cv2.GaussianBlur(detail, (0, 0), max(1.0, 0.012 * fh)) + 0.02), 0.3, 2.2) ** 1.6
+    texture = np.clip(detail / (cv2.GaussianBlur(detail, (0, 0), max(1.0, 0.012 * fh)) + 0.02), 0.55, 2.2) ** 1.5
     albedo = 0.22 + 0.55 * np.sqrt(np.clip(flat, 0, 1.2))
     result = np.zeros_like(flat)
     chin = float(person.landmarks[152, 1])
@@ -165,7 +172,7 @@ def rims(person: Person, light: Lighting, flat: F32, n: F32) -> F32:
         ((0.0, -1.0), light.rim_top),
     ):
         facing = np.clip(out_x * direction[0] + out_y * direction[1] - 0.15, 0, 1)
-        result += (facing * band * texture * below * 0.62)[..., None] * colour * albedo
+        result += (facing * band * texture * below * 0.95)[..., None] * colour * albedo
     return result
 
 

@@ -50,6 +50,7 @@ SCENES: dict[str, tuple[Painter, tuple[tuple[str, ...], ...]]] = {  # painter, p
     "subway": (world.subway, (("amber", "teal"), ("red", "cyan"))),
 }  # fmt: skip
 OPEN_AIR = {"street", "beach", "rooftop", "forest", "desert", "winter", "festival", "space"}
+SYMMETRIC = {"stage", "arena", "club", "festival", "street", "neon", "space"}  # either colour may come first
 WITH_CROWD = {"arena", "festival"}
 
 
@@ -85,7 +86,7 @@ def paint(
     painter, palettes = SCENES[asked.scene]
     palette = asked.palette or palettes[int(rng.integers(len(palettes)))]
     accents = learned if learned is not None and not asked.palette else accents_of(palette)
-    if len(accents) == 2 and rng.random() < 0.5:
+    if len(accents) == 2 and asked.scene in SYMMETRIC and rng.random() < 0.5:
         accents = accents[::-1]
     c = new_canvas(width, height, rng, BACKGROUND_SCALE)
     c.subject = subject
@@ -183,7 +184,7 @@ def _elements(c: Canvas, asked: Understanding, accents: list[F32]) -> None:
         )
         c.light += (np.exp(-((c.x - at[0]) ** 2 + (c.y - at[1]) ** 2) / 0.004) * 5)[..., None] * warm
     if "crowd" in wants or (asked.scene in WITH_CROWD and "crowd" not in asked.absent):
-        music.front_crowd(c, accents, 0.93 if "crowd" not in wants else 0.885, 0.095, 0.35, 2)
+        music.audience(c, accents, 3 if "crowd" in wants else 2)
     if "rain" in wants:
         _streaks(c, 520, 0.055, 0.12, rgb(190, 205, 235), 0.16)
         c.light = c.light * 0.9 + 0.10 * cv2.GaussianBlur(c.light, (0, 0), 0.05 * c.h)
@@ -214,7 +215,7 @@ def _smoke(c: Canvas, accents: list[F32]) -> None:
     tint = 0.45 * (accents[0] + accents[-1]) / 2 + 0.10
     c.light = c.light * (1 - 0.35 * behind[..., None]) + (behind**1.6 * 0.30)[..., None] * tint
     low = fbm((c.h, c.w), c.rng, cells=3, stretch=2.2, octaves=6)
-    alpha = np.clip(low * smooth(0.66, 1.05, c.y + 0.12 * low) * 1.1, 0, 0.9).astype(np.float32)
+    alpha = np.clip(low * smooth(0.74, 1.1, c.y + 0.10 * low), 0, 0.7).astype(np.float32)
     c.front.append(((alpha * 0.42)[..., None] * tint, alpha))
 
 

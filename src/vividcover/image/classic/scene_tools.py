@@ -6,12 +6,13 @@ Coordinates run 0..1 from top to bottom and 0..aspect from left to right.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+F32 = NDArray[Any]  # float32 unless a docstring says otherwise
 RGB = tuple[float, float, float]
 
 

@@ -84,19 +84,23 @@ def back_glow(c: Canvas, colours: list[F32], strength: float, y: float = 0.55) -
         c.light += (np.exp(-d) * strength)[..., None] * colour
 
 
-def front_crowd(c: Canvas, accents: list[F32], top: float, size: float, hands: float, rows: int = 2) -> None:
-    """Silhouettes before the person, out of focus, with light on their upper edges."""
+def audience(c: Canvas, accents: list[F32], rows: int) -> None:
+    """The hall seen from the stage: rows of people behind the singer, with light on their upper edges, hands up."""
     for row in range(rows):
-        alpha, screens = crowd(c, top + row * size * 0.75, size * (1 + 0.35 * row), hands=hands, rng=c.rng, phones=0.2)
-        alpha = cv2.GaussianBlur(alpha, (0, 0), (0.0035 + 0.003 * row) * c.h)
-        edge = np.clip(alpha - np.roll(alpha, -max(2, round(0.006 * c.h)), 0), 0, 1)  # positive on upper edges
-        edge = (
-            np.clip(np.roll(alpha, -1, 0) * 0 + alpha - np.roll(alpha, max(2, round(0.005 * c.h)), 0), 0, 1) + 0 * edge
-        )
-        tint = accents[row % len(accents)]
-        light = (alpha * (0.004 + 0.01 * row * 0))[..., None] * tint + (edge * 0.34)[..., None] * tint
-        light += (cv2.GaussianBlur(screens, (0, 0), 0.002 * c.h) * 0.8)[..., None] * rgb(190, 215, 255)
-        c.front.append((light.astype(np.float32), alpha))
+        size = 0.040 * 1.5**row
+        top = 0.70 + 0.055 * row + 0.6 * size
+        alpha, screens = crowd(c, top, size, hands=0.45, rng=c.rng, phones=0.35)
+        alpha = cv2.GaussianBlur(alpha, (0, 0), 0.0012 * c.h)
+        step = max(2, round(0.0045 * c.h))
+        lifted = np.zeros_like(alpha)
+        lifted[step:] = alpha[:-step]
+        edge = cv2.GaussianBlur(np.clip(alpha - lifted, 0, 1), (0, 0), 0.0010 * c.h)  # what faces the lamps above
+        side = smooth(0.1, 0.9, c.x / c.aspect)[..., None]
+        tint = accents[0] * (1 - side) + accents[-1] * side
+        depth = (rows - row) / rows
+        fog = (0.010 + 0.045 * depth) * tint
+        c.light = (c.light * (1 - alpha[..., None]) + alpha[..., None] * fog + edge[..., None] * tint * 0.55).astype(np.float32)
+        c.light += (screens * 2.5)[..., None] * rgb(190, 215, 255)
 
 
 def stage(c: Canvas, accents: list[F32]) -> None:

@@ -59,7 +59,7 @@ class Style:
         return [np.asarray(c * 1.3 + 0.02, np.float32) for c in to_linear(np.clip(rgb, 0, 1))]
 
 
-def lab_of(rgb8: NDArray[np.uint8]) -> F32:
+def lab_of(rgb8: NDArray[Any]) -> F32:
     return np.asarray(cv2.cvtColor(rgb8.astype(np.float32) / 255.0, cv2.COLOR_RGB2LAB), np.float32)
 
 
@@ -118,7 +118,7 @@ def load(model: modelfile.Model) -> Style:
     )  # fmt: skip
 
 
-def apply(rgb8: NDArray[np.uint8], style: Style, strength: float) -> NDArray[np.uint8]:
+def apply(rgb8: NDArray[Any], style: Style, strength: float) -> NDArray[Any]:
     """The picture uint8 [H,W,3] in the style; `strength` 0..1.5."""
     h, w = rgb8.shape[:2]
     strength = float(np.clip(strength, 0, 1.5))

@@ -120,7 +120,7 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
         cut = cut_out(rgb, kit.matte(rgb), candidate.face)
         reporter.check()
         side = side_cut(cut.alpha, face_height(candidate.face))
-        candidate.marks |= {"matte": cut.quality, "whole": float(np.exp(-0.5 * side))}
+        candidate.marks |= {"matte": cut.quality * (1.0 if cut.plain else 0.85), "whole": float(np.exp(-0.5 * side))}
         made.append((total(candidate.marks), candidate, cut, _facts(candidate, cut, side)))
     made.sort(key=lambda m: (-m[0], m[1].photo.name))
     files: dict[str, bytes] = {}
