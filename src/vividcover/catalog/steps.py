@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vividcover.catalog.contract import Context
+from vividcover.errors import AudioError
 from vividcover.workspace import Stage, StageResult
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ def decoded(context: Context, name: str, source: str, *, media: bool = True) -> 
     def compute(stage: Stage) -> None:
         limit = context.settings.max_song_seconds
         info = codec.decode(path, stage.folder / "audio.wav", max_seconds=limit, reporter=stage)
+        if codec.is_silent(stage.folder / "audio.wav"):
+            raise AudioError(f"{path.name} is silent: {info.seconds:.1f} s without a sound.", "Give another recording.")
         stage.meta.update(asdict(info))
 
     return context.workspace.stage(
@@ -77,10 +80,16 @@ def converted(context: Context, vocals: Path, voice: Trained, conversion: Conver
         threads = context.settings.threads
         stage.meta.update(convert.convert(vocals, voice.path, out, conversion, threads=threads, reporter=stage))
 
-    return context.workspace.stage(
+    sung = context.workspace.stage(
         "voice/convert", version=1, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
         compute=compute,
     )  # fmt: skip
+    if not sung.meta.get("song_f0_hz"):
+        raise AudioError(
+            "No singing was found in the song: there is nothing to sing in another voice.",
+            "Is it an instrumental? Listen to what `vividcover song separate` makes of it.",
+        )
+    return sung
 
 
 def mixed(
