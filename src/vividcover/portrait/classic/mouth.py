@@ -29,8 +29,8 @@ ENAMEL = np.array([0.95, 0.90, 0.81])
 TONGUE = np.array([0.62, 0.30, 0.29])
 CAVITY = np.array([0.115, 0.035, 0.035])
 OWN_TEETH = 0.62  # brightness re the skin from which on the photo shows teeth between the lips
+TURNED = 0.45  # how much less a mouth may open at 40° of yaw: its far side has few pixels to stretch
 CURVE_POINTS = 49
-LIP_LINE = 0.005  # face heights: half the dark line between closed lips
 SHIFT = 4  # fractional bits of polygon coordinates
 
 
@@ -44,14 +44,17 @@ class Mouth:
         self.cell = (rig.width / rig.upper.shape[1], rig.height / rig.upper.shape[1])
         y, x = np.mgrid[0 : rig.height, 0 : rig.width].astype(np.float32)
         self.base_map = np.stack([x, y], -1)
+        self.reach = 1.0 - TURNED * float(smoothstep(np.array(abs(face.yaw)), 15.0, 40.0))
         self.light = _light(texture[..., :3], face)
+        at = np.linspace(0, 1, CURVE_POINTS)
+        self.covers = [np.interp(at, np.linspace(0, 1, len(cover)), cover)[:, None] for cover in rig.covers]
         self._window()
         self._paint()
 
     def _window(self) -> None:
         """The part of the region where the opening can be, and the mouth's coordinates in it (face heights)."""
         rig, size = self.rig, self.rig.frame.size
-        centre = (rig.seam_upper[5] + rig.seam_lower[5]) / 2
+        centre = (rig.seam_upper[6] + rig.seam_lower[6]) / 2
         reach = np.abs(np.concatenate([rig.seam_upper, rig.seam_lower]) - centre).max(0) + 0.05 * size
         low = np.maximum(np.floor(centre - reach - [0, 0.08 * size]), 0).astype(int)
         high = np.minimum(np.ceil(centre + reach + [0, 0.22 * size]), [rig.width, rig.height]).astype(int)
@@ -106,6 +109,7 @@ class Mouth:
         rig = self.rig
         if not rig.open_photo and max(jaw, part, press, abs(spread)) < 1e-3:
             return self.still
+        jaw, spread = jaw * self.reach, spread * self.reach
         open_ = min(1.0, max(jaw, part))
         weights = np.array(
             [jaw, part, max(spread, 0.0) * (0.4 + 0.6 * open_), max(-spread, 0.0) * (0.3 + 0.7 * open_), press],
@@ -147,7 +151,8 @@ class Mouth:
         rig, (rows, columns) = self.rig, self.window
         size, down = rig.frame.size, rig.frame.down[:2]
         gap = (bottom - top) @ down / size
-        bottom = bottom + (np.clip(gap / 0.03, 0, 1) * LIP_LINE * size)[:, None] * down  # over the lips' dark line
+        ramp = (np.clip(gap / 0.03, 0, 1) * size)[:, None] * down  # grows with the opening: nothing pops up
+        top, bottom = top - ramp * self.covers[0], bottom + ramp * self.covers[1]
         outline = np.concatenate([top, bottom[::-1]])
         reach = max(3, int(0.035 * size))  # px around the opening
         low = np.maximum(np.floor(outline.min(0)).astype(int) - reach, [columns.start, rows.start])
@@ -159,7 +164,7 @@ class Mouth:
         cv2.fillPoly(hole, [_fixed(outline - low)], 255, cv2.LINE_AA, SHIFT)
         x, y = int(low[0] - columns.start), int(low[1] - rows.start)
         part = (slice(y, y + height), slice(x, x + width))
-        drop = rig.moves_lower[0, 5] * jaw
+        drop = rig.moves_lower[0, 6] * jaw
         move = np.array([[1, 0, drop[0] - x], [0, 1, drop[1] - y]])
         lower = cv2.warpAffine(self.lower, move, (width, height), borderMode=cv2.BORDER_REPLICATE)  # RGB and coverage
         inside = self.cavity[part]

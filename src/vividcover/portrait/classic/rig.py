@@ -20,24 +20,25 @@ Array = NDArray[np.float64]
 Field = NDArray[np.float32]  # [h, w, 2] displacement in px
 
 # FaceMesh point numbers, right corner to left corner of the mouth
-UPPER_INNER = (78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308)
-LOWER_INNER = (78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308)
-UPPER_OUTER = (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291)
-LOWER_OUTER = (61, 146, 91, 181, 84, 17, 314, 405, 321, 375, 291)
+UPPER_INNER = (61, 78, 191, 80, 81, 82, 13, 312, 311, 310, 415, 308, 291)  # from outer corner to outer corner
+LOWER_INNER = (61, 78, 95, 88, 178, 87, 14, 317, 402, 318, 324, 308, 291)
+UPPER_OUTER = (185, 40, 39, 37, 0, 267, 269, 270, 409)
+LOWER_OUTER = (146, 91, 181, 84, 17, 314, 405, 321, 375)
 UPPER_RINGS = ((184, 74, 73, 72, 11, 302, 303, 304, 408), (183, 42, 41, 38, 12, 268, 271, 272, 407))
 LOWER_RINGS = ((77, 90, 180, 85, 16, 315, 404, 320, 307), (96, 89, 179, 86, 15, 316, 403, 319, 325))
-CORNERS = (61, 291, 76, 306, 62, 292, 78, 308)
+CORNERS = (76, 306, 62, 292)
 HINGES = (132, 361)  # skin over the jaw's joints, below the ears
 
 # how far things go
-JAW_ANGLE = 0.235  # radians of jaw rotation at jaw = 1: about 0.11 face heights between the lips
+JAW_ANGLE = 0.215  # radians of jaw rotation at jaw = 1: about 0.11 face heights between the lips
 CORNER_FOLLOW = 0.42  # how much of the jaw's movement the corners of the mouth follow
 UPPER_RAISE = 0.020  # upper lip, at jaw = 1
 PART_UP, PART_DOWN = 0.016, 0.022  # lips drawn off the teeth at part = 1
 SPREAD_OUT, ROUND_IN = 0.024, 0.028  # corners, at spread = 1 and -1
 PRESS_IN = 0.010  # lips rolled in
 OPEN_PHOTO = 0.018  # lips further apart than this in the photo show a real opening
-GRID = 80  # cells a side of the displacement grids
+COVER_UP, COVER_DOWN = (0.001, 0.014), (0.005, 0.010)  # least and most, see MouthRig.covers
+GRID = 72  # cells a side of the displacement grids
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def face_frame(face: Face) -> Frame3:
     return Frame3(across, down, np.cross(across, down), (p[61] + p[291]) / 2, size)
 
 
-def thin_plate(points: Array, values: Array, at: Array, stiffness: float = 1e-3) -> Array:
+def thin_plate(points: Array, values: Array, at: Array, stiffness: float = 1e-4) -> Array:
     """Smooth interpolation of `values` [N, K] given at `points` [N, 2], evaluated at `at` [M, 2] → [M, K]."""
     scale = np.ptp(points, axis=0).max()
     p, q = points / scale, at / scale
@@ -119,13 +120,14 @@ class MouthRig:
     height: int
     upper: NDArray[np.float32]  # [K, G, G, 2] px a unit of each shape, on a grid over the region
     lower: NDArray[np.float32]
-    seam_upper: Array  # [11, 2] px in the region: lower edge of the upper lip, upper edge of the lower lip
+    seam_upper: Array  # [13, 2] px in the region: lower edge of the upper lip, upper edge of the lower lip
     seam_lower: Array
-    moves_upper: Array  # [K, 11, 2] px: what each shape does to the seams
+    moves_upper: Array  # [K, 13, 2] px: what each shape does to the seams
     moves_lower: Array
     base_upper: NDArray[np.float32]  # [G, G, 2] px: closes lips that are apart in the photo
     base_lower: NDArray[np.float32]
-    base_seams: tuple[Array, Array]  # [11, 2] px each
+    base_seams: tuple[Array, Array]  # [13, 2] px each
+    covers: tuple[Array, Array]  # [13] face heights above and below the seam that are neither lip: the dark line, teeth
     gap: float  # opening of the lips in the photo, face heights
     open_photo: bool
 
@@ -155,6 +157,11 @@ def mouth_rig(face: Face, still: Rgb) -> MouthRig:
     if not open_photo:
         centre_line = _dark_line(still, centre_line, frame)
     seam_u, seam_l = (upper_line, lower_line) if open_photo else (centre_line, centre_line)
+    taper = np.minimum(1.0, np.minimum(np.arange(13), 12 - np.arange(13)) / 3)
+    above, below = (centre_line - upper_line) @ down2 / size, (lower_line - centre_line) @ down2 / size
+    covers = (np.clip(above, *COVER_UP) * taper, np.clip(below, *COVER_DOWN) * taper)
+    if open_photo:
+        covers = (0 * taper, COVER_DOWN[0] * taper)
     shut_u = centre_line - seam_u
     shut_l = centre_line - seam_l
     sheets = [
@@ -163,14 +170,15 @@ def mouth_rig(face: Face, still: Rgb) -> MouthRig:
     ]
     return MouthRig(
         frame, left, top, right - left, bottom - top, sheets[0][0], sheets[1][0], seam_u - corner, seam_l - corner,
-        sheets[0][1], sheets[1][1], sheets[0][2], sheets[1][2], (shut_u, shut_l), gap, open_photo,
+        sheets[0][1][:-1], sheets[1][1][:-1], sheets[0][2], sheets[1][2], (sheets[0][1][-1], sheets[1][1][-1]), covers,
+        gap, open_photo,
     )  # fmt: skip
 
 
 def _dark_line(still: Rgb, line: Array, frame: Frame3) -> Array:
-    """The line between closed lips, moved onto the photo's own dark line, [11, 2] px."""
+    """The line between closed lips, moved onto the photo's own dark line, [13, 2] px."""
     reach = np.linspace(-0.022, 0.022, 23)  # face heights
-    fine = curve(line, 41)
+    fine = curve(line, 49)
     at = fine[:, None] + reach[None, :, None] * frame.down[:2] * frame.size
     gray = cv2.GaussianBlur(cv2.cvtColor(still, cv2.COLOR_RGB2GRAY), (0, 0), max(0.6, 0.004 * frame.size))
     level = cv2.remap(gray, at.astype(np.float32), None, cv2.INTER_LINEAR).astype(float)
@@ -179,7 +187,7 @@ def _dark_line(still: Rgb, line: Array, frame: Frame3) -> Array:
     padded = np.pad(best, 4, mode="edge")
     middle = np.array([np.median(padded[k : k + 9]) for k in range(len(best))])
     move = np.convolve(np.pad(middle, 3, mode="edge"), np.ones(7) / 7, "valid")
-    ends = np.minimum(1.0, np.minimum(np.arange(41), 40 - np.arange(41)) / 5)
+    ends = np.minimum(1.0, np.minimum(np.arange(49), 48 - np.arange(49)) / 8)
     moved = fine + (move * ends)[:, None] * frame.down[:2] * frame.size
     return np.asarray(moved[::4])
 
@@ -193,18 +201,17 @@ def _sheet(
     shut: Array,
     upper: bool,
 ) -> tuple[NDArray[np.float32], Array, NDArray[np.float32]]:
-    """One sheet's fields: ([K, G, G, 2] px, what they do to the seam [K, 11, 2] px, the closing field [G, G, 2] px)."""
+    """One sheet: ([K, G, G, 2] px, what it does to the seam [K + 1, 13, 2] px, the closing field [G, G, 2] px)."""
     left, top, right, bottom = box
     size = frame.size
     upper_lip = [*UPPER_OUTER, *UPPER_RINGS[0], *UPPER_RINGS[1]]
     lower_lip = [*LOWER_OUTER, *LOWER_RINGS[0], *LOWER_RINGS[1]]
-    lips = {*upper_lip, *lower_lip, *UPPER_INNER, *LOWER_INNER}
-    own = sorted(set(upper_lip if upper else lower_lip) | set(CORNERS) - {78, 308})
+    lips = {*upper_lip, *lower_lip, *UPPER_INNER, *LOWER_INNER, *CORNERS}
+    own = sorted(set(upper_lip if upper else lower_lip) | set(CORNERS))
     skin = [k for k in range(468) if k not in lips and local[k, 1] > -0.42]
     chosen = [*skin, *own]
     moves = np.stack([_moves(name, local, upper) for name in SHAPES])  # [K, 468, 3]
     line = list(UPPER_INNER if upper else LOWER_INNER)
-    at_seam = frame.project(moves[:, line])  # [K, 11, 2]
     at_points = frame.project(moves[:, chosen])
     lip_share = np.array([0.75 if k in own else 0.0 for k in chosen])
     nearest = np.abs(points[chosen][:, None] - seam[None]).sum(-1).argmin(1)
@@ -215,7 +222,15 @@ def _sheet(
     where = np.concatenate([points[chosen], seam, neck, rim])
     values = np.concatenate(
         [
-            np.concatenate([at_points, at_seam, frame.project(neck_moves), np.zeros((len(SHAPES), len(rim), 2))], 1),
+            np.concatenate(
+                [
+                    at_points,
+                    frame.project(moves[:, line]),
+                    frame.project(neck_moves),
+                    np.zeros((len(SHAPES), len(rim), 2)),
+                ],
+                1,
+            ),
             np.concatenate([closing, shut, np.zeros((len(neck) + len(rim), 2))])[None],
         ]
     )  # [K + 1, N, 2]
@@ -224,7 +239,9 @@ def _sheet(
     ys = top + (np.arange(GRID) + 0.5) * (bottom - top) / GRID - 0.5
     grid = np.stack(np.meshgrid(xs, ys), -1).reshape(-1, 2)
     flat = values[:, inside].transpose(1, 0, 2).reshape(int(inside.sum()), -1)
-    field = thin_plate(where[inside], flat, grid).reshape(GRID, GRID, len(SHAPES) + 1, 2).transpose(2, 0, 1, 3)
+    spread = thin_plate(where[inside], flat, np.concatenate([grid, seam])).reshape(-1, len(SHAPES) + 1, 2)
+    field = spread[: len(grid)].reshape(GRID, GRID, len(SHAPES) + 1, 2).transpose(2, 0, 1, 3)
+    at_seam = spread[len(grid) :].transpose(1, 0, 2)  # what the sheet does there, not what it was asked to do
     fade = _fade(frame, grid.reshape(GRID, GRID, 2), box)
     field = (field * fade[None, ..., None]).astype(np.float32)
     return field[:-1], at_seam, field[-1]
@@ -293,28 +310,26 @@ def _moves(name: str, local: Array, upper: bool) -> Array:
 def _lip_weight(upper: bool, local: Array, half: float) -> Array:
     """How much a point belongs to the sheet's lip: 1 along the lip's middle, 0 at the corners and away from it."""
     x, y = local[:, 0] / half, local[:, 1]
-    along = np.sqrt(np.clip(1 - np.clip(np.abs(x), 0, 1) ** 2, 0, 1))
+    along = np.clip(1 - x**2, 0, 1) ** 0.7
     away = (local[13, 1] - y) if upper else (y - local[14, 1])
     return np.asarray(along * (1 - smoothstep(away, 0.035, 0.12)) * smoothstep(away, -0.06, -0.02))
 
 
 def _jaw_weight(local: Array, half: float, upper: bool) -> Array:
-    """How rigidly a point moves with the jaw: chin and lower lip fully, cheeks partly, upper lip and nose not."""
+    """How rigidly a point moves with the jaw: chin and lower lip fully, corners and cheeks partly, upper lip not.
+
+    Smooth in place, and the same for both sheets beyond the corners of the mouth, where they meet.
+    """
     x, y = local[:, 0], local[:, 1]
+    across = np.abs(x) / half
     wide = float(np.abs(local[[172, 397], 0]).mean())  # corners of the jaw
-    line = -0.10 * smoothstep(np.abs(x), half, wide)  # the border rises towards the ears
-    weight = smoothstep(y - line, -0.055, 0.125)
-    for ring in (UPPER_OUTER, UPPER_INNER, *UPPER_RINGS) if upper else (LOWER_OUTER, LOWER_INNER, *LOWER_RINGS):
-        weight[list(ring)] = _lip_profile(x[list(ring)], upper, closed=len(ring) == 11)
-    weight[list(CORNERS)] = CORNER_FOLLOW
-    return np.asarray(weight)
-
-
-def _lip_profile(x: Array, upper: bool, closed: bool) -> Array:
-    """How much the points of one ring of a lip follow the jaw; a ring that ends in the corners is `closed`."""
-    across = np.abs(x) / (np.abs(x[[0, -1]]).mean() * (1.0 if closed else 1.12))
-    rounded = np.sqrt(np.clip(1 - across**2, 0, 1)) ** 1.25
-    return CORNER_FOLLOW * ((1 - rounded) ** 1.5 if upper else 1 + (1 / CORNER_FOLLOW - 1) * rounded)
+    beyond = CORNER_FOLLOW * (1 - smoothstep(across, 0.85, 2.6))  # at the level of the lips' line
+    lens = np.clip(1 - across**2, 0, 1)
+    line = beyond + (0.0 if upper else 1.0) * (1 - CORNER_FOLLOW) * lens**0.68 - (beyond * lens**0.6 if upper else 0.0)
+    rise = -0.10 * smoothstep(np.abs(x), half, wide)  # the border between still and moving rises towards the ears
+    below = smoothstep(y - rise, 0.0, 0.17)
+    above = 1 - smoothstep(-(y - rise), 0.0, 0.13)
+    return np.asarray(np.where(y > rise, line + (1 - line) * below, line * above))
 
 
 def expand(grid: NDArray[np.float32], width: int, height: int) -> Field:
@@ -323,7 +338,7 @@ def expand(grid: NDArray[np.float32], width: int, height: int) -> Field:
     return out
 
 
-def invert(field: NDArray[np.float32], cell: tuple[float, float], steps: int = 4) -> NDArray[np.float32]:
+def invert(field: NDArray[np.float32], cell: tuple[float, float], steps: int = 8) -> NDArray[np.float32]:
     """Where each grid point comes from: B with B(q) = D(q - B(q)). `field` [G, G, 2] px, `cell` = px a cell (x, y)."""
     height, width = field.shape[:2]
     base = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float32)
