@@ -4,7 +4,7 @@
     clips = open_dataset(Path("dataset_ana.zip"), folder)
 
 Each recording is decoded to mono, its music taken out if it has any (`music.py`, `song/separate.py`), brought to an
-even level, cut at its silences (`slicing.py`), and its clips are judged one by one. No recording is held in memory whole.
+even level, cut at its silences (`slicing.py`), and its clips are judged one by one. Memory does not grow with length.
 The zip holds `dataset/<name>/split_<i>.wav`, 16 bit, 44.1 kHz, mono; the same recordings give the same bytes.
 """
 
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vividcover.archives import extract, write_zip
 from vividcover.errors import AudioError, InputError, NotFoundError, ParameterError
@@ -32,6 +33,7 @@ from vividcover.song.codec import decode
 from vividcover.song.pcm import RATE, PcmReader
 from vividcover.song.separate import separate
 from vividcover.voice import music, slicing
+from vividcover.voice.music import Verdict
 from vividcover.voice.slicing import HOP, Span, Track
 from vividcover.workspace import Reporter, Silent, sha256_file, storage_errors
 
@@ -39,20 +41,19 @@ Isolate = Literal["auto"] | bool
 
 AUDIO = frozenset(
     (
-        "aac", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2", "mp3", "oga", "ogg", "opus",
-        "wav", "wave", "weba", "wma", "wv",
+        "aac", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2", "mp3", "oga", "ogg",
+        "opus", "wav", "wave", "weba", "wma", "wv",
         "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mpeg", "mts", "ts", "webm", "wmv",
     )
 )  # fmt: skip
 MAX_SECONDS = 3 * 3600.0  # of one recording
 MIN_RECORDING = 0.5  # s; shorter files are not looked at
 MIN_VOICED = 1.0  # s of sound in a clip
-MAX_CLIPPED = 0.005  # share of flat-topped samples in a clip
+MAX_CROWDING = 1.5  # see `slicing.crowding`: about 5 dB too loud
 SILENCE = -60.0  # dBFS of the highest sample, below which a recording is silent
 NEEDED = 10.0  # s of usable voice that a data set must have
 TRAINABLE, GOOD, ENOUGH = 30.0, 600.0, 1800.0  # s: training wants, is good with, gains nothing beyond
-LOW_SNR = 20.0  # dB, below which a recording is called noisy
-NARROW = 16_000  # Hz of sampling, up to which a recording is called dull
+LOW_SNR = 15.0  # dB, below which a recording is called noisy
 
 
 @dataclass
@@ -198,7 +199,7 @@ class _Builder:
         self._seen[digest] = source.name
         pcm = self.work / "recording.wav"
         try:
-            info = decode(
+            decode(
                 source, pcm, rate=RATE, channels=1, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
                 reporter=reporter.span(0.0, 0.3),
             )  # fmt: skip
@@ -207,71 +208,90 @@ class _Builder:
             line.reject(error.message, 0.0, 0.0)
             reporter.note(f"{error.message} Left out.")
             return
-        if 0 < info.rate <= NARROW:
-            line.why = f"sampled at {info.rate} Hz only"
         track = slicing.measure(pcm, reporter)
         line.seconds = round(track.seconds, 2)
         if track.peak < 10 ** (SILENCE / 20):
             line.reject("silence", 0.0, track.seconds)
             reporter.note(f"{source.name} contains only silence: left out.")
             return
-        pcm, track = self._isolated(source, pcm, track, line, reporter)
+        verdict = self._listen(pcm, line, reporter)
+        voice = pcm
+        if line.isolated:
+            voice = self._isolate(source, reporter)
+            track = slicing.measure(voice, reporter)
         line.snr_db = round(track.snr, 1)
-        self._cut(pcm, track, line, reporter)
+        self._cut(voice, pcm, track, verdict, line, reporter)
         shutil.rmtree(self.work / "parts", ignore_errors=True)
 
-    def _isolated(self, source: Path, pcm: Path, track: Track, line: _Recording, reporter: _Part) -> tuple[Path, Track]:
-        """The voice alone, if the recording has music in it or if that was asked for."""
-        if self.isolate is False:
-            return pcm, track
-        if self.isolate == "auto":
-            verdict = music.detect(pcm, track, reporter)
-            line.music, line.why = verdict.music, verdict.why
-            if not verdict.music:
-                return pcm, track
-            reporter.note(f"{source.name} seems to have music in it ({verdict.why}): the voice is taken out first.")
+    def _listen(self, pcm: Path, line: _Recording, reporter: Reporter) -> Verdict | None:
+        """Decides whether the voice is taken out of music; a verdict when only the parts with music are left out."""
+        if self.isolate != "auto":
+            line.isolated = self.isolate
+            return None
+        verdict = music.detect(pcm, reporter)
+        line.music, line.isolated, line.why = bool(verdict.where), verdict.music, verdict.why
+        if verdict.music:
+            reporter.note(f"{line.file} seems to have music in it ({verdict.why}): the voice is taken out first.")
+            return None
+        return verdict
+
+    def _isolate(self, source: Path, reporter: _Part) -> Path:
+        """The voice alone, as long as the recording."""
         stereo = self.work / "stereo.wav"
-        decode(source, stereo, rate=RATE, channels=2, max_seconds=MAX_SECONDS, reporter=reporter.span(0.3, 0.4))
+        decode(
+            source, stereo, rate=RATE, channels=2, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
+            reporter=reporter.span(0.3, 0.4),
+        )  # fmt: skip
         parts = separate(stereo, self.work / "parts", threads=self.threads, reporter=reporter.span(0.4, 0.9))
         stereo.unlink()
-        line.isolated = True
-        return parts.vocals, slicing.measure(parts.vocals, reporter)
+        return parts.vocals
 
-    def _cut(self, pcm: Path, track: Track, line: _Recording, reporter: _Part) -> None:
+    def _cut(
+        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: _Recording, reporter: _Part
+    ) -> None:
         spans = slicing.cut(track)
         silent = track.seconds - sum(span.voiced for span in spans) * HOP
         if silent > 0.5:
             line.reject("silence", 0.0, silent)
-        with PcmReader(pcm) as reader:
+        with PcmReader(voice) as reader, PcmReader(original) as recorded:
             for number, span in enumerate(spans):
                 reporter.progress(0.9 + 0.1 * number / len(spans), "cutting")
-                self._judge(reader, span, track, line)
+                hop = slicing.hop_samples(reader.rate)
+                start, end = span.start * hop, min(span.end * hop, reader.frames)
+                heard = recorded.read(start, end - start).mean(axis=0)
+                if reason := self._fault(span, heard, verdict):
+                    line.reject(reason, span.start * HOP, span.voiced * HOP)
+                else:
+                    samples = heard if voice == original else reader.read(start, end - start).mean(axis=0)
+                    self._write(samples * track.gain, reader.rate, span, line)
 
-    def _judge(self, reader: PcmReader, span: Span, track: Track, line: _Recording) -> None:
-        """Writes one clip, unless something is wrong with it."""
-        hop, seconds = slicing.hop_samples(reader.rate), span.voiced * HOP
-        if seconds < MIN_VOICED:
-            line.reject("too short", span.start * HOP, seconds)
-            return
-        samples = reader.read(span.start * hop, min(span.end * hop, reader.frames) - span.start * hop).mean(axis=0)
-        if slicing.clipped(samples, track.peak) > MAX_CLIPPED:
-            line.reject("clipped (recorded too loud)", span.start * HOP, seconds)
-            return
-        data = np.rint(np.clip(samples * track.gain, -1, 1) * 32767).astype("<i2").tobytes()
+    def _fault(self, span: Span, heard: NDArray[np.float32], verdict: Verdict | None) -> str:
+        """Why a clip is not used, by what was recorded [N]; "" when it is."""
+        if span.voiced * HOP < MIN_VOICED:
+            return "too short"
+        if slicing.crowding(heard) > MAX_CROWDING:
+            return "clipped (recorded too loud)"
+        if verdict is not None and verdict.covers(span.start * HOP, span.end * HOP):
+            return "music"
+        return ""
+
+    def _write(self, samples: NDArray[np.float32], rate: int, span: Span, line: _Recording) -> None:
+        """Writes one clip [N], unless the same sound is there already."""
+        data = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
         digest = hashlib.sha256(data).hexdigest()
         if digest in self._seen:
-            line.reject(f"the same sound as in {self._seen[digest]}", span.start * HOP, seconds)
+            line.reject(f"the same sound as in {self._seen[digest]}", span.start * HOP, span.voiced * HOP)
             return
         self._seen[digest] = line.file
         clip = self.work / f"split_{len(self.clips)}.wav"
         with wave.open(str(clip), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
-            file.setframerate(reader.rate)
+            file.setframerate(rate)
             file.writeframes(data)
         self.clips.append(clip)
         line.clips += 1
-        line.usable_seconds = round(line.usable_seconds + seconds, 2)
+        line.usable_seconds = round(line.usable_seconds + span.voiced * HOP, 2)
 
     def report(self, name: str, reporter: Reporter) -> dict[str, Any]:
         """The report; raises `AudioError` when there is too little."""
@@ -331,6 +351,8 @@ def _advice(usable: float, lost: dict[str, float], recordings: Sequence[_Recordi
         advice.append(f"{_list(noisy)} {'is' if len(noisy) == 1 else 'are'} noisy: record in a quiet room, close by.")
     if isolated := [line.file for line in recordings if line.isolated]:
         advice.append(f"The voice in {_list(isolated)} was taken out of music; recordings without music are better.")
+    if played := lost.get("music", 0.0):
+        advice.append(f"{_time(played)} had music in them and were left out (isolate: true would take the voice out).")
     return advice
 
 

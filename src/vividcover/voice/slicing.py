@@ -33,7 +33,8 @@ MAX_GAIN = 40.0  # dB
 CEILING = 0.89  # full scale (−1 dBFS), above which no sample may be lifted
 FLOOR = 1e-12  # power of digital silence (−120 dBFS)
 BLOCK = 1000  # hops read at a time
-FLAT = 0.99  # of the peak: samples above it, three in a row, are clipped
+LEVELS = 40  # heights between zero and a clip's peak, for finding clipping
+ENOUGH = 5e-4  # share of samples that a level must have to count
 
 Power = NDArray[np.float32]  # [T] mean square per 10 ms
 
@@ -154,15 +155,18 @@ def _shorten(power: Power, start: int, end: int) -> Iterator[tuple[int, int]]:
     yield start, end
 
 
-def clipped(samples: NDArray[np.float32], peak: float) -> float:
-    """The share of samples [N] that lie flat at the recording's peak, three or more in a row."""
-    if not len(samples):
+def crowding(samples: NDArray[np.float32]) -> float:
+    """How crowded the highest levels of a clip [N] are: above 1, higher levels are commoner than lower ones.
+
+    A voice has ever fewer samples towards its peaks: 0 … 0.9, median 0.25. Clipping piles them up at one level, and
+    neither resampling nor mp3 spreads that pile far: median 1.8 at 6 dB too loud (0.6 … 3.6), 4 at 12 dB (1.9 … 14).
+    """
+    height = np.abs(samples)
+    peak = float(height.max(initial=0.0))
+    if peak == 0:
         return 0.0
-    high = np.abs(samples) >= FLAT * peak
-    same = np.sign(samples[1:]) == np.sign(samples[:-1])
-    pair = high[1:] & high[:-1] & same
-    triple = pair[1:] & pair[:-1]
-    flat = np.zeros(len(samples), bool)
-    for shift in range(3):
-        flat[shift : shift + len(triple)] |= triple
-    return float(flat.mean())
+    counts = np.histogram(height, bins=LEVELS, range=(0, peak))[0]
+    four = np.convolve(counts, np.ones(4, np.int64), mode="valid")  # four[i]: levels i … i + 3
+    here, below = four[LEVELS // 2 :], four[LEVELS // 2 - 8 : -8]
+    enough = here >= ENOUGH * len(samples)
+    return float(np.max(np.where(enough, here / (below + 1.0), 0.0), initial=0.0))
