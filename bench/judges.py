@@ -29,7 +29,8 @@ lips        mediapipe's face mesh with attention on each frame on its own (no tr
             inner lips (13-14) / face height (10-152). Pearson r against the vocals' level per frame, in dB (floor
             -50 dB below the loudest) and as rms, for lags -6..6 frames; lag > 0 = the lips come after the sound. Gaps
             are >= 0.4 s below -45 dB, from 0.24 s after they begin: gap_movement = (p95 - p5 of openness in gaps) /
-            (same, singing); 0 = perfectly still. faces_lost counts frames without a face.
+            (same, singing); 0 = perfectly still. r_…_outside_gaps leaves these gaps out: silence is easy. faces_lost
+            counts frames without a face.
 """
 
 from __future__ import annotations
@@ -305,11 +306,13 @@ def judge_curves(opened: np.ndarray, rms: np.ndarray, db: np.ndarray, fps: float
     lag_db, r_db = best_lag(opened, db)
     lag_rms, r_rms = best_lag(opened, rms)
     found, gaps = np.isfinite(opened), gap_frames(db, fps)
+    sung = np.where(gaps, np.nan, opened)
     singing = found & (db >= SILENT_DB)
     spread = [_spread(opened[where & found]) for where in (gaps, singing)]
     return {
         "frames": len(opened), "faces_lost": int((~found).sum()),
         "r_db": _r(r_db[LAGS.index(0)]), "r_rms": _r(r_rms[LAGS.index(0)]),
+        "r_db_outside_gaps": _r(correlation(sung, db)), "r_rms_outside_gaps": _r(correlation(sung, rms)),
         "best_lag_db": lag_db, "best_lag_rms": lag_rms, "best_r_db": _r(max(r_db)), "best_r_rms": _r(max(r_rms)),
         "lags": list(LAGS), "r_db_at_lags": [_r(x) for x in r_db], "r_rms_at_lags": [_r(x) for x in r_rms],
         "gap_frames": int((gaps & found).sum()), "gap_spread": _r(spread[0]), "singing_spread": _r(spread[1]),

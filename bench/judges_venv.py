@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,10 +40,26 @@ def judges_python() -> Path:
     print(f"making {FOLDER} for the judges (about 2 GB, once)…", file=sys.stderr)
     subprocess.run([_interpreter(), "-m", "venv", "--clear", str(FOLDER)], check=True)
     # webrtcvad comes as source and builds with whatever setuptools is there
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "setuptools<81", "wheel"], check=True, stdout=sys.stderr)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", str(WANTED)], check=True, stdout=sys.stderr)
+    _pip(python, "setuptools<81", "wheel")
+    if not any(_pip(python, *source, must=False) for source in _torch()):
+        raise SystemExit("PyTorch's CPU build could not be installed; see the messages above.")
+    _pip(python, "-r", str(WANTED))
     stamp.write_text(wanted)
     return python
+
+
+def _torch() -> list[list[str]]:
+    """Where PyTorch's CPU build may come from: the configured index, PyTorch's own, and at last whatever pip finds."""
+    version = re.search(r"^torch==([\d.]+)", WANTED.read_text(), re.M)
+    assert version
+    cpu = f"torch=={version[1]}+cpu"
+    own = ["--index-url", "https://download.pytorch.org/whl/cpu", "--retries", "1", "--timeout", "20"]
+    return [[cpu], [cpu, *own], [f"torch=={version[1]}"]]
+
+
+def _pip(python: Path, *what: str, must: bool = True) -> bool:
+    done = subprocess.run([str(python), "-m", "pip", "install", "-q", *what], check=must, stdout=sys.stderr)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
