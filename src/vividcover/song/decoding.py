@@ -34,6 +34,7 @@ LONGEST_GAP = 60.0  # s: beyond this, timestamps are broken rather than sound mi
 PADDING = 4096  # samples: what a last frame may hold behind the track's end; more, and the header is wrong
 LOUDEST = 4.0  # full scale = 1; floating-point files may go above 1, beyond +12 dBFS they are faulty
 MOST_FAULTY = 0.01  # share of faulty samples with which a file is still worth mending
+EXACT = ("flac", "mov", "wav", "aiff")  # containers whose headers know the track's duration
 NARROW = 16_000  # Hz; below this rate the top of a voice is missing
 MAX_CHANNELS = 8  # more in a planar frame are not safe to touch (PyAV reads beyond the end)
 MAX_ERRORS = 2_000  # undecodable packets after which a file is given up
@@ -122,7 +123,8 @@ def _check_result(
             f"{path.name} holds {100 * sink.faulty / sink.seen:.0f} % samples that are no numbers, or far beyond full "
             "scale.", "Export it again as 16 or 24 bit wav, or as floating point between -1 and 1.",
         )  # fmt: skip
-    short = promised - seconds > max(1.0, 0.02 * promised)
+    lenient = max(1.0, 0.02 * promised)  # a header's duration may be a guess, or that of the pictures
+    short = promised - seconds > (0.1 if source.container.format.name.startswith(EXACT) else lenient)
     if seconds < min_seconds:
         cut = f"; its header promises {promised:.2f} s, so it is cut off" if short else ""
         raise AudioError(
@@ -157,6 +159,7 @@ class _Source:
         self._decoder: Any = stream.codec_context
         self._untimed = info.container in ("mp3", "aac")  # no timestamps: they are counted from the packets
         self._mean = 0.0  # bytes in a good packet
+        self._excess = 0.0  # lost packets not accounted for yet, less than one
         self._origin: float | None = None  # s, timestamp of the first sample
         self._position = 0.0  # s emitted so far
         self._end = round(info.seconds * info.rate) if info.container.startswith("mov") else 0  # samples; 0 = unknown
@@ -247,7 +250,8 @@ class _Source:
             self._decoder = fresh
         if self._untimed and self._mean and packet is not None and packet.duration and self._origin is not None:
             # the parser takes all bytes up to the next header for one packet: count the packets that were in there
-            more = max(round(packet.size / self._mean) - 1, 0)
+            self._excess += packet.size / self._mean - 1
+            more, self._excess = divmod(self._excess, 1)
             self._origin -= more * float(packet.duration * packet.time_base)
 
     def _gap(self, frame: Any, channels: int, rate: int) -> Iterator[Signal]:

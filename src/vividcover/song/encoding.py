@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -179,16 +179,18 @@ def _audio_packets(stream: Any, how: Format, source: PcmReader, reporter: Report
         position += block.shape[1]
         reporter.progress(min(position / rate / source.seconds, 0.99), "encoding")
         yield from stream.encode(frame)
-    for packet in stream.encode(None):
-        yield _cut_at(packet, Fraction(position, rate))
+    yield from _cut_at(Fraction(position, rate), stream.encode(None))
 
 
-def _cut_at(packet: Any, end: Fraction) -> Any:
-    """A codec's last packet is padded to its frame size; what lies behind `end` (s) is not to be played."""
-    if packet.pts is not None and packet.duration:
-        left = round(end / packet.time_base) - packet.pts
-        packet.duration = max(min(packet.duration, left), 0)
-    return packet
+def _cut_at(end: Fraction, packets: Iterable[Any]) -> Iterator[Any]:
+    """A codec's last packets are padded to its frame size; what lies behind `end` (s) is not to be played."""
+    for packet in packets:
+        if packet.pts is not None:
+            left = round(end / packet.time_base) - packet.pts
+            if left <= 0:
+                continue
+            packet.duration = min(packet.duration, left)
+        yield packet
 
 
 def _resampled(source: PcmReader, rate: int) -> Iterator[Signal]:
