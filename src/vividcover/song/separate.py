@@ -19,7 +19,7 @@ from vividcover.song.pcm import PcmReader, PcmWriter, Signal
 from vividcover.song.separation import choose, stft
 from vividcover.song.separation.choose import Plan
 from vividcover.song.separation.masks import Block, separate_block
-from vividcover.song.separation.survey import Survey, survey_block
+from vividcover.song.separation.survey import Stretch, Survey, survey_stretch
 from vividcover.song.separation.workers import in_order
 from vividcover.workspace import Reporter, Silent
 
@@ -77,11 +77,17 @@ def _stereo(block: Signal) -> Signal:
 def _survey(reader: PcmReader, threads: int, reporter: Reporter) -> Survey:
     total = reader.frames // stft.HOP + 1
     starts = range(0, total, CORE)
-    blocks = (_stereo(reader.read(*stft.span(t, min(CORE, total - t)))) for t in starts)
+
+    def stretches() -> Iterator[Stretch]:
+        for t in starts:
+            lead, count = min(t, CONTEXT), min(CORE, total - t)
+            after = min(CONTEXT, total - t - count)
+            yield Stretch(_stereo(reader.read(*stft.span(t - lead, lead + count + after))), lead, after)
+
     parts = []
-    for part in in_order(survey_block, blocks, threads=threads, reporter=reporter):
+    for part in in_order(survey_stretch, stretches(), threads=threads, reporter=reporter):
         parts.append(part)
-        reporter.progress(0.3 * len(parts) / len(starts), "listening to the song")
+        reporter.progress(0.45 * len(parts) / len(starts), "listening to the song")
     return Survey.join(parts)
 
 
@@ -97,7 +103,7 @@ def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> 
     """(start, vocals) in consecutive pieces that cover the song; neighbours are cross-faded."""
     if plan.passes is not None:
         for start in range(0, reader.frames, CORE * stft.HOP):
-            reporter.progress(0.3 + 0.7 * start / reader.frames, "copying")
+            reporter.progress(0.45 + 0.55 * start / reader.frames, "copying")
             yield start, reader.read(start, min(CORE * stft.HOP, reader.frames - start)) * np.float32(plan.passes)
         return
     core, fade, skip = CORE * stft.HOP, FADE * stft.HOP, CONTEXT * stft.HOP + stft.SIZE // 2
@@ -116,4 +122,4 @@ def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> 
         tail = None if last else ready[:, -2 * fade :].copy()
         end = reader.frames if last else start + ready.shape[1] - 2 * fade
         yield start, ready[:, : end - start]
-        reporter.progress(0.3 + 0.7 * (number + 1) / count, "separating")
+        reporter.progress(0.45 + 0.55 * (number + 1) / count, "separating")

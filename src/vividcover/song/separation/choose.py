@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter1d
 
 from vividcover.song.pcm import Signal
 from vividcover.song.separation import melody
-from vividcover.song.separation.masks import Block
-from vividcover.song.separation.stft import Real
+from vividcover.song.separation.masks import Block, Tracks
+from vividcover.song.separation.stft import BINS, Real
 from vividcover.song.separation.survey import Survey
 
 RECIPES = ("silence", "a-cappella", "masks", "mono")
+MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
 
 @dataclass(frozen=True)
@@ -23,29 +26,45 @@ class Plan:
     recipe: str
     why: str
     passes: float | None = None  # the whole song times this is the vocals: no second pass
-    f0: Real = field(default_factory=lambda: np.zeros(0, np.float32))  # [T] Hz
-    voicing: Real = field(default_factory=lambda: np.zeros(0, np.float32))  # [T] 0..1
+    tracks: Tracks | None = None
+    level: float = 0.0
     report: dict[str, Any] = field(default_factory=dict)
 
     def block(self, signal: Signal, first: int, count: int) -> Block:
-        """The work for frames `first` … `first + count - 1`; frames outside the song are unvoiced."""
-        index = np.clip(np.arange(first, first + count), 0, len(self.f0) - 1)
-        return Block(signal, self.f0[index], self.voicing[index], self.recipe == "mono")
+        """The work for frames `first` … `first + count - 1`; beyond the song its last frames go on."""
+        assert self.tracks is not None
+        index = np.clip(np.arange(first, first + count), 0, len(self.tracks.f0) - 1)
+        return Block(signal, self.tracks.at(index), self.level)
 
 
 def choose(survey: Survey, recipe: str) -> Plan:
-    energy = float(survey.mid.sum() + survey.side.sum())
-    if energy <= 1e-9 or recipe == "silence":
-        return Plan("silence", "the song is silent", 0.0)
+    power = survey.mid + survey.side
+    level = float(np.sqrt(power.mean() / BINS))
+    if level <= 1e-7 or recipe == "silence":
+        return Plan("silence", "the song is silent" if recipe == "auto" else "asked for", 0.0)
     if recipe == "a-cappella":
         return Plan(recipe, "asked for", 1.0)
-    strength = survey.salience.astype(np.float32)
-    peak = strength.max(1)
-    strength /= max(float(np.percentile(peak, 90)), 1e-9)
+    width = float(survey.side.sum() / power.sum())
+    name = recipe if recipe != "auto" else "mono" if width < MONO else "masks"
+    why = f"{width:.1%} of the power is beside the centre" if recipe == "auto" else "asked for"
+    return Plan(name, why, None, tracks(survey), level, {"width": width})
+
+
+def tracks(survey: Survey) -> Tracks:
+    """The melody of the song: the path through both saliences."""
+    strength = _scaled(_scaled(survey.unrepeated) + _scaled(survey.unsteady))
     path = melody.track(strength)
-    along = strength[np.arange(len(path)), path]
-    voicing = 1 / (1 + np.exp(-(along - 0.25) / 0.07))
-    width = float(survey.side.sum() / energy)
-    name = recipe if recipe != "auto" else "mono" if width < 1e-3 else "masks"
-    why = f"{width:.1%} of the energy is beside the centre" if recipe == "auto" else "asked for"
-    return Plan(name, why, None, melody.refine(strength, path), voicing.astype(np.float32), {"width": width})
+    f0 = melody.refine(strength, path)
+    voicing = strength[np.arange(len(path)), path]
+    octave = np.log2(f0)
+    leap = np.minimum(np.abs(np.diff(octave, append=octave[-1:])), 0.2) * 5
+    bend = np.abs(uniform_filter1d(octave, 3) - uniform_filter1d(octave, 17)) * 12
+    return Tracks(
+        f0, voicing, uniform_filter1d(voicing, 21), uniform_filter1d(leap, 5), np.minimum(uniform_filter1d(bend, 9), 2)
+    )
+
+
+def _scaled(strength: NDArray[Any]) -> Real:
+    """So that a clear pitch is about 1."""
+    values = strength.astype(np.float32)
+    return values / np.float32(np.percentile(values.max(1), 90) + 1e-9)

@@ -18,14 +18,14 @@ from vividcover.song.separation.stft import SIZE, Real
 LOWEST, HIGHEST = 75.0, 1000.0  # Hz, of a singing voice
 PER_OCTAVE = 60  # pitch bins, 20 cents each
 PITCHES = int(np.log2(HIGHEST / LOWEST) * PER_OCTAVE) + 1
-HARMONICS = 14
-DECAY = 0.86  # weight of each harmonic over the one below
-VALLEY = 0.5  # weight of the valleys between harmonics
+HARMONICS = 20
+DECAY = 0.92  # weight of each harmonic over the one below
+VALLEY = 0.1  # weight of the valleys between harmonics
 TOP = 5000.0  # Hz, highest partial that counts
 LOW_BINS = int(TOP * SIZE / RATE) + 8  # bins of a frame that the salience looks at
 FLOOR_BINS = 31  # width of the moving mean that is taken off: whitening
 STEP = 0.004  # cost of a move by one pitch bin per frame, in units of a strong salience
-LEAP = 0.25  # cost of any leap
+LEAP = 1.5  # cost of any leap
 REACH = 12  # pitch bins per frame that a glide or a vibrato may move
 
 

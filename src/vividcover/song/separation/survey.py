@@ -1,4 +1,4 @@
-"""First pass: what the whole song is like, cheaply. The choice of a recipe and the song's thresholds come from here."""
+"""First pass: what the whole song is like. The melody, its thresholds and the choice of recipe come from here."""
 
 from __future__ import annotations
 
@@ -7,53 +7,50 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from vividcover.song.pcm import RATE, Signal
-from vividcover.song.separation import melody, stft
+from vividcover.song.pcm import Signal
+from vividcover.song.separation import cues, melody, stft
 from vividcover.song.separation.stft import Real
 from vividcover.song.separation.workers import Check
-
-EDGES = (0.0, 75.0, 200.0, 400.0, 800.0, 1600.0, 3200.0, 6400.0, 12000.0, 22050.0)  # Hz, of the survey's bands
-BANDS = len(EDGES) - 1
 
 
 @dataclass(frozen=True)
 class Survey:
-    """Frame by frame, every HOP samples. About 20 kB per second of song."""
+    """Frame by frame, every HOP samples. About 40 kB per second of song."""
 
-    salience: NDArray[np.float16]  # [T, PITCHES], of the mid signal, in the song's own units
-    mid: Real  # [T, BANDS], energy of (left + right) / 2
-    side: Real  # [T, BANDS], energy of (left - right) / 2
-    comb: Real  # [T], fraction of the energy at 75..5000 Hz on the harmonics of the frame's strongest pitch
+    unrepeated: NDArray[np.float16]  # [T, PITCHES], salience of what does not repeat, in the song's own units
+    unsteady: NDArray[np.float16]  # [T, PITCHES], salience of what does not stand still
+    mid: Real  # [T], power of (left + right) / 2
+    side: Real  # [T], power of (left - right) / 2
 
     @staticmethod
     def join(parts: list[Survey]) -> Survey:
         return Survey(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Survey)))
 
 
-def survey_block(signal: Signal, check: Check) -> Survey:
-    """Surveys samples [2, stft.span] of some consecutive frames."""
-    left, right = stft.analyse(signal)
-    mid, side = np.abs(left + right) / 2, np.abs(left - right) / 2
+@dataclass(frozen=True)
+class Stretch:
+    """Samples of some consecutive frames, with `lead` further frames before them and `after` behind, for context."""
+
+    signal: Signal  # [2, stft.span(lead + T + after)]
+    lead: int
+    after: int
+
+
+def survey_stretch(stretch: Stretch, check: Check) -> Survey:
+    """Surveys the T frames of a stretch."""
+    left, right = stft.analyse(stretch.signal)
     check()
-    strength = melody.salience(mid)
+    keep = slice(stretch.lead, len(left) - stretch.after)
+    mid, side = np.abs(left + right) / 2, np.abs(left - right)[keep] / 2
+    del left, right
+    unrepeated = np.maximum(mid - cues.background(mid, check), 0)
+    powers = np.square(mid[keep]).sum(1), np.square(side).sum(1)
+    del mid, side
+    unsteady = np.abs(stft.analyse(cues.fluctuating(stretch.signal.mean(0), check)[None])[0])
     check()
-    edges = [int(np.ceil(f * stft.SIZE / RATE)) for f in EDGES[:-1]]
-    energy = np.square(mid)
+    scale = np.float32(1 / 64)  # float16 ends at 65504; the salience of a full-scale voice is about 1000
     return Survey(
-        strength.astype(np.float16),
-        np.add.reduceat(energy, edges, axis=1),
-        np.add.reduceat(np.square(side), edges, axis=1),
-        comb_fraction(energy, melody.pitch_hz()[strength.argmax(1)]),
+        (melody.salience(unrepeated)[keep] * scale).astype(np.float16),
+        (melody.salience(unsteady)[keep] * scale).astype(np.float16),
+        *powers,
     )
-
-
-def comb_fraction(energy: Real, f0: Real) -> Real:
-    """Fraction [T] of the energy [T, BINS] at 75..5000 Hz near a harmonic of f0 [T], Hz."""
-    low, high = int(75 * stft.SIZE / RATE), melody.LOW_BINS - 8
-    bins = np.arange(low, high, dtype=np.float32)
-    step = f0[:, None] * np.float32(stft.SIZE / RATE)
-    order = np.maximum(np.round(bins / step), 1)
-    near = np.abs(bins - order * step) <= np.maximum(2.5, 0.02 * bins)
-    band = energy[:, low:high]
-    result: Real = (band * near).sum(1) / np.maximum(band.sum(1), 1e-20)
-    return result
