@@ -22,14 +22,14 @@ test: $(DEV)
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 lint: $(DEV)
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs .ci
+	$(BIN)/ruff format --check src tests bench docs .ci
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: $(DEV)
-	$(BIN)/ruff check --fix src tests bench
-	$(BIN)/ruff format src tests bench
+	$(BIN)/ruff check --fix src tests bench docs .ci
+	$(BIN)/ruff format src tests bench docs .ci
 
 bench: $(DEV)
 	$(BIN)/python bench/quality.py --quick
