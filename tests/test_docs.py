@@ -207,6 +207,38 @@ def test_every_function_that_follow_one_cover_names_exists() -> None:
         assert re.search(rf"\b(?:def|class) {name}\b", source), f"{name}() is not in the sources"
 
 
+def constant(file: str, name: str) -> Any:
+    """The value that a module gives to a name, or a class of it to a field, read from the source."""
+    tree = ast.parse((ROOT / "src" / "vividcover" / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(t, ast.Name) and t.id == name for t in targets) and node.value is not None:
+            return eval(compile(ast.Expression(node.value), file, "eval"), {})  # a number, or a sum of numbers
+    raise AssertionError(f"{file} has no {name}")
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "file", "name", "value"),
+    [
+        ("guide/voices.md", "Below 10 seconds", "voice/classic/train.py", "LEAST", 10),
+        ("guide/voices.md", "beyond thirty nothing is gained", "voice/classic/train.py", "MOST", 30 * 60),
+        ("guide/voices.md", "30 seconds of voice or more", "voice/classic/train.py", "ADVISED", 30),
+        ("guide/images.md", "The eight best are kept", "image/classic/train.py", "KEEP", 8),
+        ("guide/troubleshooting.md", "at least 256 px", "image/photos.py", "SMALLEST_SIDE", 256),
+        ("guide/songs-and-links.md", "-14 LUFS", "song/mix.py", "loudness", -14),
+        ("guide/songs-and-links.md", "below -1 dBTP", "song/mix.py", "true_peak", -1),
+        ("guide/songs-and-links.md", "44.1 kHz", "song/pcm.py", "RATE", 44_100),
+        ("architecture/07-cli-and-sdk.md", "within 0.6 seconds", "cli/console.py", "GRACE", 0.6),
+        ("guide/the-cover.md", "25 frames a second", "portrait/render.py", "fps", 25),
+    ],
+)
+def test_figures_in_the_docs_are_those_of_the_code(page: str, words: str, file: str, name: str, value: float) -> None:
+    assert words in (DOCS / page).read_text(encoding="utf-8")
+    assert constant(file, name) == value
+
+
 def test_every_decision_is_in_the_index() -> None:
     index = (DOCS / "adr" / "index.md").read_text(encoding="utf-8")
     for page in (DOCS / "adr").glob("0*.md"):
