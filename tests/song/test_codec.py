@@ -73,6 +73,11 @@ def test_any_length_comes_back_to_the_sample(format: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("format", FORMATS)
+def test_a_header_tells_the_length(format: str, song: Path, encoded: dict[str, Path]) -> None:
+    assert probe(encoded[format]).seconds == pytest.approx(PcmReader(song).seconds, abs=0.03)
+
+
+@pytest.mark.parametrize("format", FORMATS)
 def test_the_same_song_gives_the_same_bytes(format: str, song: Path, encoded: dict[str, Path], tmp_path: Path) -> None:
     encode(song, tmp_path / "again", format=format, tags=TAGS)
     assert (tmp_path / "again").read_bytes() == encoded[format].read_bytes()

@@ -185,7 +185,7 @@ def _audio_packets(stream: Any, how: Format, source: PcmReader, reporter: Report
 def _cut_at(end: Fraction, packets: Iterable[Any]) -> Iterator[Any]:
     """A codec's last packets are padded to its frame size; what lies behind `end` (s) is not to be played."""
     for packet in packets:
-        if packet.pts is not None:
+        if packet.pts is not None and packet.size:  # an empty one brings FLAC's final header
             left = round(end / packet.time_base) - packet.pts
             if left <= 0:
                 continue
