@@ -78,19 +78,23 @@ def _one(name: str, still: Path, vocals: Array, kit: FaceKit, work: Path, thread
 
 
 def _sum_up(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    def mean(key: str) -> float:
-        return float(np.mean([row[key] for row in rows]))
-
     frames, lost = sum(row["frames"] for row in rows), sum(row["faces_lost"] for row in rows)
     lag = max(abs(row["best_lag_db"]) for row in rows)
     moved = [row["gap_movement"] for row in rows if row["gap_movement"] is not None]
     figures = {
-        "lips_r_db_ratio": ratio(mean("r_db_outside_gaps"), PROTOTYPE_R_DB), "lips_r_db_ratio_aim": 1.0,
-        "lips_r_rms_ratio": ratio(mean("r_rms_outside_gaps"), PROTOTYPE_R_RMS), "lips_r_rms_ratio_aim": 1.0,
         "lips_lag_ratio": round(LAG_FRAMES / max(lag, LAG_FRAMES), 3), "lips_lag_ratio_aim": 1.0,
         "lips_faces_kept_ratio": round(1 - lost / frames, 4), "lips_faces_kept_ratio_aim": 1.0,
     }  # fmt: skip
     if moved:
         figures |= {"lips_stillness_ratio": round(1 - max(moved), 3), "lips_stillness_ratio_aim": STILL_AIM}
-    means = {key: round(mean(key), 3) for key in ("r_db_outside_gaps", "r_rms_outside_gaps", "r_db", "r_rms")}
+    means = {}
+    for name, kind in (("lips", False), ("lips_given", True)):
+        some = [row for row in rows if row["portrait"].startswith("given") == kind]
+        if some:
+            r_db, r_rms = (float(np.mean([row[f"{key}_outside_gaps"] for row in some])) for key in ("r_db", "r_rms"))
+            means[name] = {"r_db_outside_gaps": round(r_db, 3), "r_rms_outside_gaps": round(r_rms, 3)}
+            figures |= {
+                f"{name}_r_db_ratio": ratio(r_db, PROTOTYPE_R_DB), f"{name}_r_db_ratio_aim": 1.0,
+                f"{name}_r_rms_ratio": ratio(r_rms, PROTOTYPE_R_RMS), f"{name}_r_rms_ratio_aim": 1.0,
+            }  # fmt: skip
     return {"figures": figures, "means": means, "worst_lag_frames": lag, "faces_lost": lost, "frames": frames}
