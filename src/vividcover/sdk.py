@@ -164,7 +164,7 @@ def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent
     shelf.check_name(name)
     _needs_consent(model, consent)
     context = session.context(consent)
-    sources = [context.file("clips", str(clip), media=True) for clip in clips]
+    sources = [context.file(f"clips[{i}]", str(clip), media=True) for i, clip in enumerate(clips)]
     made = model.from_recordings(sources, name, context)
     return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context)
 
@@ -307,7 +307,7 @@ def make_dataset(
 
 def dataset_in(session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str) -> Made:
     model, context = CreateRvcDataset(), session.context()
-    paths = [context.file("recordings", str(r), media=True) for r in recordings]
+    paths = [context.file(f"recordings[{i}]", str(r), media=True) for i, r in enumerate(recordings)]
     made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
     engine, why = model.choose(context.engine)
     result = Result(

@@ -15,7 +15,6 @@ second waits. This is also the only window through which core code reports progr
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -27,18 +26,18 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from vividcover.errors import Canceled, StorageError
+from vividcover.errors import Canceled
+from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
 
-T = TypeVar("T")
+__all__ = [
+    "Event", "Reporter", "Silent", "Stage", "StageResult", "Workspace", "publish", "sha256_file", "storage_errors",
+    "write_text",
+]  # fmt: skip
 FORMAT = 1  # of the cache's layout; part of every key
-UNWRITABLE = {
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
-}  # fmt: skip
-HASH_CHUNK = 1 << 20  # bytes read at a time when hashing
 
 
 class Reporter(Protocol):
@@ -128,72 +127,6 @@ class Stage:
     def note(self, message: str) -> None:
         self.meta.setdefault("notes", []).append(message)
         self._workspace._emit("note", self._name, text=message)
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def canonical(value: Any) -> str:
-    """JSON with one spelling per value, for keys."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-
-
-@contextlib.contextmanager
-def storage_errors(what: str, where: Path) -> Iterator[None]:
-    """Turns a full disk or a folder that may not be written into an error that says so."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            free = shutil.disk_usage(_existing(where)).free
-            raise StorageError(
-                f"The disk is full: could not write {what} in {where} ({free / 1e6:.0f} MB free).",
-                "Free some space, run `vividcover cache prune`, or move VIVIDCOVER_HOME; finished stages are kept.",
-            ) from error
-        if error.errno in UNWRITABLE:
-            raise StorageError(
-                f"May not write {what} in {where}: {error.strerror}.",
-                "Choose a folder that you may write to (`-o`, or VIVIDCOVER_HOME for the cache).",
-            ) from error
-        raise
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists() and path != path.parent:
-        path = path.parent
-    return path
-
-
-def publish(source: Path, destination: Path) -> Path:
-    """Copies a finished file to where the user wants it: written aside, then renamed, so never half there."""
-    with storage_errors(destination.name, destination.parent):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            shutil.copyfile(source, aside)
-            aside.replace(destination)
-        finally:
-            aside.unlink(missing_ok=True)
-    return destination
-
-
-def write_text(destination: Path, text: str) -> Path:
-    """Writes a small text file aside, then renames it."""
-    with storage_errors(destination.name, destination.parent):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(destination)
-        finally:
-            aside.unlink(missing_ok=True)
-    return destination
 
 
 @dataclass
@@ -335,7 +268,7 @@ class Workspace:
                 "name": name, "key": key, "files": files, "sizes": sizes, "meta": stage.meta,
                 "seconds": round(seconds, 3), "params": dict(params),
             }  # fmt: skip
-            _write_durably(folder / "stage.json", json.dumps(record, indent=1))
+            write_durably(folder / "stage.json", json.dumps(record, indent=1))
             home = self._home(key)
             home.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(home, ignore_errors=True)  # only a damaged one can be here
@@ -474,10 +407,3 @@ class Workspace:
                 shutil.rmtree(doomed, ignore_errors=True)
                 freed += entry["bytes"]
         return freed
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -10,6 +10,7 @@ one method for each engine that serves it. CLI options, HTTP validation, schema,
 
 from __future__ import annotations
 
+import hashlib
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -83,10 +84,12 @@ class Context:
         self.workspace.note(message)
 
     def used(self, name: str, source: str, path: Path) -> Path:
-        """Remembers an input file for the provenance record."""
-        self.inputs[name] = {
-            "source": source, "sha256": self.workspace.hash_of(path), "bytes": path.stat().st_size,
-        }  # fmt: skip
+        """Remembers an input for the provenance record. A folder's hash is that of its files' hashes, sorted."""
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        hashes = sorted(self.workspace.hash_of(f) for f in files)
+        digest = hashes[0] if path.is_file() else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        size = sum(f.stat().st_size for f in files)
+        self.inputs[name] = {"source": source, "sha256": digest, "bytes": size, "files": len(files)}
         return path
 
     def file(self, name: str, value: str, *, media: bool = False) -> Path:
@@ -100,7 +103,7 @@ class Context:
             path = Path(value).expanduser()
             if not path.exists():
                 raise NotFoundError(f"{name}: there is no file {value!r}.", "Check the path, or give an http(s) link.")
-            return self.used(name, str(value), path) if path.is_file() else path
+            return self.used(name, str(value), path)
         s = self.settings
         limits = FetchLimits(s.max_download_bytes, s.max_song_seconds, s.download_timeout)
 

@@ -1,0 +1,95 @@
+"""Files and disks: hashing, writing aside and renaming, and errors of storage that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from vividcover.errors import StorageError
+
+UNWRITABLE = {
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+}  # fmt: skip
+HASH_CHUNK = 1 << 20  # bytes read at a time when hashing
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical(value: Any) -> str:
+    """JSON with one spelling per value, for keys."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+@contextlib.contextmanager
+def storage_errors(what: str, where: Path) -> Iterator[None]:
+    """Turns a full disk or a folder that may not be written into an error that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            free = shutil.disk_usage(_existing(where)).free
+            raise StorageError(
+                f"The disk is full: could not write {what} in {where} ({free / 1e6:.0f} MB free).",
+                "Free some space, run `vividcover cache prune`, or move VIVIDCOVER_HOME; finished stages are kept.",
+            ) from error
+        if error.errno in UNWRITABLE:
+            raise StorageError(
+                f"May not write {what} in {where}: {error.strerror}.",
+                "Choose a folder that you may write to (`-o`, or VIVIDCOVER_HOME for the cache).",
+            ) from error
+        raise
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def publish(source: Path, destination: Path) -> Path:
+    """Copies a finished file to where the user wants it: written aside, then renamed, so never half there."""
+    with storage_errors(destination.name, destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            shutil.copyfile(source, aside)
+            aside.replace(destination)
+        finally:
+            aside.unlink(missing_ok=True)
+    return destination
+
+
+def write_text(destination: Path, text: str) -> Path:
+    """Writes a small text file aside, then renames it."""
+    with storage_errors(destination.name, destination.parent):
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            aside.write_text(text, encoding="utf-8")
+            aside.replace(destination)
+        finally:
+            aside.unlink(missing_ok=True)
+    return destination
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Writes and waits until it is on the disk."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
