@@ -92,7 +92,8 @@ def extend(rgb: F32, alpha: F32, landmarks: F32, rng: np.random.Generator) -> tu
             continue
         turned_rgb, turned_alpha = _turn(rgb, side), _turn(alpha, side)
         room = {"left": fx, "right": alpha.shape[1] - fx, "top": 0.0}[side]
-        depth = 0.16 * fh if side == "top" else max(0.22 * fh, 1.25 * fh - room)
+        longest = max(b - a for a, b in runs_of(border, 0.02 * fh))
+        depth = float(np.clip(0.3 * longest, 6, 0.16 * fh)) if side == "top" else max(0.22 * fh, 1.25 * fh - room)
         grown_rgb, grown_alpha = _grow_left(turned_rgb, turned_alpha, round(depth), side != "top", rng)
         rgb, alpha = _turn_back(grown_rgb, side), _turn_back(grown_alpha, side)
         if side == "left":
@@ -139,9 +140,10 @@ def _grow_left(rgb: F32, alpha: F32, depth: int, gravity: bool, rng: np.random.G
         else:
             fade = np.ones((1, depth), np.float32)
         shape = np.clip(rows - upper[None] + 0.5, 0, 1) * np.clip(lower[None] - rows + 0.5, 0, 1) * fade
-        softness = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 1.2)
+        softness = cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 2.4)  # steep parts are stepped by columns
         new_alpha = np.maximum(new_alpha, softness)
-        source = np.clip(rows - (upper - a)[None] * (0.7 if open_end else 0.0), a + 2, min(b, h) - 1).astype(np.float32)
+        shift = np.minimum(upper - a, (0.4 + slope_top) * d)  # the texture follows the outline, but never tears
+        source = np.clip(rows - shift[None] * float(open_end), a + 2, min(b, h) - 1).astype(np.float32)
         xs = np.broadcast_to(mirror.astype(np.float32)[None], source.shape)
         moved = cv2.remap(
             np.ascontiguousarray(rgb),
@@ -151,7 +153,9 @@ def _grow_left(rgb: F32, alpha: F32, depth: int, gravity: bool, rng: np.random.G
             borderMode=cv2.BORDER_REPLICATE,
         )
         new_rgb = np.where(shape[..., None] > 0.001, moved, new_rgb)
-    new_rgb = new_rgb * (1 - 0.4 * u[None, :, None] ** 1.5)
+    blurred = cv2.GaussianBlur(new_rgb, (0, 0), max(1.0, 0.05 * depth))
+    away = u[None, :, None]
+    new_rgb = (new_rgb * (1 - away) + blurred * away) * (1 - 0.5 * away**1.2)
     return np.concatenate([new_rgb[:, ::-1], rgb], 1), np.concatenate([new_alpha[:, ::-1], alpha], 1)
 
 

@@ -150,12 +150,13 @@ def pooled(image: F32, mask: NDArray[np.bool_], sigma: float) -> F32:
     shape = (max(1, image.shape[1] // step), max(1, image.shape[0] // step))
     small = cv2.resize(image * weight[..., None], shape, interpolation=cv2.INTER_AREA)
     small_w = cv2.resize(weight, shape, interpolation=cv2.INTER_AREA)
-    num = np.zeros_like(small)
-    den = np.zeros_like(small_w)
-    for factor, share in ((1.0, 1.0), (4.0, 1e-3), (16.0, 1e-6)):  # far pixels only count where none are near
-        s = sigma / step * factor
-        num += share * cv2.GaussianBlur(small, (0, 0), s)
-        den += share * cv2.GaussianBlur(small_w, (0, 0), s)
+    num, den = np.zeros_like(small), np.zeros_like(small_w)
+    for factor, share in ((1, 1.0), (4, 1e-3), (16, 1e-6)):  # far pixels only count where none are near
+        coarse = (max(1, shape[0] // factor), max(1, shape[1] // factor))
+        for target, source in ((num, small), (den, small_w)):
+            tiny = cv2.resize(source, coarse, interpolation=cv2.INTER_AREA) if factor > 1 else source
+            blurred = cv2.GaussianBlur(tiny, (0, 0), sigma / step)
+            target += share * (cv2.resize(blurred, shape, interpolation=cv2.INTER_LINEAR) if factor > 1 else blurred)
     filled = num / np.maximum(den, 1e-9)[..., None]
     return cv2.resize(filled, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
 
@@ -206,9 +207,11 @@ def sample_matte(
     for front in fronts:
         for back in backs:
             line = front - back
-            length = (line * line).sum(1) + 1e-4
-            mix = np.clip(((here - back) * line).sum(1) / length, 0, 1)
-            residual = ((here - back - mix[:, None] * line) ** 2).sum(1)
+            length = np.einsum("nc,nc->n", line, line) + 1e-4
+            offset = here - back
+            mix = np.clip(np.einsum("nc,nc->n", offset, line) / length, 0, 1)
+            offset = offset - mix[:, None] * line
+            residual = np.einsum("nc,nc->n", offset, offset)
             cost = residual + pull * (mix - guess) ** 2 + 2e-4 / (length + 0.01)
             better = cost < best
             best[better], found[better], trust[better] = cost[better], mix[better], length[better]

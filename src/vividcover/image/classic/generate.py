@@ -93,7 +93,7 @@ def choose(
     """The photo that suits prompt and frame best; the seed decides between equals."""
     best: tuple[float, dict[str, Any], Placing] | None = None
     placings = int(rng.integers(1 << 30))
-    luck = rng.uniform(0, 0.24, len(model.info["cutouts"]))
+    luck = rng.uniform(0, 0.30, len(model.info["cutouts"]))
     wanted = FACE[asked.framing or "portrait"]
     for entry, chance in zip(model.info["cutouts"], luck):
         points = model.array(entry["landmarks"])

@@ -73,7 +73,7 @@ def finish(light: F32, moods: Collection[str], rng: np.random.Generator) -> NDAr
             flags=cv2.INTER_LINEAR,
             borderMode=cv2.BORDER_REPLICATE,
         )
-    strength = 0.011 + 0.026 * ("grain" in moods) + 0.012 * ("vintage" in moods)
+    strength = 0.011 + 0.015 * ("grain" in moods) + 0.007 * ("vintage" in moods)
     noise = cv2.GaussianBlur(rng.standard_normal((h, w), dtype=np.float32), (0, 0), 0.7) * 1.9
     grey = luma(picture)
     picture += (noise * strength * (0.35 + 1.3 * np.sqrt(np.clip(grey * (1 - grey), 0, 1))))[..., None]

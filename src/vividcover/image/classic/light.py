@@ -127,8 +127,8 @@ def relight(person: Person, light: Lighting, skin: F32 | None, reach: float) -> 
     broad = cv2.resize(cv2.GaussianBlur(cv2.resize(n, None, fx=0.25, fy=0.25, interpolation=cv2.INTER_AREA), (0, 0),
                                         max(1.0, 0.02 * person.face_height)), (n.shape[1], n.shape[0]))  # fmt: skip
     for side, rim in ((-1.0, light.rim_left), (1.0, light.rim_right)):
-        wash = np.clip((broad @ np.array([side, -0.15, -0.1], np.float32) - 0.25) / 0.75, 0, 1) ** 1.3
-        illumination = illumination + 0.9 * wash[..., None] * rim
+        wash = np.clip((broad @ np.array([side, -0.15, -0.1], np.float32) - 0.12) / 0.88, 0, 1) ** 1.5
+        illumination = illumination + 0.7 * wash[..., None] * rim
     mask = face_mask(person.landmarks, person.alpha.shape, 0.85, 0.02) > 0.9
     lit = flat * illumination
     mean = float(np.mean(luma(lit[mask]))) if mask.any() else float(np.mean(luma(lit)))

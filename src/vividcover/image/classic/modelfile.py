@@ -40,7 +40,7 @@ class Model:
 
 def png_bytes(pixels: NDArray[np.uint8]) -> bytes:
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=6)
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=4)
     return stream.getvalue()
 
 

@@ -205,8 +205,8 @@ def _fireworks(c: Canvas, accents: list[F32]) -> None:
                 at + 0.25 * r * np.array([np.cos(angle), np.sin(angle)]),
                 at + r * np.array([np.cos(angle), np.sin(angle) + 0.12]),
             )
-            cv2.line(layer, c.px(*a), c.px(*b), (colour * 0.8).tolist(), 1, cv2.LINE_AA)
-            cv2.circle(layer, c.px(*b), max(1, round(0.0022 * c.h)), (colour * 4 + 0.6).tolist(), -1, cv2.LINE_AA)
+            cv2.line(layer, c.px(*a), c.px(*b), (colour * 0.5).tolist(), 1, cv2.LINE_AA)
+            cv2.circle(layer, c.px(*b), 1, (colour * 1.6 + 0.3).tolist(), -1, cv2.LINE_AA)
     c.light += layer
 
 

@@ -99,7 +99,9 @@ def audience(c: Canvas, accents: list[F32], rows: int) -> None:
         tint = accents[0] * (1 - side) + accents[-1] * side
         depth = (rows - row) / rows
         fog = (0.010 + 0.045 * depth) * tint
-        c.light = (c.light * (1 - alpha[..., None]) + alpha[..., None] * fog + edge[..., None] * tint * 0.55).astype(np.float32)
+        c.light = (c.light * (1 - alpha[..., None]) + alpha[..., None] * fog + edge[..., None] * tint * 0.55).astype(
+            np.float32
+        )
         c.light += (screens * 2.5)[..., None] * rgb(190, 215, 255)
 
 

@@ -22,7 +22,8 @@ from vividcover.portrait.faces import Face, FaceKit
 from vividcover.workspace import Reporter, Silent
 
 KEEP = 8  # cut-outs in a model
-TRY = 12  # best photos that are cut out to find them
+TRY = 10  # best photos that are cut out to find them
+WORTH = 0.7  # of the best photo's score: below this a photo is cut out only where fewer than two others are left
 ADVISED = (10, 20)  # photos, as the seed's trainer advises
 SMALLEST_FACE = 90  # px, forehead to chin
 GOOD_FACE = 380  # px
@@ -114,8 +115,9 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
         candidate.score = total(candidate.marks)
     candidates.sort(key=lambda c: (-c.score, c.photo.name))
     made: list[tuple[float, Candidate, Cutout, dict[str, Any]]] = []
-    for i, candidate in enumerate(candidates[:TRY]):
-        reporter.progress(0.5 + 0.45 * i / min(TRY, len(candidates)), f"cutting out {candidate.photo.name}")
+    hopeful = [c for i, c in enumerate(candidates[:TRY]) if i < 2 or c.score > WORTH * candidates[0].score]
+    for i, candidate in enumerate(hopeful):
+        reporter.progress(0.5 + 0.45 * i / len(hopeful), f"cutting out {candidate.photo.name}")
         rgb = candidate.photo.rgb()
         cut = cut_out(rgb, kit.matte(rgb), candidate.face)
         reporter.check()
