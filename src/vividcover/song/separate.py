@@ -56,7 +56,7 @@ def separate(
     with PcmReader(song) as reader:
         survey = _survey(reader, threads, reporter)
         plan = choose.choose(survey, recipe)
-        reporter.note(f"Separation: {plan.recipe} ({plan.why}).")
+        power = np.zeros(3)  # of song, vocals, instrumental
         vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
         with (
             PcmWriter(vocals, reader.rate, reader.channels) as sung,
@@ -66,6 +66,11 @@ def separate(
                 mixture = reader.read(start, part.shape[1])
                 sung.write(part)
                 played.write(mixture - part)
+                power += np.square([mixture, part, mixture - part], dtype=np.float64).sum((1, 2))
+        plan = choose.judge(plan, power)
+        if plan.lean > 0:
+            _lean(reader, folder, plan.lean, reporter)
+    reporter.note(f"Separation: {plan.recipe} ({plan.why}).")
     reporter.progress(1.0, "separated")
     return Separation(plan.recipe, plan.why, vocals, instrumental, None, plan.report)
 
@@ -123,3 +128,23 @@ def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> 
         end = reader.frames if last else start + ready.shape[1] - 2 * fade
         yield start, ready[:, : end - start]
         reporter.progress(0.45 + 0.55 * (number + 1) / count, "separating")
+
+
+def _lean(reader: PcmReader, folder: Path, lean: float, reporter: Reporter) -> None:
+    """Moves `lean` (0..1) of the instrumental over to the vocals: for songs that hardly have one."""
+    names = ("vocals.wav", "instrumental.wav")
+    asides = [folder / f".{name}.part" for name in names]
+    with (
+        PcmReader(folder / "vocals.wav") as before,
+        PcmWriter(asides[0], reader.rate, reader.channels) as sung,
+        PcmWriter(asides[1], reader.rate, reader.channels) as played,
+    ):
+        for start in range(0, reader.frames, CORE * stft.HOP):
+            reporter.check()
+            count = min(CORE * stft.HOP, reader.frames - start)
+            mixture, part = reader.read(start, count), before.read(start, count)
+            part = mixture if lean >= 1 else part + np.float32(lean) * (mixture - part)
+            sung.write(part)
+            played.write(mixture - part)
+    for aside, name in zip(asides, names, strict=True):
+        aside.replace(folder / name)

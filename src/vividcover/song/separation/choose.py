@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from vividcover.song.separation.stft import BINS, Real
 from vividcover.song.separation.survey import Survey
 
 RECIPES = ("silence", "a-cappella", "masks", "mono")
+ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
 
@@ -28,6 +29,7 @@ class Plan:
     passes: float | None = None  # the whole song times this is the vocals: no second pass
     tracks: Tracks | None = None
     level: float = 0.0
+    lean: float = 0.0  # how much of the instrumental to give back to the vocals, 0..1
     report: dict[str, Any] = field(default_factory=dict)
 
     def block(self, signal: Signal, first: int, count: int) -> Block:
@@ -47,7 +49,23 @@ def choose(survey: Survey, recipe: str) -> Plan:
     width = float(survey.side.sum() / power.sum())
     name = recipe if recipe != "auto" else "mono" if width < MONO else "masks"
     why = f"{width:.1%} of the power is beside the centre" if recipe == "auto" else "asked for"
-    return Plan(name, why, None, tracks(survey), level, {"width": width})
+    return Plan(name, why, None, tracks(survey), level, report={"width": width})
+
+
+def judge(plan: Plan, power: NDArray[np.float64]) -> Plan:
+    """The plan after the second pass, from the powers of song, vocals and instrumental.
+
+    When next to nothing is left as instrumental, it is not a band but the voice's own room and consonants.
+    """
+    if plan.passes is not None:
+        return plan
+    sung, played = (float(p / max(power[0], 1e-12)) for p in power[1:])
+    report = {**plan.report, "vocals_power": sung, "instrumental_power": played}
+    lean = min(max((ACCOMPANIED - played) / (ACCOMPANIED - ALONE), 0.0), 1.0)
+    if lean >= 1:
+        why = f"only {played:.1%} of the power is not the voice's"
+        return replace(plan, recipe="a-cappella", why=why, lean=1.0, report=report)
+    return replace(plan, lean=lean, report=report)
 
 
 def tracks(survey: Survey) -> Tracks:

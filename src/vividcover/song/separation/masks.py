@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter, uniform_filter1d
 
 from vividcover.song.pcm import RATE, Signal
 from vividcover.song.separation import cues, melody, stft
@@ -39,6 +39,10 @@ class Weights:
 WEIGHTS = Weights()
 KNOTS = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0, 12000.0)  # Hz
 BIAS = (-6.28, -2.60, -0.96, -1.49, -3.74, -0.37, -2.28)  # of the logit at the knots
+
+ACTIVE_LOW, ACTIVE_HIGH = 150.0, 6000.0  # Hz, where a voice has its power
+ACTIVE_FRAMES = 13  # 0.3 s
+GATE, GATE_SLOPE = np.float32(0.19), 4  # activity at which the gate is half open (sung: .2 to .9, else: .04 to .3)
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,20 @@ def share(spectrum: Spectrum, block: Block, check: Check, weights: Weights = WEI
     return sigmoid(logit)
 
 
+def activity(share: Real, power: Real) -> Real:
+    """Whether somebody sings, [T] 0..1: the voice's share of the power at 150..6000 Hz, over a third of a second."""
+    band = slice(int(ACTIVE_LOW * SIZE / RATE), int(ACTIVE_HIGH * SIZE / RATE))
+    sung = uniform_filter1d((share[:, band] * power[:, band]).sum(1), ACTIVE_FRAMES)
+    everything = uniform_filter1d(power[:, band].sum(1), ACTIVE_FRAMES)
+    result: Real = sung / (everything + np.float32(1e-12))
+    return result
+
+
+def gate(active: Real) -> Real:
+    """Gain [T] of the vocals, 0..1, from their activity: what little is found between phrases is not the voice."""
+    return np.asarray(1 / (1 + (GATE / np.maximum(active, np.float32(1e-3))) ** GATE_SLOPE), np.float32)
+
+
 def sigmoid(logit: Real) -> Real:
     return np.asarray(1 / (1 + np.exp(-logit)), np.float32)
 
@@ -106,5 +124,6 @@ def separate_block(block: Block, check: Check) -> Signal:
     spectrum = stft.analyse(block.signal)
     check()
     vocal = share(spectrum, block, check)
+    vocal *= gate(activity(vocal, np.square(np.abs(spectrum)).sum(0)))[:, None]
     check()
     return stft.synthesise(cues.filtered(spectrum, vocal))
