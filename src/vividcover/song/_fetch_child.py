@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 from vividcover.errors import LinkError, VividCoverError
-from vividcover.song._fetch_kinds import kind_of
+from vividcover.song._fetch_kinds import kind_of, looks_like_media
 from vividcover.song._fetch_why import explain, not_audio, status_error
 from vividcover.song.guard import Endpoint, Guard, check_link, show
 
@@ -76,14 +76,17 @@ def too_big(job: Job, size: int, *, announced: bool) -> LinkError:
     )
 
 
-def fetch(job: Job, guard: Guard) -> dict[str, str]:
+def fetch(job: Job) -> dict[str, str]:
     """Does the job. Returns path, title and how; raises whatever the libraries raise."""
-    from vividcover.song import _fetch_pages as pages
+    if job.media and not looks_like_media(urlsplit(job.link).path):
+        from vividcover.song import _fetch_pages as pages  # yt-dlp takes a moment to load
 
-    if job.media and pages.knows(job.link):
-        return pages.fetch_page(job, Progress(job), say)
+        if pages.knows(job.link):
+            return pages.fetch_page(job, Progress(job), say)
     found = fetch_direct(job, Progress(job))
     if found is None:  # a page or a playlist
+        from vividcover.song import _fetch_pages as pages
+
         return pages.fetch_page(job, Progress(job), say)
     return found
 
@@ -263,7 +266,7 @@ def main() -> None:
     guard = Guard(job.allow)
     guard.install()
     try:
-        say({"done": fetch(job, guard)})
+        say({"done": fetch(job)})
     except Exception as error:
         _fail(explain(error, job.link, guard.refused, login=job.cookies is not None))
     _answers.close()

@@ -33,8 +33,14 @@ OTHER = (
     (0, b"Rar!", "a RAR archive", ".rar"),
     (0, b"7z\xbc\xaf", "a 7-Zip archive", ".7z"),
 )
+SUFFIXES = (*(suffix for _, _, suffix in MEDIA), ".aac", ".ts", ".mp4", ".mov", ".mkv", ".opus", ".oga", ".aif")
 PAGE = (b"<!doctype html", b"<html", b"<head", b"<body", b"<script")
 PLAYLIST_TYPES = ("mpegurl", "dash+xml", "vnd.ms-sstr", "scpls")
+
+
+def looks_like_media(path: str) -> bool:
+    """Whether a link's path ends like an audio or video file: worth a plain download before asking yt-dlp."""
+    return path.lower().endswith(SUFFIXES)
 
 
 def kind_of(head: bytes, declared: str) -> tuple[str, str]:

@@ -122,7 +122,7 @@ def _fetch(
             whole, title = Path(done["path"]), done["title"]
             name = "download" + whole.suffix if media else _file_name(title, whole.suffix)
             whole.replace(folder / name)
-        return Fetched(folder / name, re.sub(r"\.\w{2,4}$", "", title) or "download", link, done["how"])
+        return Fetched(folder / name, _shown_title(title), link, done["how"])
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
@@ -131,6 +131,12 @@ def _file_name(title: str, suffix: str) -> str:
     """The site's own name for a file, safe to use here; the suffix by what is inside, if that was recognised."""
     name = title.lstrip(".") or "download"
     return name if not suffix or name.lower().endswith(suffix) else name + suffix
+
+
+def _shown_title(title: str) -> str:
+    """The title without a file's suffix, characters that cannot be shown, and endless length."""
+    shown = "".join(character if character.isprintable() else " " for character in title)
+    return re.sub(r"\.\w{2,4}$", "", " ".join(shown.split()))[:200] or "download"
 
 
 def _proxy_endpoints(proxy: str) -> frozenset[Endpoint]:
@@ -208,7 +214,9 @@ class _Child:
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if hasattr(os, "killpg"):
+            if self.process.returncode is not None:
+                pass  # waited for already: its number may belong to somebody else by now
+            elif hasattr(os, "killpg"):
                 os.killpg(self.process.pid, signal.SIGKILL)  # it leads its own session: whatever it started goes too
             else:
                 self.process.kill()

@@ -102,7 +102,8 @@ def make_dataset(
             sources = _gather(recordings, work, reporter)
             builder = _Builder(work, isolate, threads)
             for number, source in enumerate(sources):
-                builder.add(source, _Part(reporter, number, len(sources), source.name))
+                part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
+                builder.add(source, part)
             report = builder.report(name, reporter)
             files = {f"dataset/{name}/split_{i}.wav": clip for i, clip in enumerate(builder.clips)}
             write_zip(out, files, reporter=reporter)
@@ -149,33 +150,24 @@ def clean_name(name: str, reporter: Reporter) -> str:
     return clean
 
 
-class _Part:
-    """A reporter for one recording of several: its progress becomes a part of the whole."""
+class _Span:
+    """A reporter for a part of the work: its 0..1 becomes low..high of the outer one's."""
 
-    def __init__(self, reporter: Reporter, number: int, count: int, text: str) -> None:
-        self._reporter, self._number, self._count, self._text = reporter, number, count, text
+    def __init__(self, outer: Reporter, low: float, high: float, title: str = "") -> None:
+        self._outer, self._low, self._high, self._title = outer, low, high, title
 
     def progress(self, fraction: float, text: str = "") -> None:
-        self._reporter.progress(0.98 * (self._number + min(fraction, 1.0)) / self._count, f"{self._text}: {text}")
+        text = f"{self._title}: {text}" if self._title else text
+        self._outer.progress(self._low + (self._high - self._low) * min(fraction, 1.0), text)
 
     def check(self) -> None:
-        self._reporter.check()
+        self._outer.check()
 
     def note(self, message: str) -> None:
-        self._reporter.note(message)
+        self._outer.note(message)
 
     def span(self, low: float, high: float) -> _Span:
         return _Span(self, low, high)
-
-
-class _Span(_Part):
-    """A reporter for a step: 0..1 becomes low..high."""
-
-    def __init__(self, outer: Reporter, low: float, high: float) -> None:
-        self._reporter, self._low, self._high = outer, low, high
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        self._reporter.progress(self._low + (self._high - self._low) * min(fraction, 1.0), text)
 
 
 class _Builder:
@@ -188,7 +180,7 @@ class _Builder:
         self._seen: dict[str, str] = {}  # sha256 → the file that it was first seen in
         self._failures: list[InputError] = []
 
-    def add(self, source: Path, reporter: _Part) -> None:
+    def add(self, source: Path, reporter: _Span) -> None:
         """Decodes, isolates, cuts and judges one recording. One that cannot be used is noted and left out."""
         line = _Recording(source.name)
         self.recordings.append(line)
@@ -235,7 +227,7 @@ class _Builder:
             return None
         return verdict
 
-    def _isolate(self, source: Path, reporter: _Part) -> Path:
+    def _isolate(self, source: Path, reporter: _Span) -> Path:
         """The voice alone, as long as the recording."""
         stereo = self.work / "stereo.wav"
         decode(
@@ -247,7 +239,7 @@ class _Builder:
         return parts.vocals
 
     def _cut(
-        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: _Recording, reporter: _Part
+        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: _Recording, reporter: _Span
     ) -> None:
         spans = slicing.cut(track)
         silent = track.seconds - sum(span.voiced for span in spans) * HOP
