@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vividcover import weights
 from vividcover.errors import WeightsError
+from vividcover.portrait.opencv import cv2
 
 Rgb = NDArray[np.uint8]  # [H, W, 3]
 Plane = NDArray[np.float32]  # [H, W]
@@ -105,7 +105,7 @@ def guided_filter(guide: Rgb, mask: Plane, radius: int, eps: float, shrink: int 
     slope = cv2.resize(mean(slope), (width, height), interpolation=cv2.INTER_LINEAR)
     offset = cv2.resize(mean(offset), (width, height), interpolation=cv2.INTER_LINEAR)
     out = np.einsum("hwc,hwc->hw", slope, guide.astype(np.float32) / 255.0) + offset
-    return np.clip(out, 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(out, 0.0, 1.0), np.float32)
 
 
 def blaze_anchors() -> NDArray[np.float32]:
@@ -298,7 +298,7 @@ class FaceKit:
         radius = max(4, max(height, width) // 48)
         shrink = max(1, max(height, width) // 640)
         fine = guided_filter(rgb, coarse, radius, 1e-4, shrink)
-        return np.clip((fine - 0.06) / 0.88, 0.0, 1.0).astype(np.float32)
+        return np.asarray(np.clip((fine - 0.06) / 0.88, 0.0, 1.0), np.float32)
 
     def _segment(self, rgb: Rgb, box: tuple[int, int, int, int]) -> Plane:
         left, top, right, bottom = (int(v) for v in box)
@@ -306,4 +306,4 @@ class FaceKit:
         (mask,) = self._run("selfie_segmentation", small.astype(np.float32) / 255.0, ("activation_10",))
         square, size = mask.reshape(MATTE_SIZE, MATTE_SIZE), (right - left, bottom - top)
         grown: Plane = np.asarray(cv2.resize(square, size, interpolation=cv2.INTER_CUBIC), np.float32)
-        return grown.clip(0, 1)
+        return np.clip(grown, 0, 1)

@@ -155,14 +155,15 @@ def articulate(heard: Heard) -> tuple[dict[str, Curve], NDArray[np.bool_]]:
         return {"jaw": still, "part": still, "spread": still, "press": still}, sung
     level = np.where(sung, voice - loud, -60.0)
     effort = np.clip(level / RANGE + 1, 0, 1.15)
-    drive = 0.55 * effort + 0.45 * np.minimum(10 ** (level / 20), 1.25) * sung
+    drive = 0.6 * effort + 0.4 * np.minimum(10 ** (level / 20), 1.25) * sung
     vowel = sung & (level > -20)
     opened = _relative(heard["open"] - heard["murmur"], vowel, 5.0)
     fronted = _relative(heard["front"] - heard["back"], vowel, 7.0)
     hissing = _sigmoid((hiss - voice + 2.0) / 3.0) * sung
     murmur = _murmur(heard, level, vowel) * sung * (1 - hissing)
-    jaw = drive * (1 + 0.12 * np.tanh(opened)) * (1 - 0.5 * hissing) * (1 - 0.5 * murmur)
-    spread = 0.75 * np.tanh(fronted) * np.clip(effort * 1.4, 0, 1)
+    jaw = drive * (1 + 0.12 * np.tanh(opened)) * (1 - 0.42 * hissing) * (1 - 0.45 * murmur)
+    rounded = _sigmoid(-2.5 * opened)  # of the back vowels only the close ones: u and o, not a
+    spread = 0.75 * np.tanh(fronted) * np.where(fronted < 0, rounded, 1.0) * np.clip(effort * 1.4, 0, 1)
     part = 0.9 * hissing * np.clip((hiss - loud) / RANGE + 1.2, 0, 1) + 0.25 * np.maximum(spread, 0) * effort
     press = murmur * 0.8
     ease = {"jaw": COARTICULATION, "part": 0.03, "spread": 0.07, "press": 0.03}
@@ -186,8 +187,8 @@ def _sigmoid(x: Curve) -> Curve:
 
 
 def _relative(ratio: NDArray[np.floating], where: NDArray[np.bool_], unit: float) -> Curve:
-    """A band ratio in dB, re its median where vowels are sung, in units of `unit` dB: voices and rooms differ."""
-    middle = np.median(ratio[where]) if where.sum() > 10 else 0.0
+    """A band ratio in dB, re the middle of its range where vowels are sung, in `unit` dB: voices and rooms differ."""
+    middle = float(np.percentile(ratio[where], [15, 85]).mean()) if where.sum() > 10 else 0.0
     return np.asarray((ratio - middle) / unit, float)
 
 

@@ -22,7 +22,7 @@ WINDOW = 512  # samples, Hann
 BANDS = 24  # logarithmic bands from 60 Hz up
 CENTRE_TEMPO, TEMPO_WIDTH = 112.0, 0.9  # beats a minute, octaves: what listeners tap to
 TIGHTNESS = 200.0  # how much a steady beat counts against strong onsets
-LEAST = 0.06  # autocorrelation at the beat's period below which there is no beat
+LEAST = 0.05, 3.3  # autocorrelation of a beat: at least a + b / sqrt(frames); noise has 1 / sqrt(frames)
 
 Curve = NDArray[np.float64]
 
@@ -49,11 +49,11 @@ def onsets(song: Path, *, reporter: Reporter | None = None) -> Curve:
                 power = np.abs(np.fft.rfft(frames * window, axis=1)).astype(np.float32) ** 2 @ select
                 rows.append(power)
                 tail = tail[count * HOP :]
-    if not rows:
+    span = int(FRAME_RATE) | 1
+    if sum(map(len, rows)) < 2 * span:
         return np.zeros(0)
     levels = 10 * np.log10(np.concatenate(rows) + 1e-4)
     rise = np.maximum(np.diff(levels, axis=0, prepend=levels[:1]), 0).mean(1).astype(np.float64)
-    span = int(FRAME_RATE) | 1
     rise -= np.convolve(rise, np.ones(span) / span, mode="same")
     return np.asarray(rise / (rise.std() + 1e-9))
 
@@ -69,7 +69,7 @@ def track(strength: Curve) -> Curve:
     correlation = correlation / (correlation[0] + 1e-9)
     prior = np.exp(-0.5 * (np.log2(60 * FRAME_RATE / lags / CENTRE_TEMPO) / TEMPO_WIDTH) ** 2)
     period = int(lags[np.argmax(correlation[lags] * prior)])
-    if correlation[period] < LEAST:
+    if correlation[period] < LEAST[0] + LEAST[1] / np.sqrt(len(strength)):
         return np.zeros(0)
     offsets = np.arange(-2 * period, -period // 2 + 1)
     cost = -TIGHTNESS * np.log(-offsets / period) ** 2

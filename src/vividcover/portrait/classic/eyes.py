@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vividcover.portrait.classic.rig import Frame3, smoothstep
 from vividcover.portrait.faces import Face, Rgb
+from vividcover.portrait.opencv import cv2
 
 Array = NDArray[np.float64]
 

@@ -6,12 +6,12 @@ the opening. Where the lips are apart in the photo its own teeth are kept.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vividcover.portrait.classic.rig import MouthRig, curve, expand, invert, smoothstep
 from vividcover.portrait.faces import Face, Rgb
+from vividcover.portrait.opencv import cv2
 
 Array = NDArray[np.float64]
 Image = NDArray[np.float32]  # [h, w, 3] 0..255

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -19,6 +18,7 @@ from vividcover.portrait.classic.beat import onsets, track
 from vividcover.portrait.classic.listen import listen
 from vividcover.portrait.classic.scene import Scene
 from vividcover.portrait.faces import Face, FaceKit, Rgb
+from vividcover.portrait.opencv import cv2
 from vividcover.portrait.render import Rendering, RenderSettings, encode
 from vividcover.workspace import Reporter, Silent
 

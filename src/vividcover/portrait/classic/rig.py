@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vividcover.portrait.faces import CHIN, FOREHEAD, LEFT_CHEEK, LEFT_EYE, RIGHT_CHEEK, RIGHT_EYE, Face, Rgb
+from vividcover.portrait.opencv import cv2
 
 Array = NDArray[np.float64]
 Field = NDArray[np.float32]  # [h, w, 2] displacement in px
@@ -38,6 +38,7 @@ SPREAD_OUT, ROUND_IN = 0.024, 0.028  # corners, at spread = 1 and -1
 PRESS_IN = 0.010  # lips rolled in
 OPEN_PHOTO = 0.018  # lips further apart than this in the photo show a real opening
 COVER_UP, COVER_DOWN = (0.001, 0.014), (0.005, 0.010)  # least and most, see MouthRig.covers
+OPEN_TRIM = 0.004
 GRID = 72  # cells a side of the displacement grids
 
 
@@ -162,6 +163,8 @@ def mouth_rig(face: Face, still: Rgb) -> MouthRig:
     covers = (np.clip(above, *COVER_UP) * taper, np.clip(below, *COVER_DOWN) * taper)
     if open_photo:
         covers = (0 * taper, COVER_DOWN[0] * taper)
+        trim = (OPEN_TRIM * size * taper)[:, None] * down2  # off the dark rims, or closed lips would show them
+        seam_u, seam_l = seam_u - trim, seam_l + trim
     shut_u = centre_line - seam_u
     shut_l = centre_line - seam_l
     sheets = [
@@ -243,8 +246,8 @@ def _sheet(
     field = spread[: len(grid)].reshape(GRID, GRID, len(SHAPES) + 1, 2).transpose(2, 0, 1, 3)
     at_seam = spread[len(grid) :].transpose(1, 0, 2)  # what the sheet does there, not what it was asked to do
     fade = _fade(frame, grid.reshape(GRID, GRID, 2), box)
-    field = (field * fade[None, ..., None]).astype(np.float32)
-    return field[:-1], at_seam, field[-1]
+    faded = np.asarray(field * fade[None, ..., None], np.float32)
+    return faded[:-1], at_seam, faded[-1]
 
 
 def _rim(left: int, top: int, right: int, bottom: int) -> Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,6 +15,7 @@ from vividcover.portrait.classic.eyes import LEFT, RIGHT, Eye
 from vividcover.portrait.classic.mouth import Mouth
 from vividcover.portrait.classic.rig import Frame3, face_frame, mouth_rig, smoothstep
 from vividcover.portrait.faces import Face, Plane, Rgb
+from vividcover.portrait.opencv import cv2
 
 Array = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def fill_behind(rgb: Rgb, matte: Plane) -> Rgb:
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """Movement per unit on a coarse grid: its points are the middles of cells of `STEP` px, one cell beyond the picture.
+    """Movement per unit on a coarse grid: its points are the middles of cells of `STEP` px, and one cell beyond.
 
     `layers` [h, w, 4]: 1 = moves with the head; depth towards the camera in px; breath and brow, px along `down`.
     """
