@@ -34,8 +34,8 @@ from vividcover.errors import Canceled
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
 
 __all__ = [
-    "Event", "Reporter", "Silent", "Stage", "StageResult", "Workspace", "canonical", "publish", "sha256_file", "storage_errors",
-    "write_text",
+    "Event", "Reporter", "Silent", "Stage", "StageResult", "Workspace", "canonical", "publish", "sha256_file",
+    "storage_errors", "write_text",
 ]  # fmt: skip
 FORMAT = 1  # of the cache's layout; part of every key
 
