@@ -211,6 +211,7 @@ def test_a_file_keeps_its_name_without_its_paths(site: Server, tmp_path: Path) -
         "http://[fd00::1]/", "http://[fe80::1]/", "http://100.64.0.1/", "http://224.0.0.1/", "http://user@example.com/",
         "http://example.com:22/", "http://example.com:6667/", "ftp://example.com/a.mp3", "file:///etc/passwd",
         "http://", "http://exa mple.com/", "http://example.com\\@127.0.0.1/", "http://example.com:99999/",
+        "https://example.com/#__youtubedl_smuggle=%7B%7D",
     ],
 )  # fmt: skip
 def test_such_a_link_is_refused_before_anything_is_opened(link: str, tmp_path: Path) -> None:
@@ -307,6 +308,27 @@ for attempt in (
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_name_whose_every_address_may_be_reached_is_fetched(site: Server, tmp_path: Path) -> None:
+    site.pages["/a.wav"] = give(wav(), "audio/wav")
+    site.pages["/page"] = give(b"<html><title>t</title><audio src='/a.wav'></audio></html>", "text/html")
+    script = f"""
+import pathlib, socket
+from vividcover.song import _fetch_child as child
+from vividcover.song.guard import Guard
+child.say = print
+def fake(host, port, *args, **kwargs): return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+Guard(allow={{{site.at!r}}}, resolve=fake).install()
+for number, path in enumerate(("/a.wav", "/page")):
+    folder = pathlib.Path({str(tmp_path)!r}) / str(number)
+    folder.mkdir()
+    link = "http://song.example:{site.port}" + path
+    print(child.fetch(child.Job(link, str(folder), True, 10**6, 600.0, None, None, ())))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [path.read_bytes() for path in sorted(tmp_path.rglob("download.wav"))] == [wav(), wav()]
 
 
 def test_one_private_address_among_public_ones_refuses_the_name() -> None:
@@ -598,9 +620,10 @@ import threading
 job = child.Job("https://example.com/endless", "", True, 1, 1.0, None, None, ())
 threading.Thread(target=child._watch_memory, args=(job,)).start()
 page = []
-while True:
+for _ in range(50):
     page.append(b"x" * (8 << 20))
     time.sleep(0.02)
+time.sleep(5)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "https://example.com/endless does not end" in done.stdout

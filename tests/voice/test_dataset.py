@@ -160,6 +160,8 @@ def test_the_voice_is_taken_out_of_music_only_where_there_is_music(speech: Audio
     assert any("song.wav seems to have music" in note for note in reporter.notes)
     untouched = make_dataset([song], tmp_path / "p.zip", name="v", isolate=False)
     assert not untouched["recordings"][0]["isolated"]
+    asked = make_dataset([record(tmp_path / "s.wav", speech[: 11 * RATE])], tmp_path / "q.zip", name="v", isolate=True)
+    assert asked["recordings"][0]["isolated"] and asked["usable_seconds"] > 10
 
 
 def test_of_a_talk_with_a_jingle_only_the_jingle_is_left_out(speech: Audio, band: Audio, tmp_path: Path) -> None:

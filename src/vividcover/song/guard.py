@@ -112,6 +112,8 @@ def check_link(link: str, allow: Collection[Endpoint] = ()) -> SplitResult:
         raise LinkError(f"The link is {len(link)} characters long.", "Give a shorter link.")
     if re.search(r"[\s\x00-\x1f\x7f\\]", link):
         raise LinkError(f"The link “{shown}” contains spaces, control characters or backslashes.", "Copy it once more.")
+    if "__youtubedl_smuggle" in link:  # how yt-dlp's readers pass orders to each other
+        raise LinkError(f"The link “{shown}” carries orders for yt-dlp.", "Remove the part after the #.")
     try:
         parts = urlsplit(link)
         port = parts.port
