@@ -6,7 +6,8 @@ import pytest
 
 from vividcover.errors import ParameterError
 from vividcover.image.classic.scene import SCENES as PAINTERS
-from vividcover.image.prompt import SCENES, SIZES, read_prompt, size_of
+from vividcover.image.prompt import SIZES, read_prompt, size_of
+from vividcover.image.words import SCENES
 
 
 @pytest.mark.parametrize(

@@ -274,6 +274,10 @@ def tar_of(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
+def story(kind: str, engine: str, format_: int) -> bytes:
+    return json.dumps({"kind": kind, "engine": engine, "format": format_}).encode()
+
+
 def test_a_file_of_another_kind_is_named_for_what_it_is(sample: Path, tmp_path: Path) -> None:
     shutil.make_archive(str(tmp_path / "voice"), "zip", sample / "song")
     (tmp_path / "empty.tar").write_bytes(b"")
@@ -284,8 +288,8 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(sample: Path, tmp_path: 
         tmp_path / "none.tar": "no image model at",
         tar_of(tmp_path / "flux.tar", {"output/flux_train/lora.safetensors": b"x"}): "FLUX LoRA",
         tar_of(tmp_path / "other.tar", {"a.txt": b"x"}): "without model.json",
-        tar_of(tmp_path / "v.tar", {"model.json": json.dumps({"kind": "vividcover-voice", "engine": "rvc", "format": 1}).encode()}): "vividcover-voice of engine rvc",
-        tar_of(tmp_path / "f.tar", {"model.json": json.dumps({"kind": "vividcover-image", "engine": "classic", "format": 9}).encode()}): "format 9",
+        tar_of(tmp_path / "v.tar", {"model.json": story("vividcover-voice", "rvc", 1)}): "vividcover-voice of engine rvc",
+        tar_of(tmp_path / "f.tar", {"model.json": story("vividcover-image", "classic", 9)}): "format 9",
     }  # fmt: skip
     for path, words in cases.items():
         with pytest.raises(ModelFileError, match=words):

@@ -10,14 +10,14 @@ import io
 import threading
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from vividcover import archives
 from vividcover.errors import ImageError, NotFoundError
@@ -30,14 +30,16 @@ MOST_PIXELS_JPEG = 1_000_000_000  # baseline JPEG: decoded at 1/8 scale
 MOST_PHOTOS = 1000
 HASH_SIDE = 16  # difference hash of 16 x 16 bits
 SAME_BITS = 12  # of 256: at most this many differ between duplicates
-SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif",
-            ".ppm", ".tga", ".jp2", ".ico", ".psd", ".mpo", ".apng"}  # fmt: skip
+SUFFIXES = {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif",
+    ".ppm", ".tga", ".jp2", ".ico", ".psd", ".mpo", ".apng",
+}  # fmt: skip
 _bomb_lock = threading.Lock()  # Pillow's limit is a global
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A prepared photo: `path` is an upright RGB PNG. `notes`: what was mended. `size` = (width, height) px as given."""
+    """A photo: `path` is an upright RGB PNG; `notes`: what was mended; `size` = (width, height) as given, px."""
 
     name: str
     path: Path
@@ -109,7 +111,7 @@ def read_photos(source: Path, folder: Path, *, reporter: Reporter | None = None)
         photo = Photo(name, prepared, size, captions.get(_stem(file), ""), sharp, tuple(notes))
         if twin is not None:
             problems.append(Problem(photos[twin].name, f"the same picture as {name}, less sharp"))
-            photos[twin] = photo
+            photos[twin] = replace(photo, caption=photo.caption or photos[twin].caption)
         else:
             seen.append((mark, len(photos)))
             photos.append(photo)
@@ -202,7 +204,7 @@ def open_photo(file: Path) -> tuple[NDArray[Any], tuple[int, int], list[str]]:
             pixels = _srgb(upright, notes)
     except ImageError:
         raise
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         kind = "text" if _is_text(head) else "not a picture that can be read"
         raise ImageError(f"{kind}, not a picture" if kind == "text" else kind) from None
     except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
@@ -265,7 +267,7 @@ def _srgb(image: Image.Image, notes: list[str]) -> NDArray[Any]:
         layers = image.convert("RGBA")
         base = Image.new("RGBA", layers.size, (150, 150, 150, 255))
         base.alpha_composite(layers)
-        if layers.getextrema()[3][0] < 255:  # type: ignore[index]
+        if np.asarray(layers.getchannel("A")).min() < 255:
             notes.append("transparent parts were put on grey")
         image = base.convert("RGB")
     if image.mode == "CMYK":

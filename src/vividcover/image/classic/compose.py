@@ -33,9 +33,14 @@ class Placing:
 
 
 def place(
-    size: tuple[int, int], landmarks: F32, head_top: float, width: int, height: int, framing: str | None,
+    size: tuple[int, int],
+    landmarks: F32,
+    head_top: float,
+    width: int,
+    height: int,
+    framing: str | None,
     rng: np.random.Generator,
-) -> Placing:  # fmt: skip
+) -> Placing:
     """`size` = (width, height) of the photo px, `head_top` = y of the hair's top px."""
     notes = []
     fh = float(np.hypot(*(landmarks[10, :2] - landmarks[152, :2])))
@@ -64,8 +69,13 @@ def place(
     off = rng.uniform(-0.03, 0.03) if aspect < 1.2 else rng.choice([-1, 1]) * rng.uniform(0.03, 0.10)
     x_face = width * (0.5 + off)
     return Placing(
-        scale, x_face - fx * scale, y_face - fy * scale, (x_face / width, y_face / height, fh * scale / height), gap, tuple(notes)
-    )  # fmt: skip
+        scale,
+        x_face - fx * scale,
+        y_face - fy * scale,
+        (x_face / width, y_face / height, fh * scale / height),
+        gap,
+        tuple(notes),
+    )
 
 
 def runs_of(profile: F32, shortest: float) -> list[tuple[int, int]]:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from vividcover.portrait.faces import Face
 
 F32 = NDArray[Any]  # float32 unless a docstring says otherwise
+# The face's contour in the 468-point mesh.
 OVAL = (10, 338, 297, 332, 284, 251, 389, 356, 454, 323, 361, 288, 397, 365, 379, 378, 400, 377, 152, 148, 176, 149,
-        150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # face contour of the 468-point mesh  # fmt: skip
+        150, 136, 172, 58, 132, 93, 234, 127, 162, 21, 54, 103, 67, 109)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def keep_person(matte: F32, face: Face, tail: int) -> F32:
     rim = disk.shape[0]
     small = cv2.copyMakeBorder(small, rim, rim, rim, rim, cv2.BORDER_REPLICATE)
     small = cv2.morphologyEx(small, cv2.MORPH_OPEN, disk)[rim:-rim, rim:-rim]
-    solid = cv2.resize(small, (matte.shape[1], matte.shape[0]), interpolation=cv2.INTER_LINEAR)
+    solid = np.asarray(cv2.resize(small, (matte.shape[1], matte.shape[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
     cv2.fillConvexPoly(solid, np.ascontiguousarray(face.landmarks[list(OVAL), :2]).astype(np.int32), 1)
     _, labels = cv2.connectedComponents(solid)
     centre = face.landmarks[:, :2].mean(0)
@@ -140,7 +141,7 @@ def envelope(coarse: F32, reach: float) -> F32:
     side = 2 * max(1, round(reach)) + 1
     disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side))
     grown = cv2.dilate((coarse > 0.5).astype(np.float32), disk)
-    return np.clip(cv2.GaussianBlur(grown, (0, 0), max(0.8, reach * 0.8)) * 1.15, 0, 1)
+    return np.asarray(np.clip(cv2.GaussianBlur(grown, (0, 0), max(0.8, reach * 0.8)) * 1.15, 0, 1))
 
 
 def pooled(image: F32, mask: NDArray[np.bool_], sigma: float) -> F32:
@@ -150,13 +151,15 @@ def pooled(image: F32, mask: NDArray[np.bool_], sigma: float) -> F32:
     shape = (max(1, image.shape[1] // step), max(1, image.shape[0] // step))
     small = cv2.resize(image * weight[..., None], shape, interpolation=cv2.INTER_AREA)
     small_w = cv2.resize(weight, shape, interpolation=cv2.INTER_AREA)
-    num, den = np.zeros_like(small), np.zeros_like(small_w)
+    num: F32 = np.zeros_like(small)
+    den: F32 = np.zeros_like(small_w)
     for factor, share in ((1, 1.0), (4, 1e-3), (16, 1e-6)):  # far pixels only count where none are near
         coarse = (max(1, shape[0] // factor), max(1, shape[1] // factor))
         for target, source in ((num, small), (den, small_w)):
             tiny = cv2.resize(source, coarse, interpolation=cv2.INTER_AREA) if factor > 1 else source
             blurred = cv2.GaussianBlur(tiny, (0, 0), sigma / step)
-            target += share * (cv2.resize(blurred, shape, interpolation=cv2.INTER_LINEAR) if factor > 1 else blurred)
+            wide = cv2.resize(blurred, shape, interpolation=cv2.INTER_LINEAR) if factor > 1 else blurred
+            target += np.float32(share) * np.asarray(wide, np.float32)
     filled = num / np.maximum(den, 1e-9)[..., None]
     return cv2.resize(filled, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
 
@@ -176,7 +179,7 @@ def nearest_colours(image: F32, mask: NDArray[np.bool_]) -> F32:
     )
     table = np.zeros((int(labels.max()) + 1, 3), np.float32)
     table[labels[mask]] = image[mask]
-    return table[labels]
+    return np.asarray(table[labels])
 
 
 def sample_matte(
@@ -242,7 +245,7 @@ def guided(image: F32, target: F32, radius: int, eps: float) -> F32:
     ag = (i01 * pr + i11 * pg + i12 * pb) / det
     ab = (i02 * pr + i12 * pg + i22 * pb) / det
     offset = mp - ar * mr - ag * mg - ab * mb
-    return np.clip(mean(ar) * r + mean(ag) * g + mean(ab) * b + mean(offset), 0, 1)
+    return np.asarray(np.clip(mean(ar) * r + mean(ag) * g + mean(ab) * b + mean(offset), 0, 1))
 
 
 def tidy(matte: F32, fg: NDArray[np.bool_], bg: NDArray[np.bool_], face: Face) -> F32:

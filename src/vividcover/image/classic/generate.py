@@ -38,9 +38,16 @@ class Generated:
 
 
 def generate(
-    model: Path, prompt: str, *, seed: int, width: int = 1024, height: int = 1024, kit: FaceKit | None = None,
-    lora_scale: float = 1.0, reporter: Reporter | None = None,
-) -> Generated:  # fmt: skip
+    model: Path,
+    prompt: str,
+    *,
+    seed: int,
+    width: int = 1024,
+    height: int = 1024,
+    kit: FaceKit | None = None,
+    lora_scale: float = 1.0,
+    reporter: Reporter | None = None,
+) -> Generated:
     """Raises `ModelFileError`, `ParameterError`. `kit` is not needed: landmarks are kept in the model."""
     reporter = reporter or Silent()
     for side, value in (("width", width), ("height", height)):
@@ -64,10 +71,16 @@ def generate(
     pixels = grade.finish(picture, asked.moods, np.random.default_rng([seed, 3]))
     reporter.progress(1.0, "done")
     report = asked.report() | {
-        "engine": "classic", "seed": seed, "width": width, "height": height, "photo": chosen["photo"],
-        "palette": list(scene.palette), "face_of_height": round(placing.face[2], 3), "notes": [*notes, *placing.notes],
+        "engine": "classic",
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "photo": chosen["photo"],
+        "palette": list(scene.palette),
+        "face_of_height": round(placing.face[2], 3),
+        "notes": [*notes, *placing.notes],
         "not_honoured": _not_honoured(asked, lora_scale),
-    }  # fmt: skip
+    }
     _say(report, reporter)
     return Generated(pixels, report)
 
@@ -98,9 +111,14 @@ def choose(
     for entry, chance in zip(model.info["cutouts"], luck):
         points = model.array(entry["landmarks"])
         placing = place(
-            tuple(entry["size"]), points, float(entry["head_top"]), width, height, asked.framing,
+            tuple(entry["size"]),
+            points,
+            float(entry["head_top"]),
+            width,
+            height,
+            asked.framing,
             np.random.default_rng(placings),
-        )  # fmt: skip
+        )
         shown = placing.face[2]
         value = 1.4 * entry["score"] + chance
         value -= 0.9 * abs(np.log(shown / wanted)) if asked.framing else 0.35 * max(0.0, np.log(shown / 0.42))
@@ -161,9 +179,15 @@ def _in_style(
     reporter.progress(0.6, "applying the style")
     pixels = style.apply(pixels, learned, lora_scale)
     report = asked.report() | {
-        "engine": "classic", "seed": seed, "width": width, "height": height, "type": "style", "palette": list(scene.palette),
-        "notes": ["A style model shows no person; train a subject for that."], "not_honoured": _not_honoured(asked, 1.0),
-    }  # fmt: skip
+        "engine": "classic",
+        "seed": seed,
+        "width": width,
+        "height": height,
+        "type": "style",
+        "palette": list(scene.palette),
+        "notes": ["A style model shows no person; train a subject for that."],
+        "not_honoured": _not_honoured(asked, 1.0),
+    }
     _say(report, reporter)
     reporter.progress(1.0, "done")
     return Generated(np.asarray(pixels, np.uint8), report)

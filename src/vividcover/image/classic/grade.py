@@ -23,7 +23,7 @@ def over(back: F32, person: F32, alpha: F32) -> F32:
     )
     wrap = (np.clip(near, 0, 1) ** 1.6 * 0.30)[..., None] * around
     a = alpha[..., None]
-    return back * (1 - a) + (person * (1 - 0.2 * near[..., None]) + wrap) * a
+    return np.asarray(back * (1 - a) + (person * (1 - 0.2 * near[..., None]) + wrap) * a)
 
 
 def lay(picture: F32, layers: list[tuple[F32, F32]], keep: F32 | None = None) -> F32:

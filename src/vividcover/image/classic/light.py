@@ -1,4 +1,4 @@
-"""Relighting: the person's shape is estimated from mesh and matte, the photo's own light is taken off, the scene's put on.
+"""Relighting: shape is estimated from mesh and matte, the photo's own light is taken off, the scene's put on.
 
 Shading follows Lambert with a wrapped key light; normals come from the FaceMesh depth on the face and from inflating
 the matte elsewhere. Rims sit on the matte's edge, a few thousandths of the frame wide, and follow the hair's texture.
@@ -75,13 +75,13 @@ def normals(person: Person) -> F32:
     mix = face_mask(points, alpha.shape, 0.93, 0.25)[..., None]
     n = body * (1 - mix) + face * mix
     n = cv2.resize(n, (w, h), interpolation=cv2.INTER_LINEAR)
-    return n / (np.linalg.norm(n, axis=2, keepdims=True) + 1e-6)
+    return np.asarray(n / (np.linalg.norm(n, axis=2, keepdims=True) + 1e-6))
 
 
 def _from_height(height: F32) -> F32:
     dy, dx = np.gradient(height)
     n = np.stack([-dx, -dy, np.ones_like(dx)], 2).astype(np.float32)
-    return n / np.linalg.norm(n, axis=2, keepdims=True)
+    return np.asarray(n / np.linalg.norm(n, axis=2, keepdims=True))
 
 
 def own_light(person: Person, n: F32) -> tuple[F32, F32, float]:
@@ -133,7 +133,7 @@ def relight(person: Person, light: Lighting, skin: F32 | None, reach: float) -> 
     lit = flat * illumination
     mean = float(np.mean(luma(lit[mask]))) if mask.any() else float(np.mean(luma(lit)))
     lit *= FACE_LEVEL * light.face_level / max(mean, 1e-3)
-    return lit * _falloff(person, light, reach)[..., None] + rims(person, light, flat, n)
+    return np.asarray(lit * _falloff(person, light, reach)[..., None] + rims(person, light, flat, n))
 
 
 def _falloff(person: Person, light: Lighting, reach: float) -> F32:

@@ -21,7 +21,7 @@ def microphone(
     across = np.array([axis[1], -axis[0]])
     y, x = np.mgrid[0:h, 0:w].astype(np.float32)
     colour = np.zeros((h, w, 3), np.float32)
-    alpha = np.zeros((h, w), np.float32)
+    alpha: F32 = np.zeros((h, w), np.float32)
     left, right = np.clip(light.rim_left, 0, 2), np.clip(light.rim_right, 0, 2)
     key = light.key / max(float(luma(light.key)), 0.1) * light.face_level
 

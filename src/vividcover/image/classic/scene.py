@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from vividcover.image.classic import scenes_city as city
 from vividcover.image.classic import scenes_music as music
-from vividcover.image.classic import scenes_world as world
+from vividcover.image.classic import scenes_nature as nature
+from vividcover.image.classic import scenes_rooms as rooms
 from vividcover.image.classic.scene_tools import (
     F32,
     Canvas,
@@ -24,31 +26,35 @@ from vividcover.image.classic.scene_tools import (
     rgb,
     smooth,
 )
-from vividcover.image.prompt import COLOURS, Understanding
+from vividcover.image.prompt import Understanding
+from vividcover.image.words import COLOURS
 
 Painter = Callable[[Canvas, list[F32]], None]
 BACKGROUND_SCALE = 0.6  # of the still's size: the background is out of focus
 
 SCENES: dict[str, tuple[Painter, tuple[tuple[str, ...], ...]]] = {  # painter, palettes to choose from
-    "stage": (music.stage, (("blue", "magenta"), ("amber", "blue"), ("teal", "pink"), ("purple", "orange"), ("cyan", "violet"))),
+    "stage": (
+        music.stage,
+        (("blue", "magenta"), ("amber", "blue"), ("teal", "pink"), ("purple", "orange"), ("cyan", "violet")),
+    ),
     "arena": (music.arena, (("blue", "violet"), ("cyan", "magenta"), ("amber", "blue"), ("red", "indigo"))),
     "club": (music.club, (("magenta", "blue"), ("cyan", "magenta"), ("purple", "pink"), ("red", "indigo"))),
     "festival": (music.festival, (("magenta", "orange"), ("pink", "amber"), ("cyan", "amber"))),
-    "theatre": (music.theatre, (("crimson", "gold"),)),
-    "jazz": (music.jazz, (("amber", "teal"), ("orange", "blue"), ("gold", "crimson"))),
-    "studio": (music.studio, (("silver", "white"), ("lavender", "rose"), ("teal", "amber"), ("rose", "gold"))),
-    "recording": (music.recording, (("amber", "blue"), ("orange", "teal"), ("gold", "violet"))),
-    "street": (world.street, (("magenta", "cyan"), ("pink", "blue"), ("amber", "teal"), ("red", "cyan"))),
-    "beach": (world.beach, (("orange", "rose"),)),
-    "neon": (world.neon, (("magenta", "cyan"), ("pink", "blue"), ("violet", "turquoise"), ("red", "blue"))),
-    "rooftop": (world.rooftop, (("amber", "magenta"), ("gold", "cyan"))),
-    "forest": (world.forest, (("gold", "green"),)),
-    "desert": (world.desert, (("orange", "gold"),)),
-    "space": (world.space, (("violet", "cyan"), ("magenta", "blue"), ("teal", "purple"))),
-    "winter": (world.winter, (("amber", "blue"),)),
-    "church": (world.church, (("gold", "blue"), ("crimson", "gold"))),
-    "subway": (world.subway, (("amber", "teal"), ("red", "cyan"))),
-}  # fmt: skip
+    "theatre": (rooms.theatre, (("crimson", "gold"),)),
+    "jazz": (rooms.jazz, (("amber", "teal"), ("orange", "blue"), ("gold", "crimson"))),
+    "studio": (rooms.studio, (("silver", "white"), ("lavender", "rose"), ("teal", "amber"), ("rose", "gold"))),
+    "recording": (rooms.recording, (("amber", "blue"), ("orange", "teal"), ("gold", "violet"))),
+    "street": (city.street, (("magenta", "cyan"), ("pink", "blue"), ("amber", "teal"), ("red", "cyan"))),
+    "beach": (nature.beach, (("orange", "rose"),)),
+    "neon": (city.neon, (("magenta", "cyan"), ("pink", "blue"), ("violet", "turquoise"), ("red", "blue"))),
+    "rooftop": (city.rooftop, (("amber", "magenta"), ("gold", "cyan"))),
+    "forest": (nature.forest, (("gold", "green"),)),
+    "desert": (nature.desert, (("orange", "gold"),)),
+    "space": (nature.space, (("violet", "cyan"), ("magenta", "blue"), ("teal", "purple"))),
+    "winter": (nature.winter, (("amber", "blue"),)),
+    "church": (rooms.church, (("gold", "blue"), ("crimson", "gold"))),
+    "subway": (rooms.subway, (("amber", "teal"), ("red", "cyan"))),
+}
 OPEN_AIR = {"street", "beach", "rooftop", "forest", "desert", "winter", "festival", "space"}
 SYMMETRIC = {"stage", "arena", "club", "festival", "street", "neon", "space"}  # either colour may come first
 WITH_CROWD = {"arena", "festival"}
@@ -75,9 +81,13 @@ def accents_of(names: tuple[str, ...], strength: float = 1.0) -> list[F32]:
 
 
 def paint(
-    asked: Understanding, width: int, height: int, seed: int, subject: tuple[float, float, float],
+    asked: Understanding,
+    width: int,
+    height: int,
+    seed: int,
+    subject: tuple[float, float, float],
     learned: list[F32] | None = None,
-) -> Scene:  # fmt: skip
+) -> Scene:
     """The scene of a prompt, `subject` = face centre x, y and height in fractions of the still.
 
     `learned`: accent colours of a style model, used where the prompt names none.
@@ -115,7 +125,7 @@ def _tint(c: Canvas, accents: list[F32]) -> None:
 
 
 def _light_words(c: Canvas, asked: Understanding, accents: list[F32]) -> None:
-    light, (fx, fy, fh) = c.lighting, c.subject
+    light, (fx, fy, _) = c.lighting, c.subject
     fx *= c.aspect
     if asked.light == "spotlight":
         haze = fbm((c.h, c.w), c.rng, cells=3)
@@ -168,8 +178,16 @@ def _elements(c: Canvas, asked: Understanding, accents: list[F32]) -> None:
     if "lasers" in wants:
         haze = fbm((c.h, c.w), c.rng, cells=3)
         for i in range(16):
-            beam(c, (c.aspect * (0.1 if i % 2 else 0.9), 0.05), (1 if i % 2 else -1) * (0.25 + 0.09 * i), accents[i % len(accents)] * 1.6,
-                 spread=0.0012, width=0.0020, reach=3, haze=haze)  # fmt: skip
+            beam(
+                c,
+                (c.aspect * (0.1 if i % 2 else 0.9), 0.05),
+                (1 if i % 2 else -1) * (0.25 + 0.09 * i),
+                accents[i % len(accents)] * 1.6,
+                spread=0.0012,
+                width=0.0020,
+                reach=3,
+                haze=haze,
+            )
     if "fireworks" in wants:
         _fireworks(c, accents)
     if "bokeh" in wants:
@@ -235,8 +253,8 @@ def _streaks(c: Canvas, count: int, shortest: float, longest: float, colour: F32
                 cv2.LINE_AA,
             )
         if front:
-            layer = cv2.GaussianBlur(layer, (0, 0), 0.0022 * c.h)
-            c.front.append(((layer * strength * 0.9)[..., None] * colour, np.zeros_like(layer)))
+            soft: F32 = cv2.GaussianBlur(layer, (0, 0), 0.0022 * c.h)
+            c.front.append(((soft * strength * 0.9)[..., None] * colour, np.zeros_like(soft)))
         else:
             c.light += (cv2.GaussianBlur(layer, (0, 0), 0.6) * strength)[..., None] * colour
 
@@ -266,9 +284,10 @@ def _flakes(c: Canvas, count: int, palette: list[F32], *, round_ones: bool) -> N
                 path = np.round(corners * c.h * 8).astype(np.int32)
                 for target, value in ((colour_layer, tint.tolist()), (alpha, 1.0)):
                     cv2.fillPoly(target, [path], value, cv2.LINE_AA, 3)
-        colour_layer, alpha = (cv2.GaussianBlur(a, (0, 0), max(0.5, blur * c.h)) for a in (colour_layer, alpha))
-        alpha = np.clip(alpha, 0, 1)
+        sigma = max(0.5, blur * c.h)
+        colours: F32 = cv2.GaussianBlur(colour_layer, (0, 0), sigma)
+        cover: F32 = np.clip(cv2.GaussianBlur(alpha, (0, 0), sigma), 0, 1)
         if front:
-            c.front.append((colour_layer * 0.7, alpha * 0.9))
+            c.front.append((colours * 0.7, cover * 0.9))
         else:
-            c.light = c.light * (1 - alpha[..., None] * 0.9) + colour_layer * 0.5
+            c.light = c.light * (1 - cover[..., None] * 0.9) + colours * 0.5

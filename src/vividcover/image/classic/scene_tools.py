@@ -112,7 +112,7 @@ def fbm(
         cells *= 2
     out /= total
     low, high = np.percentile(out[::4, ::4], (1, 99))
-    return np.clip((out - low) / (high - low + 1e-6), 0, 1)
+    return np.asarray(np.clip((out - low) / (high - low + 1e-6), 0, 1))
 
 
 def gradient(t: F32, stops: list[tuple[float, F32]]) -> F32:
@@ -121,8 +121,8 @@ def gradient(t: F32, stops: list[tuple[float, F32]]) -> F32:
     colours = np.stack([s[1] for s in stops])
     table = np.linspace(0, 1, 512, dtype=np.float32)
     lut = np.stack([np.interp(table, places, colours[:, c]) for c in range(3)], 1).astype(np.float32)
-    lut = cv2.GaussianBlur(lut[:, None, :], (1, 31), 0, borderType=cv2.BORDER_REPLICATE)[:, 0]
-    return lut[np.clip(t * 511, 0, 511).astype(np.int32)]
+    soft: F32 = cv2.GaussianBlur(lut[:, None, :], (1, 31), 0, borderType=cv2.BORDER_REPLICATE)[:, 0]
+    return np.asarray(soft[np.clip(t * 511, 0, 511).astype(np.int32)])
 
 
 def smooth(low: float, high: float, t: F32) -> F32:
@@ -207,13 +207,13 @@ def bloom(light: F32, strength: float, threshold: float = 0.6) -> F32:
     small = cv2.resize(np.minimum(np.maximum(light - threshold, 0), 12), (w // 4, h // 4), interpolation=cv2.INTER_AREA)
     total = np.zeros_like(small)
     for sigma, share in ((0.006, 0.5), (0.022, 0.32), (0.08, 0.18)):
-        total += share * cv2.GaussianBlur(small, (0, 0), max(0.5, sigma * h / 4))
-    return light + strength * cv2.resize(total, (w, h), interpolation=cv2.INTER_LINEAR)
+        total = total + share * cv2.GaussianBlur(small, (0, 0), max(0.5, sigma * h / 4))
+    return np.asarray(light + strength * cv2.resize(total, (w, h), interpolation=cv2.INTER_LINEAR))
 
 
 def shade(c: Canvas, polygon: NDArray[np.float64], colour: F32, alpha: float = 1.0, soft: float = 0.0) -> None:
     """A filled shape [n,2] over what was painted so far."""
-    mask = np.zeros((c.h, c.w), np.float32)
+    mask: F32 = np.zeros((c.h, c.w), np.float32)
     cv2.fillPoly(mask, [np.round(polygon * c.h * 16).astype(np.int32)], 1.0, cv2.LINE_AA, 4)
     if soft:
         mask = cv2.GaussianBlur(mask, (0, 0), soft * c.h)

@@ -1,4 +1,4 @@
-"""Scenes where music is made. Each paints `canvas.light`, sets `canvas.lighting`; colours come from `accents` [n][3]."""
+"""Scenes of music. Each paints `canvas.light` and sets `canvas.lighting`; `accents` = linear colours [n][3]."""
 
 from __future__ import annotations
 
@@ -120,10 +120,16 @@ def stage(c: Canvas, accents: list[F32]) -> None:
     c.light += (haze * smooth(0.35, 1.0, c.y) * 0.05)[..., None] * accents[-1]
     c.lens_blur = 0.0055
     c.lighting = Lighting(
-        key=rgb(255, 240, 224) * 1.0, key_from=(-0.35, -0.75, 0.65), ambient=0.10 + 0.30 * (accents[0] + accents[-1]) / 2,
-        rim_left=accents[0] * 1.7, rim_right=accents[-1] * 1.7, rim_top=rgb(255, 235, 215) * 0.5,
-        face_level=0.30, contrast=0.75, floor_fade=0.7,
-    )  # fmt: skip
+        key=rgb(255, 240, 224) * 1.0,
+        key_from=(-0.35, -0.75, 0.65),
+        ambient=0.10 + 0.30 * (accents[0] + accents[-1]) / 2,
+        rim_left=accents[0] * 1.7,
+        rim_right=accents[-1] * 1.7,
+        rim_top=rgb(255, 235, 215) * 0.5,
+        face_level=0.30,
+        contrast=0.75,
+        floor_fade=0.7,
+    )
 
 
 def arena(c: Canvas, accents: list[F32]) -> None:
@@ -162,10 +168,16 @@ def arena(c: Canvas, accents: list[F32]) -> None:
     back_glow(c, [accents[0], accents[-1]], 0.12, 0.65)
     c.lens_blur = 0.0065
     c.lighting = Lighting(
-        key=rgb(250, 244, 240), key_from=(0.3, -0.75, 0.65), ambient=0.10 + 0.28 * (accents[0] + accents[-1]) / 2,
-        rim_left=accents[0] * 1.8, rim_right=accents[-1] * 1.8, rim_top=rgb(255, 245, 235) * 0.6, face_level=0.31,
-        contrast=0.75, floor_fade=0.65,
-    )  # fmt: skip
+        key=rgb(250, 244, 240),
+        key_from=(0.3, -0.75, 0.65),
+        ambient=0.10 + 0.28 * (accents[0] + accents[-1]) / 2,
+        rim_left=accents[0] * 1.8,
+        rim_right=accents[-1] * 1.8,
+        rim_top=rgb(255, 245, 235) * 0.6,
+        face_level=0.31,
+        contrast=0.75,
+        floor_fade=0.65,
+    )
 
 
 def club(c: Canvas, accents: list[F32]) -> None:
@@ -178,8 +190,17 @@ def club(c: Canvas, accents: list[F32]) -> None:
     )
     for i in range(14):  # lasers from behind
         colour = accents[i % len(accents)]
-        beam(c, (c.aspect * (0.25 if i % 2 else 0.75), 0.50), np.pi + (i - 6.5) * 0.19, colour * 0.9, spread=0.002,
-             width=0.0022, reach=2.5, hard=2.0, haze=haze)  # fmt: skip
+        beam(
+            c,
+            (c.aspect * (0.25 if i % 2 else 0.75), 0.50),
+            np.pi + (i - 6.5) * 0.19,
+            colour * 0.9,
+            spread=0.002,
+            width=0.0022,
+            reach=2.5,
+            hard=2.0,
+            haze=haze,
+        )
     n = 260
     angle, radius = c.rng.uniform(0, 2 * np.pi, n), 0.12 + 1.1 * np.sqrt(c.rng.random(n))
     palette = np.stack([accents[int(k)] for k in c.rng.integers(len(accents), size=n)])
@@ -196,10 +217,16 @@ def club(c: Canvas, accents: list[F32]) -> None:
     back_glow(c, [accents[0], accents[-1]], 0.28)
     c.lens_blur = 0.005
     c.lighting = Lighting(
-        key=0.5 * rgb(255, 225, 215) + 0.55 * accents[0], key_from=(-0.55, -0.45, 0.7),
-        ambient=0.06 + 0.40 * accents[-1], rim_left=accents[0] * 1.8, rim_right=accents[-1] * 1.9,
-        rim_top=accents[0] * 0.4, face_level=0.25, contrast=0.85, floor_fade=0.7,
-    )  # fmt: skip
+        key=0.5 * rgb(255, 225, 215) + 0.55 * accents[0],
+        key_from=(-0.55, -0.45, 0.7),
+        ambient=0.06 + 0.40 * accents[-1],
+        rim_left=accents[0] * 1.8,
+        rim_right=accents[-1] * 1.9,
+        rim_top=accents[0] * 0.4,
+        face_level=0.25,
+        contrast=0.85,
+        floor_fade=0.7,
+    )
 
 
 def festival(c: Canvas, accents: list[F32]) -> None:
@@ -229,118 +256,13 @@ def festival(c: Canvas, accents: list[F32]) -> None:
     c.light = c.light * (1 - 0.93 * alpha[..., None]) + screens[..., None] * 2.0
     c.lens_blur = 0.006
     c.lighting = Lighting(
-        key=rgb(255, 214, 176), key_from=(-0.6, -0.35, 0.7), ambient=rgb(150, 130, 170) * 0.6,
-        rim_left=rgb(255, 165, 90) * 1.7, rim_right=accents[0] * 1.2 + rgb(255, 150, 100) * 0.4,
-        rim_top=rgb(255, 190, 130) * 0.5, face_level=0.33, contrast=0.55, floor_fade=0.35,
-    )  # fmt: skip
-
-
-def theatre(c: Canvas, accents: list[F32]) -> None:
-    cloth = accents[0]
-    sway = fbm((c.h, c.w), c.rng, cells=2, octaves=2, stretch=1.0)
-    phase = c.x * c.rng.uniform(11, 15) + 0.35 * sway + 0.12 * np.sin(3 * c.y + 5 * c.x)
-    fold = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
-    fine = 0.5 + 0.5 * np.sin(2 * np.pi * (phase * 2.7 + 0.3 * np.sin(9 * c.x)))
-    sheen = fold**2.2 * (0.75 + 0.25 * fine) + 0.05
-    pool = np.exp(-(((c.x - c.aspect * 0.5) / 0.55) ** 2) - ((c.y - 0.38) / 0.6) ** 2)
-    c.light += (sheen * (0.05 + 0.62 * pool))[..., None] * cloth
-    c.light += (fold**9 * pool * 0.16)[..., None] * (0.6 * cloth + 0.4 * rgb(255, 190, 150))
-    gold = rgb(255, 190, 90)
-    swag = 0.06 + 0.07 * np.abs(np.sin(np.pi * c.x / 0.42)) ** 0.8
-    valance = smooth(0.004, -0.004, c.y - swag)
-    c.light *= (1 - 0.75 * valance)[..., None]
-    c.light += (valance * (0.03 + 0.16 * fold))[..., None] * cloth
-    c.light += (np.exp(-(((c.y - swag) / 0.006) ** 2)) * 0.35)[..., None] * gold
-    for i in range(9):
-        lamp(c, (c.aspect * (i + 0.5) / 9, 1.0), 0.018, rgb(255, 200, 130) * 0.7, glow=5)
-    c.lens_blur = 0.004
-    c.lighting = Lighting(
-        key=rgb(255, 228, 196), key_from=(0.25, -0.8, 0.6), ambient=0.10 + cloth * 0.30, rim_left=rgb(255, 205, 150) * 1.2,
-        rim_right=cloth * 1.3 + gold * 0.3, rim_top=rgb(255, 225, 190) * 0.8, face_level=0.34, contrast=0.8, floor_fade=0.6,
-    )  # fmt: skip
-
-
-def jazz(c: Canvas, accents: list[F32]) -> None:
-    wall = fbm((c.h, c.w), c.rng, cells=5)
-    c.light += gradient(c.y, [(0, rgb(34, 20, 14)), (0.5, rgb(70, 38, 22)), (1, rgb(20, 12, 10))]) * (
-        0.35 + 0.5 * wall[..., None]
+        key=rgb(255, 214, 176),
+        key_from=(-0.6, -0.35, 0.7),
+        ambient=rgb(150, 130, 170) * 0.6,
+        rim_left=rgb(255, 165, 90) * 1.7,
+        rim_right=accents[0] * 1.2 + rgb(255, 150, 100) * 0.4,
+        rim_top=rgb(255, 190, 130) * 0.5,
+        face_level=0.33,
+        contrast=0.55,
+        floor_fade=0.35,
     )
-    for shelf in (0.30, 0.47, 0.64):  # bottles with light behind them
-        c.light += (np.exp(-(((c.y - shelf) / 0.035) ** 2)) * 0.30)[..., None] * rgb(255, 165, 70)
-        x = c.rng.uniform(0, 0.05)
-        while x < c.aspect:
-            w, tall = c.rng.uniform(0.018, 0.034), c.rng.uniform(0.07, 0.12)
-            glass = [rgb(120, 60, 15), rgb(30, 60, 35), rgb(160, 110, 50), rgb(60, 20, 20), accents[0] * 0.2][
-                int(c.rng.integers(5))
-            ]
-            body = np.array([[x, shelf + 0.04], [x, shelf + 0.04 - tall * 0.6], [x + w * 0.35, shelf + 0.03 - tall * 0.75],
-                             [x + w * 0.35, shelf + 0.04 - tall], [x + w * 0.65, shelf + 0.04 - tall],
-                             [x + w * 0.65, shelf + 0.03 - tall * 0.75], [x + w, shelf + 0.04 - tall * 0.6], [x + w, shelf + 0.04]])  # fmt: skip
-            shade(c, body, glass * c.rng.uniform(0.3, 1.3), 0.85)
-            points(
-                c, np.array([x + w * 0.3]), np.array([shelf + 0.02 - tall * 0.4]), rgb(255, 220, 170)[None], 2.5, 0.001
-            )
-            x += w * c.rng.uniform(1.05, 2.4)
-    for _ in range(int(c.rng.integers(4, 7))):
-        lamp(
-            c, (c.rng.uniform(0.03, c.aspect - 0.03), c.rng.uniform(0.05, 0.22)), 0.020, rgb(255, 175, 85) * 2.0, glow=5
-        )
-    discs(c, 14, [rgb(255, 170, 80), rgb(255, 120, 50), accents[0]], (0.014, 0.04), 0.35, (0.1, 0.75))
-    smoke = fbm((c.h, c.w), c.rng, cells=2.5, stretch=1.6)
-    c.light += (smoke**2 * 0.05)[..., None] * (0.6 * rgb(255, 190, 120) + 0.4 * accents[-1])
-    c.lens_blur = 0.010
-    c.lighting = Lighting(
-        key=rgb(255, 206, 150), key_from=(-0.6, -0.55, 0.6), ambient=rgb(120, 75, 48) * 0.7,
-        rim_left=rgb(255, 160, 70) * 1.3, rim_right=0.5 * rgb(255, 150, 80) + accents[-1] * 0.9, rim_top=rgb(255, 190, 120) * 0.5,
-        face_level=0.27, contrast=0.85, floor_fade=0.6,
-    )  # fmt: skip
-
-
-def studio(c: Canvas, accents: list[F32]) -> None:
-    cx, cy = c.aspect * c.rng.uniform(0.42, 0.58), 0.42
-    d = np.sqrt(((c.x - cx) / 0.75) ** 2 + ((c.y - cy) / 0.8) ** 2)
-    base = accents[0]
-    c.light += gradient(np.clip(d / 1.2, 0, 1), [(0, base * 0.50 + 0.03), (0.45, base * 0.24 + 0.01), (1, base * 0.05)])
-    paper = fbm((c.h, c.w), c.rng, cells=3, octaves=4)
-    c.light *= (0.86 + 0.28 * paper)[..., None]
-    side = c.rng.choice([-1.0, 1.0])
-    c.light += (smooth(0.35, 1.1, side * (c.x / c.aspect - 0.5) * 2) * 0.22)[..., None] * accents[-1]
-    c.lens_blur = 0.004
-    c.lighting = Lighting(
-        key=rgb(255, 246, 236), key_from=(-0.5 * side, -0.45, 0.75), ambient=0.30 + base * 0.15,
-        rim_left=(accents[-1] if side < 0 else rgb(255, 250, 245)) * 0.8,
-        rim_right=(accents[-1] if side > 0 else rgb(255, 250, 245)) * 0.8, rim_top=rgb(255, 250, 245) * 0.3,
-        face_level=0.36, contrast=0.55, floor_fade=0.25,
-    )  # fmt: skip
-
-
-def recording(c: Canvas, accents: list[F32]) -> None:
-    size = 0.15
-    u, v = (c.x / size) % 1, (c.y / size) % 1
-    flip = ((np.floor(c.x / size) + np.floor(c.y / size)) % 2) > 0.5
-    ridge = np.where(flip, np.abs((u * 4) % 1 - 0.5), np.abs((v * 4) % 1 - 0.5)) * 2
-    seam = smooth(0.0, 0.03, np.minimum(np.minimum(u, 1 - u), np.minimum(v, 1 - v)))
-    pool = np.exp(-(((c.x - c.aspect * 0.3) / 0.6) ** 2) - ((c.y - 0.3) / 0.6) ** 2)
-    c.light += ((0.02 + 0.16 * pool) * (0.25 + 0.75 * ridge) * seam)[..., None] * (
-        0.6 * rgb(200, 150, 110) + 0.4 * accents[0]
-    )
-    other = np.exp(-(((c.x - c.aspect * 0.95) / 0.4) ** 2) - ((c.y - 0.5) / 0.5) ** 2)
-    c.light += (other * (0.3 + 0.7 * ridge) * seam * 0.22)[..., None] * accents[-1]
-    for x in (0.12, 0.88):
-        lamp(c, (c.aspect * x, 0.18), 0.028, rgb(255, 180, 100) * 1.6, glow=5)
-    for y in np.linspace(0.72, 0.9, 5):  # a desk's little lamps
-        n = 26
-        points(
-            c,
-            c.rng.uniform(0, c.aspect, n),
-            np.full(n, y),
-            np.stack([accents[int(k)] for k in c.rng.integers(len(accents), size=n)]),
-            2.0,
-            0.0012,
-        )
-    c.lens_blur = 0.009
-    c.lighting = Lighting(
-        key=rgb(255, 222, 186), key_from=(-0.55, -0.45, 0.7), ambient=rgb(150, 120, 100) * 0.5,
-        rim_left=rgb(255, 190, 120) * 0.9, rim_right=accents[-1] * 1.2, rim_top=rgb(255, 210, 160) * 0.3, face_level=0.29,
-        contrast=0.7, floor_fade=0.5,
-    )  # fmt: skip

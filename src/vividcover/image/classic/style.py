@@ -7,6 +7,7 @@ strength of the pictures' mid-frequency detail, the strength of their edges, and
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,13 @@ class Style:
             return np.round(a.astype(float), 4).tolist()
 
         return {
-            "palette_lab": rounded(self.palette), "shares": rounded(self.shares), "mean_lab": rounded(self.mean),
-            "deviation_lab": rounded(self.deviation), "brush_px": round(self.brush, 3), "detail": round(self.detail, 4),
-        }  # fmt: skip
+            "palette_lab": rounded(self.palette),
+            "shares": rounded(self.shares),
+            "mean_lab": rounded(self.mean),
+            "deviation_lab": rounded(self.deviation),
+            "brush_px": round(self.brush, 3),
+            "detail": round(self.detail, 4),
+        }
 
     def files(self) -> dict[str, bytes]:
         return {"style/tile.npy": modelfile.npy_bytes(self.tile)}
@@ -75,10 +80,8 @@ def learn(files: list[Path], reporter: Reporter) -> Style:
         lab = lab_of(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA))
         flat = lab.reshape(-1, 3)
         pixels.append(flat[rng.choice(len(flat), min(SAMPLES, len(flat)), replace=False)])
-        bands = [lab[..., 0]]
-        for sigma in (1.0, 2.0, 4.0, 8.0):
-            bands.append(cv2.GaussianBlur(lab[..., 0], (0, 0), sigma))
-        energy = np.array([float(np.std(a - b)) for a, b in zip(bands, bands[1:])])
+        bands = [lab[..., 0], *(cv2.GaussianBlur(lab[..., 0], (0, 0), sigma) for sigma in (1.0, 2.0, 4.0, 8.0))]
+        energy = np.array([float(np.std(a - b)) for a, b in pairwise(bands)])
         brushes.append(float((energy * [1, 2, 4, 8]).sum() / (energy.sum() + 1e-6)))
         details.append(float(np.std(bands[0] - bands[3])) / 10.0)
         tiles.append(_tile(bands[0] - bands[4]))
@@ -86,12 +89,19 @@ def learn(files: list[Path], reporter: Reporter) -> Style:
     cv2.setRNGSeed(1)
     count = min(COLOURS, len(data))
     criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 40, 0.2)
-    _, labels, centres = cv2.kmeans(data, count, None, criteria, 3, cv2.KMEANS_PP_CENTERS)
+    _, labels, centres = cv2.kmeans(data, count, None, criteria, 3, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
     shares = np.bincount(labels.ravel(), minlength=count).astype(np.float32) / len(data)
     order = np.argsort(-shares, kind="stable")
     best = int(np.argsort([float(np.std(t)) for t in tiles])[len(tiles) // 2])
-    return Style(centres[order].astype(np.float32), shares[order], data.mean(0), data.std(0), float(np.median(brushes)),
-                 float(np.median(details)), tiles[best])  # fmt: skip
+    return Style(
+        centres[order].astype(np.float32),
+        shares[order],
+        data.mean(0),
+        data.std(0),
+        float(np.median(brushes)),
+        float(np.median(details)),
+        tiles[best],
+    )
 
 
 def _tile(detail: F32) -> F32:
@@ -113,9 +123,14 @@ def _tile(detail: F32) -> F32:
 def load(model: modelfile.Model) -> Style:
     s = model.info["style"]
     return Style(
-        np.array(s["palette_lab"], np.float32), np.array(s["shares"], np.float32), np.array(s["mean_lab"], np.float32),
-        np.array(s["deviation_lab"], np.float32), float(s["brush_px"]), float(s["detail"]), model.array("style/tile.npy"),
-    )  # fmt: skip
+        np.array(s["palette_lab"], np.float32),
+        np.array(s["shares"], np.float32),
+        np.array(s["mean_lab"], np.float32),
+        np.array(s["deviation_lab"], np.float32),
+        float(s["brush_px"]),
+        float(s["detail"]),
+        model.array("style/tile.npy"),
+    )
 
 
 def apply(rgb8: NDArray[Any], style: Style, strength: float) -> NDArray[Any]:
@@ -125,8 +140,12 @@ def apply(rgb8: NDArray[Any], style: Style, strength: float) -> NDArray[Any]:
     picture = rgb8
     size = style.brush * max(h, w) / SIDE
     if style.detail > 0.25 and strength > 0:  # painterly pictures: gather pixels into strokes
-        painted = cv2.pyrMeanShiftFiltering(cv2.resize(picture, (w // 2, h // 2), interpolation=cv2.INTER_AREA),
-                                            max(3.0, min(12.0, size * 1.2)), 16 + 10 * strength, maxLevel=1)  # fmt: skip
+        painted = cv2.pyrMeanShiftFiltering(
+            cv2.resize(picture, (w // 2, h // 2), interpolation=cv2.INTER_AREA),
+            max(3.0, min(12.0, size * 1.2)),
+            16 + 10 * strength,
+            maxLevel=1,
+        )
         painted = cv2.resize(painted, (w, h), interpolation=cv2.INTER_CUBIC)
         mix = min(1.0, 0.75 * strength)
         picture = np.asarray(np.clip(painted * mix + picture * (1 - mix), 0, 255), np.uint8)

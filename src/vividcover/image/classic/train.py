@@ -71,9 +71,12 @@ def train(
         else:
             info, files = _train_subject(found, kit, reporter)
     info |= {
-        "name": name, "trigger_word": trigger_word, "type": kind, "consent": consent,
+        "name": name,
+        "trigger_word": trigger_word,
+        "type": kind,
+        "consent": consent,
         "captions": {p.name: p.caption for p in found.photos if p.caption},
-    }  # fmt: skip
+    }
     modelfile.write_model(out, info, files)
     for line in info["report"]["advice"]:
         reporter.note(line)
@@ -209,8 +212,10 @@ def marks_of(photo: Photo, face: Face) -> dict[str, float]:
     blur = float(cv2.Laplacian(level, cv2.CV_64F).var())
     mean, clipped = float(grey.mean()) / 255, float(((grey < 4) | (grey > 251)).mean())
     mouth = float(np.linalg.norm(p[13] - p[14])) / fh
-    lids = [float(np.linalg.norm(p[a, :2] - p[b, :2]) / (np.linalg.norm(p[c, :2] - p[d, :2]) + 1e-6))
-            for a, b, c, d in ((159, 145, 33, 133), (386, 374, 362, 263))]  # fmt: skip
+    lids = [
+        float(np.linalg.norm(p[a, :2] - p[b, :2]) / (np.linalg.norm(p[c, :2] - p[d, :2]) + 1e-6))
+        for a, b, c, d in ((159, 145, 33, 133), (386, 374, 362, 263))
+    ]
     oval = p[list(OVAL), :2]
     inside = float(((oval[:, 0] > 2) & (oval[:, 0] < w - 3) & (oval[:, 1] > 2) & (oval[:, 1] < h - 3)).mean())
     return {
@@ -241,14 +246,23 @@ def _facts(candidate: Candidate, cut: Cutout, side: float) -> dict[str, Any]:
     mask = face_mask(face.landmarks, cut.alpha.shape, 1.0, 0.02)
     rows = np.flatnonzero((cut.alpha > 0.5).any(1))
     return {
-        "photo": candidate.photo.name, "size": [int(cut.alpha.shape[1]), int(cut.alpha.shape[0])],
-        "face_height": round(face_height(face), 2), "yaw": round(face.yaw, 2), "pitch": round(face.pitch, 2),
-        "head_top": int(rows[0]) if rows.size else 0, "side_cut": round(side, 4), "matte": round(cut.quality, 4),
-        "matte_method": cut.method, "plain_backdrop": cut.plain, "covered": round(float((cut.alpha * mask).sum() / mask.sum()), 4),
-        "light_from_x": round(float(weights[1]), 4), "light_from_y": round(float(weights[2]), 4),
-        "level": round(level, 4), "skin": [round(float(v), 4) for v in skin],
+        "photo": candidate.photo.name,
+        "size": [int(cut.alpha.shape[1]), int(cut.alpha.shape[0])],
+        "face_height": round(face_height(face), 2),
+        "yaw": round(face.yaw, 2),
+        "pitch": round(face.pitch, 2),
+        "head_top": int(rows[0]) if rows.size else 0,
+        "side_cut": round(side, 4),
+        "matte": round(cut.quality, 4),
+        "matte_method": cut.method,
+        "plain_backdrop": cut.plain,
+        "covered": round(float((cut.alpha * mask).sum() / mask.sum()), 4),
+        "light_from_x": round(float(weights[1]), 4),
+        "light_from_y": round(float(weights[2]), 4),
+        "level": round(level, 4),
+        "skin": [round(float(v), 4) for v in skin],
         "reaches_bottom": bool((cut.alpha[-3:] > 0.5).any()),
-    }  # fmt: skip
+    }
 
 
 def _report(
@@ -257,17 +271,27 @@ def _report(
     names = {c.photo.name for c in kept}
     verdicts: list[dict[str, Any]] = [
         {
-            "photo": c.photo.name, "used": c.photo.name in names, "score": round(total(c.marks), 3),
-            "marks": {k: round(v, 3) for k, v in c.marks.items()}, "notes": [*c.photo.notes, *([c.note] if c.note else [])],
-            **({} if c.photo.name in names else {"why": f"other photos are better (weakest: {min(c.marks, key=lambda k: c.marks[k])})"}),
+            "photo": c.photo.name,
+            "used": c.photo.name in names,
+            "score": round(total(c.marks), 3),
+            "marks": {k: round(v, 3) for k, v in c.marks.items()},
+            "notes": [*c.photo.notes, *([c.note] if c.note else [])],
+            **(
+                {}
+                if c.photo.name in names
+                else {"why": f"other photos are better (weakest: {min(c.marks, key=lambda k: c.marks[k])})"}
+            ),
         }
         for c in candidates
-    ]  # fmt: skip
+    ]
     verdicts += [{"photo": p.name, "used": False, "why": p.why} for p in problems + found.problems]
     return {
-        "photos": len(found.photos) + len(found.problems), "usable": len(candidates), "kept": len(kept),
-        "verdicts": verdicts, "advice": _advice(len(candidates), candidates),
-    }  # fmt: skip
+        "photos": len(found.photos) + len(found.problems),
+        "usable": len(candidates),
+        "kept": len(kept),
+        "verdicts": verdicts,
+        "advice": _advice(len(candidates), candidates),
+    }
 
 
 def _advice(count: int, candidates: list[Candidate] | None = None) -> list[str]:
