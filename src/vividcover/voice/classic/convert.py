@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 
 from vividcover.errors import AudioError, ParameterError
 from vividcover.song.pcm import PcmReader, PcmWriter
-from vividcover.voice.classic import f0, mapping, sound
+from vividcover.voice.classic import f0, sound
 from vividcover.voice.classic.children import in_children
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
 from vividcover.voice.classic.model import Voice, load
+from vividcover.voice.classic.singer import Heard, Singer, difference, study
 from vividcover.workspace import Reporter, Silent
 
 PitchChange = Literal["auto", "no-change", "male-to-female", "female-to-male"] | float
@@ -82,13 +82,12 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Plan:
-    """What every block needs to know: settings, the pitch ratio, and the mapping from singer to voice."""
+    """What every block needs to know: settings, the pitch ratio, the voice and its singer."""
 
     settings: Conversion
     ratio: float
-    alpha: float
-    source: mapping.Moments
-    target: mapping.Moments
+    model: Path
+    singer: Singer
     stereo: bool
 
 
@@ -116,14 +115,14 @@ def convert(
             raise AudioError(f"The vocals are at {reader.rate} Hz.", f"Decode them to {RATE} Hz first.")
         pitch, level = _pitch(reader, settings, threads, reporter)
         semitones, why = choose_pitch(settings.pitch_change, pitch, voice)
-        plan = _plan(reader, voice, settings, semitones, pitch, threads, reporter)
+        plan = _plan(reader, Path(model), settings, semitones, pitch, threads, reporter)
         _write(reader, out, plan, pitch, _gate(pitch, level), threads, reporter)
     voiced = pitch[pitch > 0]
     if not len(voiced):
         reporter.note("No singing was found in the vocals.")
     return {
         "engine": "classic", "voice": voice.card.get("name"), "semitones": semitones, "octave": semitones / 12,
-        "octave_why": why, "vocal_tract_warp": round(plan.alpha, 4),
+        "octave_why": why, "vocal_tract_warp": round(plan.singer.alpha, 4),
         "song_f0_hz": _range(voiced), "sung_f0_hz": _range(voiced * plan.ratio), "voice_f0_hz": voice.card.get("f0_hz"),
         "not_honoured": _not_honoured(settings),
     }  # fmt: skip
@@ -208,28 +207,29 @@ def _gate(pitch: Array, level: Array) -> Array:
     loud = float(np.percentile(level[pitch > 0], 75))
     phrase = maximum_filter1d((pitch > 0).astype(np.int8), 2 * SINGING + 1) > 0
     cut = np.where(~phrase & (level < loud - BLEED), np.float32(-BLEED_CUT), np.float32(0))
-    return uniform_filter1d(cut, 9).astype(np.float32)
+    return np.asarray(uniform_filter1d(cut, 9), dtype=np.float32)
 
 
 # --- 2 the singer --------------------------------------------------------------------------------------------------
 
 
 def _plan(
-    reader: PcmReader, voice: Voice, settings: Conversion, semitones: float, pitch: Array, threads: int,
+    reader: PcmReader, model: Path, settings: Conversion, semitones: float, pitch: Array, threads: int,
     reporter: Reporter,
 ) -> Plan:  # fmt: skip
-    target = mapping.moments(mapping.cepstra(voice.frames), voice.voiced)
+    heard = _singer(reader, pitch, threads, reporter)
+    (singer,) = in_children(f"{HERE}:compare", [(heard, model)], 1, reporter)
     stereo = reader.channels == 2 and semitones == 0 and _is_wide(reader)
-    bands, voiced = _singer(reader, pitch, threads, reporter)
-    if len(bands) < 100:
-        return Plan(settings, 2 ** (semitones / 12), 1.0, target, target, stereo)
-    alpha = mapping.find_warp(bands, voiced, voice.frames, voice.voiced)
-    source = mapping.moments(mapping.cepstra(bands @ mapping.warp_matrix(alpha)), voiced)
-    return Plan(settings, 2 ** (semitones / 12), alpha, source, target, stereo)
+    return Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
 
 
-def _singer(reader: PcmReader, pitch: Array, threads: int, reporter: Reporter) -> tuple[Array, NDArray[np.bool_]]:
-    """Log bands [N, BANDS] and voicing [N] of up to LISTEN seconds of phrases, spread over the song."""
+def compare(item: tuple[Heard, Path]) -> Singer:
+    """In a child: everything about the singer, against the voice."""
+    return study(item[0], load(item[1]))
+
+
+def _singer(reader: PcmReader, pitch: Array, threads: int, reporter: Reporter) -> Heard:
+    """Up to LISTEN seconds of phrases, spread over the song."""
     length = 300
     singing = maximum_filter1d((pitch > 0).astype(np.int8), 2 * SINGING + 1) > 0
     starts = [s for s in range(0, len(pitch), length) if singing[s : s + length].mean() > 0.3]
@@ -241,18 +241,18 @@ def _singer(reader: PcmReader, pitch: Array, threads: int, reporter: Reporter) -
         for s in starts
     )
     bands: list[Array] = []
-    for number, found in enumerate(in_children(f"{HERE}:study", items, threads, reporter)):
+    for number, found in enumerate(in_children(f"{HERE}:look", items, threads, reporter)):
         bands.append(found)
         reporter.progress(0.15 + 0.1 * (number + 1) / len(starts), "studying the singer")
-    kept = [singing[s : s + length] for s in starts]
     if not bands:
-        return np.zeros((0, 0), np.float32), np.zeros(0, bool)
+        return Heard(np.zeros((0, 0), np.float32), np.zeros(0, bool), 0.0)
+    chosen = np.concatenate([singing[s : s + length] for s in starts])
     heard = np.concatenate([pitch[s : s + length] > 0 for s in starts])
-    chosen = np.concatenate(kept)
-    return np.concatenate(bands)[chosen], heard[chosen]
+    middle = float(np.log2(np.median(pitch[pitch > 0])))
+    return Heard(np.concatenate(bands)[chosen], heard[chosen], middle)
 
 
-def study(item: tuple[Array, Array]) -> Array:
+def look(item: tuple[Array, Array]) -> Array:
     """In a child: log bands of mono samples with their pitch."""
     return envelope(*item)
 
@@ -317,23 +317,15 @@ def sing(block: Block) -> Array:
     if not mono.any():
         return np.zeros((len(block.samples), block.count), np.float32)
     bands = envelope(mono, block.pitch)
-    difference = envelope_difference(bands, block.pitch > 0, plan)
+    voiced = block.pitch > 0
+    amount = np.where(voiced, 1.0, min(1.0, 2 * settings.protect)).astype(np.float32)
+    change = difference(bands, voiced, plan.singer, load(plan.model), settings.index_rate)
+    change *= uniform_filter1d(amount, 3)[:, None]
     moved = sound.shift_pitch(mono, block.pitch, plan.ratio)[None] if plan.ratio != 1 else block.samples
-    sung = sound.apply_envelope(moved, difference)
+    sung = sound.apply_envelope(moved, change)
     frames = len(block.pitch)
     lost = sound.level_db(mono, frames) - sound.level_db(sung.mean(0), frames)
     kept = uniform_filter1d(np.clip(lost, -LEVEL_REACH, LEVEL_REACH), 5) * (1 - settings.rms_mix_rate)
     sung = sound.apply_gain(sung, kept + block.gate)
     padded = np.pad(sung, ((0, 0), (0, max(0, block.lead + block.count - sung.shape[1]))))
     return padded[:, block.lead : block.lead + block.count]
-
-
-def envelope_difference(bands: Array, voiced: NDArray[np.bool_], plan: Plan) -> Array:
-    """Log power to add to bands [T, BANDS] to turn the singer into the voice."""
-    own = mapping.cepstra(bands)
-    warped = mapping.cepstra(bands @ mapping.warp_matrix(plan.alpha))
-    wanted = mapping.match(warped, voiced, plan.source, plan.target)
-    wanted[:, 0] = own[:, 0]
-    amount = np.where(voiced, 1.0, min(1.0, 2 * plan.settings.protect)).astype(np.float32)
-    amount = uniform_filter1d(amount, 3)
-    return mapping.bands_of((wanted - own) * amount[:, None])

@@ -17,9 +17,12 @@ from vividcover.voice.classic.features import BANDS, Array, band_centres, mel
 
 ORDER = 32  # cepstra that are learnt and moved: what lies above is the song's own detail
 SPREAD = (0.6, 1.6)  # limits of the ratio of deviations, target / source
-ALPHA = (0.85, 1.18)  # limits of the vocal-tract warp: about the span between adult men and women
+ALPHA = (0.84, 1.19)  # limits of the vocal-tract warp: about the span between adult men and women
 ALPHA_STEPS = 13
-ALPHA_PRIOR = 0.35  # weight of (ln alpha / 0.15)² against the relative distance: no warp without evidence
+ALPHA_PRIOR = 0.03  # weight of ((ln alpha - expected) / ALPHA_SPREAD)² against the relative distance
+ALPHA_SPREAD = 0.15  # deviation of ln(vocal-tract length) to be expected, and the most that pitch alone suggests
+TRACT_PER_OCTAVE = 0.17  # ln(length ratio) per octave of pitch: men and women differ by 15 % and 0.8 octaves
+SINGING_RISE = 0.25  # octaves by which people sing above their speaking pitch
 NEIGHBOURS = 4
 CONTEXT = (-6, 0, 6)  # frames of 10 ms seen together when frames are compared
 INDEX = 3000  # target frames and
@@ -42,15 +45,19 @@ def bands_of(cepstra_: Array) -> Array:
     return np.asarray(cepstra_ @ _cosines().T, dtype=np.float32)
 
 
-def warp_matrix(alpha: float) -> Array:
-    """Right-multiply bands [T, BANDS] to let the band at f take what lay at f·alpha: alpha < 1 raises the formants."""
-    centres = band_centres()
-    at = np.interp(mel(centres * alpha), mel(centres), np.arange(BANDS))
+def resample_matrix(frequencies: NDArray[np.float64]) -> Array:
+    """Right-multiply bands [T, BANDS] to let each take what lay at `frequencies` [BANDS], Hz."""
+    at = np.interp(mel(frequencies), mel(band_centres()), np.arange(BANDS))
     low = np.minimum(at.astype(int), BANDS - 2)
     matrix = np.zeros((BANDS, BANDS), np.float32)
     matrix[low, np.arange(BANDS)] = 1 - (at - low)
     matrix[low + 1, np.arange(BANDS)] += at - low
     return matrix
+
+
+def warp_matrix(alpha: float) -> Array:
+    """Lets the band at f take what lay at f·alpha: alpha < 1 raises the formants, as of a shorter vocal tract."""
+    return resample_matrix(band_centres() * alpha)
 
 
 @dataclass(frozen=True)
@@ -76,16 +83,27 @@ def moments(values: Array, voiced: NDArray[np.bool_]) -> Moments:
     )
 
 
-def match(values: Array, voiced: NDArray[np.bool_], source: Moments, target: Moments) -> Array:
-    """Cepstra [T, ORDER] with the target's mean and deviation per dimension."""
-    ratio = np.clip(target.deviations(voiced) / source.deviations(voiced), *SPREAD)
+def match(
+    values: Array,
+    voiced: NDArray[np.bool_],
+    source: Moments,
+    target: Moments,
+    limits: tuple[float, float] | None = SPREAD,
+) -> Array:
+    """Cepstra [T, ORDER] with the target's mean and deviation per dimension; the ratio of deviations is limited."""
+    ratio = target.deviations(voiced) / source.deviations(voiced)
+    if limits:
+        ratio = np.clip(ratio, *limits)
     return np.asarray((values - source.means(voiced)) * ratio + target.means(voiced), dtype=np.float32)
 
 
 def find_warp(
-    source: Array, source_voiced: NDArray[np.bool_], target: Array, target_voiced: NDArray[np.bool_]
+    source: Array, source_voiced: NDArray[np.bool_], target: Array, target_voiced: NDArray[np.bool_], rise: float
 ) -> float:
-    """The warp that brings the source's bands [T, BANDS] nearest to the target's, both normalised, with a prior."""
+    """The warp that brings the source's bands [T, BANDS] nearest to the target's, both normalised.
+
+    `rise` is how many octaves the target speaks above the source's singing: it says what to expect, softly.
+    """
     index = _shapes(cepstra(target), target_voiced)
     index = index[:: max(1, len(index) // INDEX)]
     chosen = np.flatnonzero(source_voiced)
@@ -94,7 +112,8 @@ def find_warp(
     distance = np.array(
         [_distance(_shapes(cepstra(source @ warp_matrix(a)), source_voiced)[chosen], index) for a in alphas]
     )
-    cost = distance / distance.min() + ALPHA_PRIOR * (np.log(alphas) / 0.15) ** 2
+    expected = np.clip(-TRACT_PER_OCTAVE * (rise + SINGING_RISE), -ALPHA_SPREAD, ALPHA_SPREAD)
+    cost = distance / distance.min() + ALPHA_PRIOR * ((np.log(alphas) - expected) / ALPHA_SPREAD) ** 2
     best = int(cost.argmin())
     if 0 < best < ALPHA_STEPS - 1:
         left, middle, right = cost[best - 1 : best + 2]

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from vividcover.archives import write_zip
 from vividcover.errors import ModelFileError, NotFoundError
 from vividcover.voice.classic.features import BANDS, Array
+from vividcover.voice.classic.mapping import Moments
+from vividcover.voice.classic.network import LAYERS, Network
 from vividcover.workspace import canonical
 
 KIND = "vividcover-voice"
@@ -27,15 +29,23 @@ HINT = "Give the .zip that `vividcover voice train` made with the classic engine
 
 @dataclass(frozen=True)
 class Voice:
-    """`card` is model.json. `frames` are log bands [N, BANDS] of the recordings, `voiced` [N] says which are voiced."""
+    """`card` is model.json; `moments` and `network` are of all recordings.
+
+    `frames` are log bands [N, BANDS] of some of them, `voiced` [N] says which are voiced: to compare singers with.
+    """
 
     card: Mapping[str, Any]
     frames: Array
     voiced: NDArray[np.bool_]
+    moments: Moments
+    network: Network
 
 
 def save(voice: Voice, out: Path) -> Path:
     arrays = {"frames.npy": voice.frames.astype(np.float16), "voiced.npy": voice.voiced}
+    arrays |= {"mean.npy": voice.moments.mean, "deviation.npy": voice.moments.deviation}
+    for layer, (weight, bias) in enumerate(zip(voice.network.weights, voice.network.biases)):
+        arrays |= {f"weight_{layer}.npy": weight, f"bias_{layer}.npy": bias}
     files: dict[str, Path | bytes] = {"model.json": (canonical(dict(voice.card)) + "\n").encode()}
     for name, array in arrays.items():
         buffer = io.BytesIO()
@@ -66,6 +76,13 @@ def _load(path: Path, _modified: int, _size: int) -> Voice:
             _check(card, path)
             frames = _array(archive, "frames.npy").astype(np.float32)
             voiced = _array(archive, "voiced.npy").astype(bool)
+            own = Moments(_array(archive, "mean.npy"), _array(archive, "deviation.npy"))
+            network = Network(
+                *(
+                    tuple(_array(archive, f"{kind}_{layer}.npy").astype(np.float32) for layer in range(LAYERS))
+                    for kind in ("weight", "bias")
+                )
+            )
     except (zipfile.BadZipFile, OSError, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError) as error:
         raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
     if (
@@ -75,7 +92,7 @@ def _load(path: Path, _modified: int, _size: int) -> Voice:
         or not np.isfinite(frames).all()
     ):
         raise ModelFileError(f"{path.name} is damaged: its frames have the shape {frames.shape}.", HINT)
-    return Voice(card, frames, voiced)
+    return Voice(card, frames, voiced, own, network)
 
 
 def _check(card: Any, path: Path) -> None:

@@ -24,7 +24,9 @@ from vividcover.song.pcm import PcmReader
 from vividcover.voice.classic import f0
 from vividcover.voice.classic.children import in_children
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
+from vividcover.voice.classic.mapping import cepstra, moments
 from vividcover.voice.classic.model import ENGINE, FORMAT, KIND, Voice, save
+from vividcover.voice.classic.network import in_runs
 from vividcover.workspace import Reporter, Silent
 
 PIECE = 20 * RATE  # samples analysed at a time
@@ -35,7 +37,7 @@ LEAST = 10.0  # s of voice below which nothing is learnt
 ADVISED = 30.0  # s
 NEAR_VOICE = 25  # frames, 0.25 s: consonants and breaths this near to a voiced frame belong to the voice
 QUIET = 45.0  # dB below the loud frames of its recording: silence
-KEPT = 24_000  # frames kept in the file, 4 min
+KEPT = 9_000  # frames kept in the file, 90 s
 STRAY = 0.15  # share of voiced frames an octave away from the rest that earns a warning: several speakers, or music
 LICENCE = (
     "Made from the recordings of the person named in the consent statement; use it only as far as that statement goes."
@@ -72,15 +74,24 @@ def train(
         )
     material = _listen([Path(clip) for clip in clips], threads, reporter)
     _check(material, len(clips))
-    reporter.progress(0.9, "learning")
-    card, voice = _learn(material, name, consent.strip(), len(clips))
-    save(voice, Path(out))
+    reporter.progress(0.7, "learning")
+    card = _card(material, name, consent.strip(), len(clips))
+    save(_learn(material, card, reporter), Path(out))
     reporter.progress(1.0, "done")
     return card
 
 
-def _learn(material: Material, name: str, consent: str, clips: int) -> tuple[dict[str, Any], Voice]:
-    frames = np.concatenate(material.frames)
+def _learn(material: Material, card: dict[str, Any], reporter: Reporter) -> Voice:
+    """Moments and network of all frames; of the frames themselves at most KEPT, in runs."""
+    frames = np.concatenate(material.frames).astype(np.float32)
+    voiced = np.concatenate(material.pitch) > 0
+    (network,) = in_children("vividcover.voice.classic.network:learn", [(frames, voiced)], 1, reporter)
+    kept, kept_voiced = in_runs(frames, voiced, KEPT)
+    return Voice(card, kept, kept_voiced, moments(cepstra(frames), voiced), network)
+
+
+def _card(material: Material, name: str, consent: str, clips: int) -> dict[str, Any]:
+    """model.json."""
     pitch = np.concatenate(material.pitch)
     voiced = pitch > 0
     low, middle, high = (float(value) for value in np.percentile(pitch[voiced], [5, 50, 95]))
@@ -89,7 +100,7 @@ def _learn(material: Material, name: str, consent: str, clips: int) -> tuple[dic
         warnings.append(f"Only {material.used:.0f} s of voice: {ADVISED:.0f} s or more give a closer likeness.")
     if np.mean(np.abs(12 * np.log2(pitch[voiced] / middle)) > 10) > STRAY:
         warnings.append("The pitch lies far apart: are there several speakers, or music, in the recordings?")
-    card: dict[str, Any] = {
+    return {
         "kind": KIND, "engine": ENGINE, "format": FORMAT, "name": name, "consent": consent, "licence": LICENCE,
         "clips": clips, "minutes_heard": round(material.heard / 60, 3), "minutes_used": round(material.used / 60, 3),
         "f0_hz": {"low": round(low, 2), "median": round(middle, 2), "high": round(high, 2)},
@@ -97,8 +108,6 @@ def _learn(material: Material, name: str, consent: str, clips: int) -> tuple[dic
                     for key, value in (("low", low), ("median", middle), ("high", high))},
         "warnings": warnings,
     }  # fmt: skip
-    chosen = np.linspace(0, len(frames) - 1, min(KEPT, len(frames))).astype(int)
-    return card, Voice(card, frames[chosen].astype(np.float32), voiced[chosen])
 
 
 def _check(material: Material, clips: int) -> None:
@@ -141,7 +150,7 @@ def _pieces(
 ) -> Iterator[Array]:
     """Mono pieces [N] at RATE of every recording, as long as more is wanted."""
     for number, clip in enumerate(clips):
-        reporter.progress(0.9 * number / len(clips), f"listening to {clip.name}")
+        reporter.progress(0.7 * number / len(clips), f"listening to {clip.name}")
         pcm = folder / "clip.wav"
         try:
             decode(clip, pcm, rate=RATE, channels=1, min_seconds=SHORTEST, max_seconds=LONGEST)
@@ -153,7 +162,7 @@ def _pieces(
                 if material.used >= MOST:
                     return
                 material.heard += block.shape[1] / RATE
-                reporter.progress(0.9 * number / len(clips), f"listening to {clip.name}")
+                reporter.progress(0.7 * number / len(clips), f"listening to {clip.name}")
                 yield block[0]
         pcm.unlink()
 
