@@ -35,7 +35,7 @@ from vividcover.song.separate import separate
 from vividcover.voice import music, slicing
 from vividcover.voice.music import Verdict
 from vividcover.voice.slicing import HOP, Span, Track
-from vividcover.workspace import Reporter, Silent, sha256_file, storage_errors
+from vividcover.workspace import HASH_CHUNK, Reporter, Silent, storage_errors
 
 Isolate = Literal["auto"] | bool
 
@@ -184,7 +184,7 @@ class _Builder:
         """Decodes, isolates, cuts and judges one recording. One that cannot be used is noted and left out."""
         line = _Recording(source.name)
         self.recordings.append(line)
-        if (digest := sha256_file(source)) in self._seen:
+        if (digest := _sha256(source, reporter)) in self._seen:
             line.reject(f"the same file as {self._seen[digest]}", 0.0, 0.0)
             reporter.note(f"{source.name} is the same file as {self._seen[digest]}: left out.")
             return
@@ -312,7 +312,9 @@ class _Builder:
 
     def _too_little(self, usable: float, lost: dict[str, float]) -> None:
         if len(self.recordings) == len(self._failures) == 1:
-            raise self._failures[0]
+            error = self._failures[0]
+            long = "MAX_SONG_SECONDS" in error.hint  # songs have a setting, recordings a fixed limit
+            raise type(error)(error.message, "Cut it into shorter recordings." if long else error.hint)
         total = sum(line.seconds for line in self.recordings)
         parts = [f"{seconds:.1f} s {reason}" for reason, seconds in lost.items() if seconds > 0]
         parts += [f"{len(self._failures)} files could not be read"] if self._failures else []
@@ -364,6 +366,16 @@ def _gather(recordings: Sequence[Path], work: Path, reporter: Reporter) -> list[
         open_dataset(source, work / f"source_{number}", reporter=reporter) for number, source in enumerate(recordings)
     ]
     return [path for files in found for path in files]
+
+
+def _sha256(path: Path, reporter: Reporter) -> str:
+    """Hex sha256 of a file that may be gigabytes: can be canceled."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(HASH_CHUNK):
+            reporter.check()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _is_zip(path: Path) -> bool:
