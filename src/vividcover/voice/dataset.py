@@ -35,7 +35,7 @@ from vividcover.song.separate import separate
 from vividcover.voice import music, slicing
 from vividcover.voice.music import Verdict
 from vividcover.voice.slicing import HOP, Span, Track
-from vividcover.workspace import HASH_CHUNK, Reporter, Silent, storage_errors
+from vividcover.workspace import Reporter, Silent, storage_errors
 
 Isolate = Literal["auto"] | bool
 
@@ -372,7 +372,7 @@ def _sha256(path: Path, reporter: Reporter) -> str:
     """Hex sha256 of a file that may be gigabytes: can be canceled."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(HASH_CHUNK):
+        while chunk := file.read(1 << 20):
             reporter.check()
             digest.update(chunk)
     return digest.hexdigest()
