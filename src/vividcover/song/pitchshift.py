@@ -37,7 +37,7 @@ HALF_ZONE = 1536  # samples before and after an attack in which time runs at its
 STEEPEST = 3.0  # times the wanted speed, between two attacks, to make up for their zones
 RISE = 4.0  # times: a bin whose power grows by more belongs to the attack
 LIMIT = 12.0  # semitones
-LIFTER = 0.0015  # s: what is slower in the cepstrum is the spectral envelope (formants)
+LIFTER = 0.002  # s: what comes earlier in the cepstrum is the spectral envelope (formants); pitch comes later
 ENVELOPE_LIMIT = 3.0  # nepers (26 dB) by which an envelope may be corrected
 FLOOR = 1e-12  # of power, before logarithms
 
