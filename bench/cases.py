@@ -23,7 +23,7 @@ from band import RATE, Array, band, lowpass, pan
 
 SAMPLE = Path(__file__).resolve().parent.parent / "sample"
 QUICK = ("song-b", "mono-0dB-band", "wide-harmonies-no-lead", "a-cappella-b", "no-vocals-band")
-QUICK_SECONDS = 8.0
+QUICK_SECONDS = 7.0
 
 
 @dataclass(frozen=True)
@@ -142,11 +142,11 @@ def _none(like: Array) -> Array:
 # --- the cases -----------------------------------------------------------------------------------------------------
 
 
-def tuned() -> dict[str, Any]:
-    """name → function that makes the case."""
+def tuned(limit: int | None = None) -> dict[str, Any]:
+    """name → function that makes the case, from at most `limit` samples of voice."""
     vocals, backing = _song()
     first = slice(0, 15 * RATE)
-    voice = _phrases(14, 15)
+    voice = _phrases(14, 15)[:, :limit]
     seconds, one = voice.shape[1] / RATE, voice[0]
     behind = _fit(backing, voice.shape[1])
     pads, strings = ("pad", "bass"), ("pluck", "drums")
@@ -167,10 +167,10 @@ def tuned() -> dict[str, Any]:
     }
 
 
-def held() -> dict[str, Any]:
+def held(limit: int | None = None) -> dict[str, Any]:
     vocals, backing = _song()
-    late = slice(15 * RATE, None)
-    voice = _phrases(16, 15)
+    late = slice(15 * RATE, 15 * RATE + limit if limit else None)
+    voice = _phrases(16, 15)[:, :limit]
     seconds, one = voice.shape[1] / RATE, voice[0]
     dull = band(seconds, 20, 50, 112)
     speech = np.concatenate([load(SAMPLE / "voice" / f"voice_{k:02d}.flac") for k in (3, 7)], axis=1)
@@ -198,10 +198,9 @@ def held() -> dict[str, Any]:
 
 def separation_cases(which: str = "all") -> Iterator[tuple[str, Case]]:
     """("tuned" | "held", case), made one at a time."""
-    for group, makers in (("tuned", tuned), ("held", held)):
-        for name, make in makers().items() if which in (group, "all", "quick") else ():
-            if which != "quick":
-                yield group, make(name)
-            elif name in QUICK:
-                case, end = make(name), int(QUICK_SECONDS * RATE)
-                yield group, Case(name, case.vocals[:, :end], case.instrumental[:, :end])
+    limit = int(QUICK_SECONDS * RATE) if which == "quick" else None
+    for group, makers in (("tuned", tuned(limit)), ("held", held(limit))):
+        for name, make in makers.items():
+            if which in (group, "all") or (which == "quick" and name in QUICK):
+                case = make(name)
+                yield group, Case(name, case.vocals[:, :limit], case.instrumental[:, :limit])

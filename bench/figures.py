@@ -36,8 +36,8 @@ def ratio(ours: float, theirs: float, digits: int = 3) -> float:
 
 
 def power_ratio(ours_db: float, theirs_db: float, digits: int = 3) -> float:
-    """How much less distortion power: 10^((ours - theirs) / 10); 1 = the same, 2 = 3 dB better."""
-    return round(float(10 ** ((ours_db - theirs_db) / 10)), digits)
+    """How much less distortion power: 10^((ours - theirs) / 10), at most 100; 1 = the same, 2 = 3 dB better."""
+    return round(float(10 ** min((ours_db - theirs_db) / 10, 2)), digits)
 
 
 def verdict(figures: Mapping[str, Any]) -> list[str]:

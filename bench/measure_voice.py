@@ -59,7 +59,7 @@ def synthetic(quick: bool) -> list[Pair]:
     """The sample singer and Vivi, both ways: sung by him → her voice, sung and spoken by her → his."""
     clips = {k: _mono(SAMPLE / "voice" / f"voice_{k:02d}{'_sung' if k > 13 else ''}.flac") for k in range(1, 17)}
     song, lyrics = _mono(SAMPLE / "song" / "vocals.flac"), (SAMPLE / "song" / "lyrics.txt").read_text().splitlines()
-    vivi = Speaker("Vivi", [clips[k] for k in range(1, 6 if quick else 9)], [clips[k] for k in range(9, 13)])
+    vivi = Speaker("Vivi", [clips[k] for k in range(1, 5 if quick else 9)], [clips[k] for k in range(9, 13)])
     singer = Speaker("sample singer", [song[: int(20.7 * RATE)]], [song[int(20.7 * RATE) :]])
     verse, chorus = (int(a * RATE) for a in (2.4, 12.9)), (int(a * RATE) for a in (15.4, 29.6))
     pairs = [Pair("singer's verse → Vivi", song[slice(*verse)], singer, vivi, " ".join(lyrics[:4]))]
@@ -147,10 +147,11 @@ def _convert(pair: Pair, folder: Path, voices: tuple[Path, prototype.Target], th
         report = convert(stereo, voices[0], folder / "sung.wav", Conversion(), threads=threads)
     write_pcm(folder / "ours.wav", read_pcm(folder / "sung.wav")[0].mean(axis=0))
     write_pcm(folder / "source.wav", pair.source)
+    low = soxr.resample(pair.source, RATE, prototype.RATE)
     with spent() as their_cost:
-        low = soxr.resample(pair.source, RATE, prototype.RATE)
-        for recipe in RECIPES:
-            write_pcm(folder / f"{recipe}.wav", prototype.convert(low, voices[1], recipe), prototype.RATE)
+        seen = prototype.analyse(low)
+        write_pcm(folder / "WMd.wav", prototype.convert(low, voices[1], "WMd", seen), prototype.RATE)
+    write_pcm(folder / "M.wav", prototype.convert(low, voices[1], "M", seen), prototype.RATE)
     for who, speaker in (("target", pair.target), ("original", pair.original)):
         for k, clip in enumerate(speaker.held[:6]):
             write_pcm(folder / f"{who}{k}.wav", clip)
@@ -159,7 +160,7 @@ def _convert(pair: Pair, folder: Path, voices: tuple[Path, prototype.Target], th
         "pair": pair.name, "seconds": round(seconds, 1),
         "trained_on_s": round(sum(map(len, pair.target.learn)) / RATE, 1), "octave": report.get("octave"),
         "cpu_per_second": round(cost.seconds / seconds, 3),
-        "prototype_cpu_per_second": round(their_cost.seconds / len(RECIPES) / seconds, 3),
+        "prototype_cpu_per_second": round(their_cost.seconds / seconds, 3),
     }  # fmt: skip
 
 

@@ -72,9 +72,9 @@ def learn(clips: list[Array]) -> Target:
     )  # fmt: skip
 
 
-def convert(signal: Array, target: Target, recipe: str = "WMd") -> Array:
-    """The same words and melody in the target's voice; mono [n] at 32 kHz in and out."""
-    seen = analyse(signal)
+def convert(signal: Array, target: Target, recipe: str = "WMd", seen: Analysis | None = None) -> Array:
+    """The same words and melody in the target's voice; mono [n] at 32 kHz in and out. `seen` saves the analysis."""
+    seen = seen or analyse(signal)
     on = seen.f0 > 0
     envelope = seen.envelope
     if recipe == "WMd":
