@@ -39,6 +39,7 @@ class MatteNumbers:
     envelope_plain: float = 0.05  # the same before a plain backdrop
     guided_radius: float = 0.022
     guided_eps: float = 2e-5
+    cloth_smooth: float = 0.025  # clothes have smooth outlines: bumps smaller than this are errors
     sure: float = 0.90  # of the net's matte
 
 
@@ -88,6 +89,7 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
     for name, matte in candidates.items():
         alpha = tidy(matte, sure_fg, sure_bg, face)
         alpha = np.minimum(alpha, envelope(coarse, (n.envelope_plain if plain else n.envelope) * size))
+        alpha = smooth_cloth(image, alpha, face, size, n.cloth_smooth)
         colours, residual = decontaminate(image, alpha, size)
         scored[name] = (score(alpha, residual, size), alpha, colours)
     best = max(scored, key=lambda k: (scored[k][0], k))
@@ -144,6 +146,29 @@ def envelope(coarse: F32, reach: float) -> F32:
     return np.asarray(np.clip(cv2.GaussianBlur(grown, (0, 0), max(0.8, reach * 0.8)) * 1.15, 0, 1))
 
 
+def smooth_cloth(image: F32, alpha: F32, face: Face, size: float, reach: float) -> F32:
+    """Below the chin, where the colour is not the hair's, the outline is smoothed: cloth has no strands."""
+    points = face.landmarks
+    left, right = (int(np.clip(points[i, 0], 0, alpha.shape[1] - 1)) for i in (234, 454))
+    brow, chin = float(points[10, 1]), float(points[152, 1])
+    top = int(max(0.0, brow - 0.45 * size))
+    above = np.zeros(alpha.shape, bool)
+    above[top : max(top + 1, int(brow - 0.06 * size)), min(left, right) : max(left, right) + 1] = True
+    above &= alpha > 0.98
+    ys = np.arange(alpha.shape[0], dtype=np.float32)[:, None]
+    cloth: F32 = np.broadcast_to(np.clip((ys - chin - 0.15 * size) / (0.2 * size), 0, 1), alpha.shape)
+    if above.sum() > 200:
+        hair = np.median(image[above], axis=0)
+        nearby = pooled(image, alpha > 0.98, 0.06 * size)
+        cloth = cloth * np.clip((np.linalg.norm(nearby - hair, axis=2) - 0.12) / 0.15, 0, 1)
+    rim = max(2, round(4 * reach * size))
+    solid = cv2.copyMakeBorder((alpha > 0.5).astype(np.float32), rim, rim, rim, rim, cv2.BORDER_REPLICATE)
+    even = cv2.GaussianBlur(solid, (0, 0), reach * size)[rim:-rim, rim:-rim]
+    outline = np.clip((even - 0.5) * (0.9 * reach * size) + 0.5, 0, 1)  # an edge of about three px
+    weight = cv2.GaussianBlur(np.ascontiguousarray(cloth, np.float32), (0, 0), max(1.0, 0.03 * size))
+    return np.asarray(alpha * (1 - weight) + outline * weight, np.float32)
+
+
 def pooled(image: F32, mask: NDArray[np.bool_], sigma: float) -> F32:
     """Mean colour of the masked pixels around each pixel (normalised convolution), float32 [H,W,3]."""
     step = max(1, int(sigma / 4))
@@ -193,6 +218,7 @@ def sample_matte(
     if rows.size == 0 or not fg.any() or not bg.any():
         return prior, np.ones_like(prior)
     shift = max(2, round(0.06 * size))
+    n_like = 0.075 if plain else 0.055  # sRGB distance
     near_f, near_b = nearest_colours(soft, fg), nearest_colours(soft, bg)
     height, width = prior.shape
 
@@ -218,7 +244,9 @@ def sample_matte(
             cost = residual + pull * (mix - guess) ** 2 + 2e-4 / (length + 0.01)
             better = cost < best
             best[better], found[better], trust[better] = cost[better], mix[better], length[better]
-    alpha[rows, cols] = found
+    same = np.clip(1 - np.linalg.norm(here - backs[0], axis=1) / n_like, 0, 1)  # looks like the background beside it
+    unlike = np.clip((np.linalg.norm(fronts[1] - backs[0], axis=1) - 0.10) / 0.10, 0, 1)  # and the person does not
+    found = found * (1 - same * unlike)
     certain = np.clip(trust / 0.06, 0, 1) * np.exp(-best / 0.01)
     doubt[rows, cols] = 1 - 0.75 * certain
     blend = np.clip(trust / 0.01, 0, 1)

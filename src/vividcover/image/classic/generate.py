@@ -124,7 +124,7 @@ def choose(
         value -= 0.9 * abs(np.log(shown / wanted)) if asked.framing else 0.35 * max(0.0, np.log(shown / 0.42))
         value -= 0.5 * max(0.0, placing.scale - 1.0)
         value -= 0.10 * min(entry["side_cut"], 3.0) + 1.2 * (placing.bottom_gap > 1.0)
-        value -= 0.0 if entry["plain_backdrop"] else 0.12  # its edges are better
+        value -= 0.0 if entry["plain_backdrop"] else 0.22  # its edges are better
         value -= 0.012 * max(0.0, abs(entry["yaw"]) - 12)
         if best is None or value > best[0]:
             best = (value, entry, placing)
