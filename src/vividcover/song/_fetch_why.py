@@ -43,7 +43,7 @@ YT_DLP = (  # pattern in yt-dlp's message, what it means, what to do; the first 
     (
         r"Requested format is not available|No video formats found|challenge|nsig|signature",
         "gave no audio that can be downloaded",
-        f"Sites change often: update with `pip install -U \"yt-dlp[default]\"`, install deno for YouTube, or {UPLOAD}",
+        f"Sites change often: update with `pip install -U yt-dlp`; YouTube needs `vividcover[youtube]`; or {UPLOAD}",
     ),
     (r"no longer available|unavailable|has been removed|been terminated|does not exist|not available|not found",
      "is not available", "Check that it plays in a browser, or use another link."),

@@ -233,5 +233,9 @@ _ERRORS: Mapping[str, type[VividCoverError]] = {
 
 
 def _environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """The child's environment: the caller's without proxies, and without a file that would collect TLS keys."""
-    return {key: value for key, value in environ.items() if key.lower() not in PROXIES and key not in LEAKS}
+    """The child's environment: the caller's without proxies and without a file that would collect TLS keys.
+
+    Programs beside our interpreter come first: deno, if the extra `youtube` brought it.
+    """
+    kept = {key: value for key, value in environ.items() if key.lower() not in PROXIES and key not in LEAKS}
+    return kept | {"PATH": os.pathsep.join((str(Path(sys.executable).parent), environ.get("PATH", os.defpath)))}
