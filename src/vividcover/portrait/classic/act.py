@@ -24,8 +24,11 @@ QUIETEST = -62.0  # re full scale: below this nothing is singing
 COARTICULATION = 0.030  # standard deviation of the smoothing of jaw and lips
 BLIP = 0.07  # shorter sounds between silences do not open the mouth
 BREATH_GAP = 0.45  # pauses from here on are breathed in
+# shares
+VOWEL = 0.12  # how much wider an open vowel, and narrower a close one, opens the jaw than a middle one
+CONSONANT = 0.3  # how much a dip of 12 dB between louder sounds closes the jaw beyond what its level does
 # amplitudes: head in degrees and face heights
-SWAY = {"yaw": 3.2, "pitch": 2.4, "roll": 2.6, "x": 0.022, "y": 0.012}
+SWAY = {"yaw": 4.6, "pitch": 2.0, "roll": 2.8, "x": 0.022, "y": 0.012}
 NOD = 1.6  # degrees, on an emphasised syllable
 BLINK_EVERY = (1.8, 5.5)  # s
 BLINK_SHAPE = np.array([0.55, 1.0, 0.92, 0.6, 0.28, 0.08])  # at 25 fps: closes in 80 ms, opens in 160 ms
@@ -160,8 +163,10 @@ def articulate(heard: Heard) -> tuple[dict[str, Curve], NDArray[np.bool_]]:
     opened = _relative(heard["open"] - heard["murmur"], vowel, 5.0)
     fronted = _relative(heard["front"] - heard["back"], vowel, 7.0)
     hissing = _sigmoid((hiss - voice + 2.0) / 3.0) * sung
-    murmur = _murmur(heard, level, vowel) * sung * (1 - hissing)
-    jaw = drive * (1 + 0.12 * np.tanh(opened)) * (1 - 0.42 * hissing) * (1 - 0.45 * murmur)
+    dip = np.maximum(maximum_filter1d(smooth(level, 0.02, FRAME_RATE), 31) - level, 0)  # dB below the loudest in 150 ms
+    murmur = _murmur(heard, dip, vowel) * sung * (1 - hissing)
+    drive *= 1 - CONSONANT * np.clip(dip / 12.0, 0, 1)
+    jaw = drive * (1 + VOWEL * np.tanh(opened)) * (1 - 0.42 * hissing) * (1 - 0.45 * murmur)
     rounded = _sigmoid(-2.5 * opened)  # of the back vowels only the close ones: u and o, not a
     spread = 0.75 * np.tanh(fronted) * np.where(fronted < 0, rounded, 1.0) * np.clip(effort * 1.4, 0, 1)
     part = 0.9 * hissing * np.clip((hiss - loud) / RANGE + 1.2, 0, 1) + 0.25 * np.maximum(spread, 0) * effort
@@ -174,12 +179,11 @@ def articulate(heard: Heard) -> tuple[dict[str, Curve], NDArray[np.bool_]]:
     return mouth, sung
 
 
-def _murmur(heard: Heard, level: Curve, vowel: NDArray[np.bool_]) -> Curve:
+def _murmur(heard: Heard, dip: Curve, vowel: NDArray[np.bool_]) -> Curve:
     """0..1: m and n, for which the mouth closes: nearly all energy below 450 Hz, in a dip between louder sounds."""
     upper = np.maximum(heard["open"], heard["front"] + 6)
     closed = _relative(heard["murmur"] - upper, vowel, 1.0)
-    around = maximum_filter1d(smooth(level, 0.02, FRAME_RATE), 31)  # loudest within 150 ms
-    return _sigmoid((closed - 9.0) / 1.5) * _sigmoid(around - level - 3.0)
+    return _sigmoid((closed - 9.0) / 1.5) * _sigmoid(dip - 3.0)
 
 
 def _sigmoid(x: Curve) -> Curve:
@@ -210,7 +214,7 @@ def _head(
     head["x"] += 0.008 * swing
     accent = np.clip(smooth(np.diff(jaw, prepend=jaw[:1]), 0.05, fps) * 6, 0, 1)
     head["pitch"] += scale * (
-        NOD * smooth(accent, 0.09, fps) * 2 - 2.2 * smooth(np.clip(effort - 0.35, 0, 1), 0.3, fps)
+        NOD * smooth(accent, 0.09, fps) * 2 - 1.8 * smooth(np.clip(effort - 0.35, 0, 1), 0.3, fps)
     )
     return {name: smooth(curve, 0.08, fps) for name, curve in head.items()}
 

@@ -30,6 +30,7 @@ TONGUE = np.array([0.62, 0.30, 0.29])
 CAVITY = np.array([0.115, 0.035, 0.035])
 OWN_TEETH = 0.62  # brightness re the skin from which on the photo shows teeth between the lips
 TURNED = 0.45  # how much less a mouth may open at 40° of yaw: its far side has few pixels to stretch
+CHEEKS = (50, 205, 206, 18, 199), (280, 425, 426, 18, 199)  # skin that shows the light from either side
 CURVE_POINTS = 49
 SHIFT = 4  # fractional bits of polygon coordinates
 
@@ -45,10 +46,12 @@ class Mouth:
         y, x = np.mgrid[0 : rig.height, 0 : rig.width].astype(np.float32)
         self.base_map = np.stack([x, y], -1)
         self.reach = 1.0 - TURNED * float(smoothstep(np.array(abs(face.yaw)), 15.0, 40.0))
-        self.light = _light(texture[..., :3], face)
         at = np.linspace(0, 1, CURVE_POINTS)
         self.covers = [np.interp(at, np.linspace(0, 1, len(cover)), cover)[:, None] for cover in rig.covers]
         self._window()
+        right, left = (_light(texture[..., :3], face, points) for points in CHEEKS)
+        side = np.clip(self.u / self.half * 0.5 + 0.5, 0, 1)[..., None]
+        self.light = right + (left - right) * side  # [h, w, 3] over the window
         self._paint()
 
     def _window(self) -> None:
@@ -182,12 +185,12 @@ def _fixed(points: Array) -> NDArray[np.int32]:
     return np.round(points * (1 << SHIFT)).astype(np.int32)
 
 
-def _light(still: Rgb, face: Face) -> Array:
-    """Colour and strength of the light on the mouth, 1 = white light on average skin: from cheeks and chin."""
+def _light(still: Rgb, face: Face, points: tuple[int, ...]) -> Array:
+    """Colour and strength [3] of the light there, 1 = white light on average skin: from the skin around the mouth."""
     height, width = still.shape[:2]
     radius = max(1, int(0.02 * face.h))
     found = []
-    for k in (50, 280, 205, 425, 199, 18):
+    for k in points:
         x, y = (round(float(c)) for c in face.landmarks[k, :2])
         patch = still[max(0, y - radius) : min(height, y + radius + 1), max(0, x - radius) : min(width, x + radius + 1)]
         if patch.size:
@@ -213,7 +216,7 @@ def _teeth(
     distance = (limit - v) if upper else (v - limit)  # > 0 inside the crown
     cover = smoothstep(distance, -blur, blur)
     gum = smoothstep(distance, CROWN - 1.5 * MM, CROWN)
-    line = 1 - 0.20 * np.exp(-((gap / (0.35 * MM)) ** 2))
+    line = 1 - 0.14 * np.exp(-((gap / (0.35 * MM)) ** 2))
     bulge = 0.93 + 0.07 * np.sin(np.pi * inside)
     edge_tone = 0.90 + 0.10 * smoothstep(distance, 0, 2.5 * MM)
     shade = (line * bulge * edge_tone * across)[..., None]

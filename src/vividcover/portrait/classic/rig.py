@@ -328,7 +328,7 @@ def _jaw_weight(local: Array, half: float, upper: bool) -> Array:
     wide = float(np.abs(local[[172, 397], 0]).mean())  # corners of the jaw
     beyond = CORNER_FOLLOW * (1 - smoothstep(across, 0.85, 2.6))  # at the level of the lips' line
     lens = np.clip(1 - across**2, 0, 1)
-    line = beyond + (0.0 if upper else 1.0) * (1 - CORNER_FOLLOW) * lens**0.68 - (beyond * lens**0.6 if upper else 0.0)
+    line = beyond + (0.0 if upper else 1.0) * (1 - CORNER_FOLLOW) * lens**0.58 - (beyond * lens**0.6 if upper else 0.0)
     rise = -0.10 * smoothstep(np.abs(x), half, wide)  # the border between still and moving rises towards the ears
     below = smoothstep(y - rise, 0.0, 0.17)
     above = 1 - smoothstep(-(y - rise), 0.0, 0.13)

@@ -23,7 +23,7 @@ STEP = 8  # px between the points of the coarse movement grid
 PIVOT = 0.62  # face heights below the mouth: the head turns about the neck
 BREATH_RISE = 0.012  # face heights that the shoulders rise
 BROW_RAISE = 0.020  # face heights
-DARK = 95.0  # mean level of a background below which its lights may pulse, 0..255
+DARK = 125.0  # mean level of a background below which its lights may pulse, 0..255
 
 
 def fill_behind(rgb: Rgb, matte: Plane) -> Rgb:
