@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from making import RATE, SAMPLE, error_db, lag, music, tone
 
-from vividcover.errors import AudioError, NotFoundError, ParameterError
+from vividcover.errors import AudioError, Canceled, NotFoundError, ParameterError
 from vividcover.song.codec import decode
 from vividcover.song.loudness import measure
 from vividcover.song.mix import MixSettings, mix
@@ -183,6 +183,29 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
 def test_settings_out_of_range_are_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(ParameterError, match=name):
         MixSettings(**{name: value})
+
+
+def test_progress_only_goes_forward_and_a_cancel_leaves_nothing(parts: dict[str, Path], tmp_path: Path) -> None:
+    class Watcher(Silent):
+        def __init__(self, stop: float) -> None:
+            super().__init__()
+            self.seen, self.stop = [0.0], stop
+
+        def progress(self, fraction: float, text: str = "") -> None:
+            self.seen.append(fraction)
+            if fraction > self.stop:
+                raise Canceled()
+
+    whole = Watcher(2.0)
+    settings = MixSettings(loudness=-8.0, pitch_change_all=1.0)
+    mix(parts["vocals"], None, parts["instrumental"], tmp_path / "mix.wav", settings, reporter=whole)
+    assert whole.seen == sorted(whole.seen)
+    assert whole.seen[-1] == 1.0
+    (tmp_path / "mix.wav").unlink()
+    for stop in (0.2, 0.7, 0.9):
+        with pytest.raises(Canceled):
+            mix(parts["vocals"], None, parts["instrumental"], tmp_path / "mix.wav", settings, reporter=Watcher(stop))
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_the_same_parts_give_the_same_bytes(parts: dict[str, Path], tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ TOLERANCE = 0.3  # LU that the limiter may take from the loudness before the gai
 CORRECTIONS = 2  # times at most
 CHANGE_LIMIT = 60.0  # dB, of a volume change
 KEY_LIMIT = 12.0  # semitones
+KEY_SHARE, SUM_SHARE = 0.6, 0.6  # of the work: changing the key; then, of the rest, mixing
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +84,34 @@ def mix(
     parts = {name: Path(path) for name, path in paths.items() if path is not None}
     _check_parts(parts)
     with aside(out) as part, contextlib.ExitStack() as scratch:
+        begun = 0.0
         if settings.pitch_change_all:
+            begun = KEY_SHARE
             parts = _in_key(parts, part, settings, scratch, reporter)
         summed = _scratch(part, "sum", scratch)
-        before = _sum(parts, summed, settings, reporter)
-        report = _master(summed, part, before, settings, reporter)
+        middle = begun + (1 - begun) * SUM_SHARE
+        before = _sum(parts, summed, settings, _Span(reporter, begun, middle))
+        report = _master(summed, part, before, settings, _Span(reporter, middle, 1.0))
     reporter.progress(1.0, "mixed")
     return {"parts": sorted(parts), "pitch_change_all": settings.pitch_change_all} | report
+
+
+@dataclass(frozen=True, slots=True)
+class _Span:
+    """A `Reporter` for a part of the work: its 0..1 is `low`..`high` of the whole."""
+
+    reporter: Reporter
+    low: float
+    high: float
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.reporter.progress(self.low + (self.high - self.low) * fraction, text)
+
+    def check(self) -> None:
+        self.reporter.check()
+
+    def note(self, message: str) -> None:
+        self.reporter.note(message)
 
 
 def _in_range(name: str, value: float, low: float, high: float, unit: str) -> None:
@@ -128,13 +150,15 @@ def _in_key(
 ) -> dict[str, Path]:
     """The parts, moved by `pitch_change_all`; voices keep their formants, so that they do not sound like mice."""
     moved = {}
-    for name, path in parts.items():
+    share = KEY_SHARE / len(parts)
+    for number, (name, path) in enumerate(parts.items()):
+        span = _Span(reporter, number * share, (number + 1) * share)
         if name == "vocals" and settings.vocals_in_key:
             moved[name] = path
             continue
         moved[name] = _scratch(beside, f"{name}.key", scratch)
         voice = name != "instrumental"
-        shift_pitch(path, moved[name], settings.pitch_change_all, preserve_formants=voice, reporter=reporter)
+        shift_pitch(path, moved[name], settings.pitch_change_all, preserve_formants=voice, reporter=span)
     return moved
 
 
@@ -148,7 +172,7 @@ def _sum(parts: dict[str, Path], out: Path, settings: MixSettings, reporter: Rep
         fade = _fade_out(rate, frames)
         with PcmWriter(out, rate, 2) as writer:
             for start in range(0, frames, BLOCK):
-                reporter.progress(0.5 * start / frames, "mixing")
+                reporter.progress(start / frames, "mixing")
                 count = min(BLOCK, frames - start)
                 total = np.zeros((2, count), np.float32)
                 for name, file in files.items():
@@ -200,7 +224,8 @@ def _master(source: Path, out: Path, before: Loudness, settings: MixSettings, re
     elif silent:
         reporter.note("The mix is silent or nearly so; its level was left as it is.")
     for correction in range(CORRECTIONS + 1):
-        after, reduction = _limited(source, out, gain, settings.true_peak, reporter)
+        span = _Span(reporter, 1 - 0.5**correction, 1 - 0.5 ** (correction + 1))
+        after, reduction = _limited(source, out, gain, settings.true_peak, span)
         if settings.loudness is None or silent:
             break
         missing = settings.loudness - after.integrated
@@ -225,7 +250,7 @@ def _limited(source: Path, out: Path, gain: float, ceiling: float, reporter: Rep
 
 def _limited_blocks(file: PcmReader, level: Gain, limiter: Limiter, reporter: Reporter) -> Iterator[Signal]:
     for start in range(0, file.frames, BLOCK):
-        reporter.progress(0.5 + 0.5 * start / file.frames, "mastering")
+        reporter.progress(start / file.frames, "mastering")
         yield limiter.process(level.process(file.read(start, min(BLOCK, file.frames - start))))
     yield limiter.finish()
 
