@@ -26,6 +26,7 @@ from vividcover.song.pcm import PcmReader, PcmWriter
 from vividcover.voice.classic import f0, sound
 from vividcover.voice.classic.children import in_children
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
+from vividcover.voice.classic.mapping import SINGING_RISE
 from vividcover.voice.classic.model import Voice, load
 from vividcover.voice.classic.singer import Heard, Singer, difference, study
 from vividcover.workspace import Reporter, Silent
@@ -39,6 +40,7 @@ MARGIN = 60  # frames before and after a block that are computed and thrown away
 BLEND = HOP  # samples, 10 ms, over which neighbouring blocks are faded into each other
 LISTEN = 90.0  # s of singing from which the singer is learnt
 SINGING = 35  # frames around voiced ones that belong to a phrase: consonants, breath
+QUIET = 45.0  # dB below the loud singing: silence, of which nothing is learnt
 BLEED = 25.0  # dB below the loud singing: what is softer, outside phrases, is bleed of the band
 BLEED_CUT = 18.0  # dB taken from it
 LEVEL_REACH = 15.0  # dB by which the loudness may be corrected towards the song's
@@ -115,7 +117,7 @@ def convert(
             raise AudioError(f"The vocals are at {reader.rate} Hz.", f"Decode them to {RATE} Hz first.")
         pitch, level = _pitch(reader, settings, threads, reporter)
         semitones, why = choose_pitch(settings.pitch_change, pitch, voice)
-        plan = _plan(reader, Path(model), settings, semitones, pitch, threads, reporter)
+        plan = _plan(reader, Path(model), settings, semitones, pitch, level, threads, reporter)
         _write(reader, out, plan, pitch, _gate(pitch, level), threads, reporter)
     voiced = pitch[pitch > 0]
     if not len(voiced):
@@ -138,7 +140,7 @@ def choose_pitch(wanted: PitchChange, pitch: Array, voice: Voice) -> tuple[float
     if not len(voiced):
         return 0.0, "no singing found"
     song, own = float(np.median(voiced)), float(voice.card["f0_hz"]["median"])
-    octaves = int(np.clip(np.round(np.log2(own / song)), -2, 2))
+    octaves = int(np.clip(np.round(np.log2(own / song) + SINGING_RISE), -2, 2))
     return 12.0 * octaves, f"the song's middle is {song:.0f} Hz, the voice's {own:.0f} Hz"
 
 
@@ -214,10 +216,10 @@ def _gate(pitch: Array, level: Array) -> Array:
 
 
 def _plan(
-    reader: PcmReader, model: Path, settings: Conversion, semitones: float, pitch: Array, threads: int,
-    reporter: Reporter,
+    reader: PcmReader, model: Path, settings: Conversion, semitones: float, pitch: Array, level: Array,
+    threads: int, reporter: Reporter,
 ) -> Plan:  # fmt: skip
-    heard = _singer(reader, pitch, threads, reporter)
+    heard = _singer(reader, pitch, level, threads, reporter)
     (singer,) = in_children(f"{HERE}:compare", [(heard, model)], 1, reporter)
     stereo = reader.channels == 2 and semitones == 0 and _is_wide(reader)
     return Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
@@ -228,10 +230,11 @@ def compare(item: tuple[Heard, Path]) -> Singer:
     return study(item[0], load(item[1]))
 
 
-def _singer(reader: PcmReader, pitch: Array, threads: int, reporter: Reporter) -> Heard:
+def _singer(reader: PcmReader, pitch: Array, level: Array, threads: int, reporter: Reporter) -> Heard:
     """Up to LISTEN seconds of phrases, spread over the song."""
     length = 300
     singing = maximum_filter1d((pitch > 0).astype(np.int8), 2 * SINGING + 1) > 0
+    singing &= level > (np.percentile(level[pitch > 0], 75) if (pitch > 0).any() else 0) - QUIET
     starts = [s for s in range(0, len(pitch), length) if singing[s : s + length].mean() > 0.3]
     most = int(LISTEN / (length * FRAME))
     if len(starts) > most:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
-from scipy.signal import butter, sosfiltfilt
 
 from vividcover.voice.classic.features import HOP, RATE, Array, spread
 
@@ -18,7 +17,7 @@ WINDOW = 1024  # samples, 23 ms: of the filter
 STEP = 256
 FILTER_FFT = 2048  # room for the filter's own response of ±512 samples
 GAIN_LIMIT = 7.0  # nepers of power (30 dB) that the filter may add or take
-MARK_BAND = (60.0, 1500.0)  # Hz, where the pulses of a voice are seen
+MARK_BAND = (60.0, 1500.0)  # Hz, where the pulses of a voice are seen: running means of 1/f take off what lies outside
 MARK_REACH = 0.15  # of a period: how far a mark may lie from where the pitch expects it
 FADE = 441  # samples, 10 ms: between moved and untouched sound
 
@@ -26,8 +25,8 @@ FADE = 441  # samples, 10 ms: between moved and untouched sound
 def apply_envelope(signal: Array, difference: Array) -> Array:
     """Filters channels [C, N] with log power differences [T, BANDS] at HOP samples; zero phase, same length."""
     count = signal.shape[1]
-    frames = count // STEP + 2
-    at = np.arange(frames) * STEP / HOP
+    frames = count // STEP + 6  # from two steps before the first sample to two after the last
+    at = np.maximum(np.arange(frames) - 2, 0) * STEP / HOP
     low = np.minimum(at.astype(int), len(difference) - 2)
     part = np.clip(at - low, 0, 1)[:, None].astype(np.float32)
     smooth = (1 - part) * difference[low] + part * difference[low + 1]
@@ -36,14 +35,14 @@ def apply_envelope(signal: Array, difference: Array) -> Array:
     lead = (FILTER_FFT - WINDOW) // 2
     out = np.zeros_like(signal)
     for channel, samples in enumerate(signal):
-        padded = np.pad(samples, (WINDOW // 2, WINDOW + STEP))
+        padded = np.pad(samples, (WINDOW // 2 + 2 * STEP, 2 * WINDOW))
         pieces = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP][:frames]
         spectra = np.fft.rfft(pieces * window, FILTER_FFT, axis=1) * gain
         filtered = np.roll(np.fft.irfft(spectra, axis=1), lead, axis=1).astype(np.float32)
         total = np.zeros((frames + FILTER_FFT // STEP, STEP), np.float32)
         for piece in range(FILTER_FFT // STEP):
             total[piece : piece + frames] += filtered[:, piece * STEP : (piece + 1) * STEP]
-        start = lead + WINDOW // 2
+        start = lead + WINDOW // 2 + 2 * STEP
         out[channel] = total.ravel()[start : start + count] / (WINDOW / STEP / 2)
     return out
 
@@ -83,7 +82,9 @@ def pitch_marks(signal: Array, f0: Array) -> list[NDArray[np.int64]]:
     voiced = f0 > 0
     frames = np.arange(len(f0))
     log_period = np.interp(frames, frames[voiced], np.log(RATE / f0[voiced]))
-    low = sosfiltfilt(butter(2, MARK_BAND, "bandpass", fs=RATE, output="sos"), signal)
+    slow, fast = (round(RATE / edge) for edge in MARK_BAND)
+    exact = np.asarray(signal, np.float64)
+    low = uniform_filter1d(uniform_filter1d(exact, fast // 2), fast // 2) - uniform_filter1d(exact, slow)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], voiced, [False]]).astype(int)))
     found = []
     for begin, end in zip(edges[::2], edges[1::2]):
