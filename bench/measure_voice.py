@@ -61,14 +61,15 @@ def synthetic(quick: bool) -> list[Pair]:
     song, lyrics = _mono(SAMPLE / "song" / "vocals.flac"), (SAMPLE / "song" / "lyrics.txt").read_text().splitlines()
     vivi = Speaker("Vivi", [clips[k] for k in range(1, 5 if quick else 9)], [clips[k] for k in range(9, 13)])
     singer = Speaker("sample singer", [song[: int(20.7 * RATE)]], [song[int(20.7 * RATE) :]])
-    verse, chorus = (int(a * RATE) for a in (2.4, 12.9)), (int(a * RATE) for a in (15.4, 29.6))
-    pairs = [Pair("singer's verse → Vivi", song[slice(*verse)], singer, vivi, " ".join(lyrics[:4]))]
+    verse, chorus = (song[int(a * RATE) : int(b * RATE)] for a, b in ((2.4, 12.9), (15.4, 29.6)))
+    spoken = [clips[k] for k in range(1, 5)]
+    pairs = [Pair("singer's verse → Vivi", verse, [chorus], vivi, " ".join(lyrics[:4]))]
     if not quick:
         pairs += [
-            Pair("singer's chorus → Vivi", song[slice(*chorus)], singer, vivi, " ".join(lyrics[4:])),
-            Pair("Vivi sings → singer", np.concatenate([clips[15], clips[16]]), vivi, singer,
+            Pair("singer's chorus → Vivi", chorus, [verse], vivi, " ".join(lyrics[4:])),
+            Pair("Vivi sings → singer", np.concatenate([clips[15], clips[16]]), spoken, singer,
                  "I will sing it in my own way slow and easy high and low"),
-            Pair("Vivi speaks → singer", clips[12], vivi, singer,
+            Pair("Vivi speaks → singer", clips[12], spoken, singer,
                  "If you can hear me smile while I am talking then the microphone is doing its job"),
         ]  # fmt: skip
     return pairs
