@@ -288,7 +288,7 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(sample: Path, tmp_path: 
         tmp_path / "none.tar": "no image model at",
         tar_of(tmp_path / "flux.tar", {"output/flux_train/lora.safetensors": b"x"}): "FLUX LoRA",
         tar_of(tmp_path / "other.tar", {"a.txt": b"x"}): "without model.json",
-        tar_of(tmp_path / "v.tar", {"model.json": story("vividcover-voice", "rvc", 1)}): "vividcover-voice of engine rvc",
+        tar_of(tmp_path / "v.tar", {"model.json": story("vividcover-voice", "rvc", 1)}): "vividcover-voice of engine",
         tar_of(tmp_path / "f.tar", {"model.json": story("vividcover-image", "classic", 9)}): "format 9",
     }  # fmt: skip
     for path, words in cases.items():

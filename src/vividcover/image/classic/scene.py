@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,8 +77,16 @@ def accents_of(names: tuple[str, ...], strength: float = 1.0) -> list[F32]:
     found = [rgb(*c) for name in names for c in COLOURS[name]]
     colours = [np.asarray(c / (0.25 + 0.75 * luma(c) ** 0.5), np.float32) * strength for c in found]
     if len(colours) == 1:
-        colours.append((0.72 * np.roll(colours[0], 1) * 0.25 + colours[0] * 0.75 + 0.06).astype(np.float32))
+        colours.append(_neighbour(colours[0]))
     return colours
+
+
+def _neighbour(colour: F32) -> F32:
+    """A colour 36 degrees further round the wheel and a little paler: one hue alone looks flat."""
+    top = float(colour.max()) + 1e-6
+    h, s, v = colorsys.rgb_to_hsv(*(float(x) / top for x in colour))
+    turned = colorsys.hsv_to_rgb((h + 0.10) % 1.0, s * 0.85, v)
+    return np.asarray(turned, np.float32) * top
 
 
 def paint(

@@ -41,6 +41,15 @@ class Candidate:
     score: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A face in a photo, what tells the person apart [n], and what speaks for the photo."""
+
+    face: Face
+    signature: NDArray[np.float64]
+    marks: dict[str, float]
+
+
 def train(
     photos: Path,
     out: Path,
@@ -117,7 +126,7 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
     for candidate in candidates:
         candidate.score = total(candidate.marks)
     candidates.sort(key=lambda c: (-c.score, c.photo.name))
-    made: list[tuple[float, Candidate, Cutout, dict[str, Any]]] = []
+    made: list[tuple[float, Candidate, bytes, dict[str, Any]]] = []
     hopeful = [c for i, c in enumerate(candidates[:TRY]) if i < 2 or c.score > WORTH * candidates[0].score]
     for i, candidate in enumerate(hopeful):
         reporter.progress(0.5 + 0.45 * i / len(hopeful), f"cutting out {candidate.photo.name}")
@@ -126,13 +135,13 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
         reporter.check()
         side = side_cut(cut.alpha, face_height(candidate.face))
         candidate.marks |= {"matte": cut.quality * (1.0 if cut.plain else 0.85), "whole": float(np.exp(-0.5 * side))}
-        made.append((total(candidate.marks), candidate, cut, _facts(candidate, cut, side)))
+        rgba = np.clip(np.dstack([cut.rgb, cut.alpha]) * 255 + 0.5, 0, 255).astype(np.uint8)
+        made.append((total(candidate.marks), candidate, modelfile.png_bytes(rgba), _facts(candidate, cut, side)))
     made.sort(key=lambda m: (-m[0], m[1].photo.name))
     files: dict[str, bytes] = {}
     entries = []
-    for i, (value, candidate, cut, facts) in enumerate(made[:KEEP]):
-        rgba = np.dstack([cut.rgb, cut.alpha])
-        files[f"cutouts/{i}.png"] = modelfile.png_bytes(np.asarray(np.clip(rgba * 255 + 0.5, 0, 255), np.uint8))
+    for i, (value, candidate, picture, facts) in enumerate(made[:KEEP]):
+        files[f"cutouts/{i}.png"] = picture
         files[f"landmarks/{i}.npy"] = modelfile.npy_bytes(candidate.face.landmarks)
         entries.append(
             {"cutout": f"cutouts/{i}.png", "landmarks": f"landmarks/{i}.npy", "score": round(value, 4), **facts}
@@ -143,13 +152,15 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
 
 def find_person(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[list[Candidate], list[Problem]]:
     """The person's face in every photo; where a photo shows several people, the face that is most like the others."""
-    faces: list[list[Face]] = []
+    faces: list[list[Seen]] = []
     for i, photo in enumerate(found.photos):
         reporter.progress(0.25 + 0.25 * i / len(found.photos), f"looking at {photo.name}")
-        faces.append([f for f in kit.detect(photo.rgb()) if face_height(f) >= SMALLEST_FACE * 0.5])
+        rgb = photo.rgb()
+        large = [f for f in kit.detect(rgb) if face_height(f) >= SMALLEST_FACE * 0.5]
+        faces.append([Seen(f, signature(f, rgb), marks_of(rgb, f)) for f in large])
     problems = [Problem(p.name, "no face was found") for p, f in zip(found.photos, faces) if not f]
-    alone = [signature(f[0], p) for p, f in zip(found.photos, faces) if len(f) == 1]
-    everyone = [signature(f[0], p) for p, f in zip(found.photos, faces) if f]
+    alone = [f[0].signature for f in faces if len(f) == 1]
+    everyone = [f[0].signature for f in faces if f]
     if not everyone:
         raise ImageError(
             f"No face was found in {'the photo' if len(faces) == 1 else f'any of the {len(faces)} photos'}: "
@@ -162,27 +173,27 @@ def find_person(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[list
         if not seen:
             continue
         note = ""
-        face = seen[0]
+        best = seen[0]
         if len(seen) > 1:
-            face = min(seen, key=lambda f: float(np.linalg.norm(signature(f, photo) - usual)))
-            place = (
-                "left" if face.landmarks[:, 0].mean() < np.mean([f.landmarks[:, 0].mean() for f in seen]) else "right"
-            )
+            best = min(seen, key=lambda s: float(np.linalg.norm(s.signature - usual)))
+            middle = [float(s.face.landmarks[:, 0].mean()) for s in seen]
+            place = "left" if float(best.face.landmarks[:, 0].mean()) < float(np.mean(middle)) else "right"
             basis = "most like the face in the other photos" if alone else "the largest"
             note = f"{len(seen)} faces: the one on the {place} was taken, {basis}"
             reporter.note(f"{photo.name}: {note}.")
+        face = best.face
         if face_height(face) < SMALLEST_FACE:
             problems.append(
                 Problem(photo.name, f"the face is too small ({face_height(face):.0f} px high, {SMALLEST_FACE} needed)")
             )
             continue
-        candidates.append(Candidate(photo, face, marks_of(photo, face), note))
+        candidates.append(Candidate(photo, face, best.marks, note))
     if not candidates:
         raise ImageError("No photo has a face that is large enough: " + listed(problems), "Give closer photos.")
     return candidates, problems
 
 
-def signature(face: Face, photo: Photo) -> NDArray[np.float64]:
+def signature(face: Face, rgb: NDArray[Any]) -> NDArray[np.float64]:
     """Shape of the bones and colour of the skin, independent of pose and size; [n]."""
     p = face.landmarks.astype(np.float64)
     across = p[454] - p[234]
@@ -192,7 +203,6 @@ def signature(face: Face, photo: Photo) -> NDArray[np.float64]:
     down /= np.linalg.norm(down)
     axes = np.stack([across, down, np.cross(across, down)])
     shape = ((p[list(STABLE)] - p[6]) @ axes.T) / (np.linalg.norm(p[10] - p[152]) + 1e-9)
-    rgb = photo.rgb()
     cheeks = p[[50, 280, 151], :2].astype(int)
     patches = [rgb[max(0, y - 4) : y + 5, max(0, x - 4) : x + 5].reshape(-1, 3) for x, y in cheeks]
     pixels = np.concatenate(patches) if any(len(q) for q in patches) else np.zeros((1, 3), np.uint8)
@@ -200,10 +210,9 @@ def signature(face: Face, photo: Photo) -> NDArray[np.float64]:
     return np.concatenate([shape.ravel() * 4, lab / 90.0])
 
 
-def marks_of(photo: Photo, face: Face) -> dict[str, float]:
+def marks_of(rgb: NDArray[Any], face: Face) -> dict[str, float]:
     """What speaks for a photo, each 0..1."""
     p, fh = face.landmarks, face_height(face)
-    rgb = photo.rgb()
     h, w = rgb.shape[:2]
     x0, y0 = np.clip(p[:, :2].min(0), 0, [w - 2, h - 2]).astype(int)
     x1, y1 = np.clip(p[:, :2].max(0), [x0 + 2, y0 + 2], [w, h]).astype(int)
