@@ -80,13 +80,17 @@ class ClassicRenderer:
     ) -> Rendering:
         reporter = reporter or Silent()
         notes: list[str] = []
+        reporter.progress(0.0, "looking for the face")
         still, face = self._prepare(still, settings, notes)
+        reporter.check()
         heard = listen(vocals, reporter=reporter)
         beats = track(onsets(beat, reporter=reporter)) if beat is not None else np.zeros(0)
         count = max(1, round(heard.seconds * settings.fps))
         play = act(heard, count, settings.fps, beats=beats, scale=settings.dynamic_scale, seed=settings.seed)
         reporter.check()
-        scene = Scene(still, face, self.kit.matte(still))
+        matte = self.kit.matte(still)
+        reporter.check()
+        scene = Scene(still, face, matte)
         height, width = still.shape[:2]
         for note in notes:
             reporter.note(note)

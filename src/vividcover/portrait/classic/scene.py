@@ -21,6 +21,7 @@ Array = NDArray[np.float64]
 
 STEP = 8  # px between the points of the coarse movement grid
 PIVOT = 0.62  # face heights below the mouth: the head turns about the neck
+BORDER = 0.30  # face heights from a border that cuts the person over which movement fades in
 BREATH_RISE = 0.012  # face heights that the shoulders rise
 BROW_RAISE = 0.020  # face heights
 DARK = 125.0  # mean level of a background below which its lights may pulse, 0..255
@@ -28,7 +29,8 @@ DARK = 125.0  # mean level of a background below which its lights may pulse, 0..
 
 def fill_behind(rgb: Rgb, matte: Plane) -> Rgb:
     """The picture without the person: their pixels filled from around, coarse to fine (pull-push)."""
-    hidden = cv2.dilate(matte, np.ones((9, 9), np.uint8)) > 0.02
+    reach = max(9, max(matte.shape) // 48) | 1  # px: the wisps that the matte missed
+    hidden = cv2.dilate(matte, np.ones((reach, reach), np.uint8)) > 0.02
     known = (1.0 - hidden).astype(np.float32)[..., None]
     levels = [(rgb.astype(np.float32) * known, known)]
     while min(levels[-1][0].shape[:2]) > 2:
@@ -69,11 +71,27 @@ def movement(face: Face, frame: Frame3, matte: Plane) -> Fields:
     head = 1 - smoothstep(v, 0.22, 0.85)  # chin at about 0.27, shoulders at about 0.8
     head *= 1 - 0.35 * smoothstep(np.abs(u), 0.55, 1.1) * smoothstep(v, -0.2, 0.6)  # long hair hangs
     small = cv2.resize(matte, (len(xs), len(ys)), interpolation=cv2.INTER_AREA)
+    head *= _held(small, frame.size)
     edge = smoothstep((height - grid[..., 1]) / size, 0.0, 0.5)  # the picture's border stays where it is
     breath = -smoothstep(v, 0.35, 1.0) * edge * BREATH_RISE * size
     layers = np.stack([head, _depth(face, frame, grid, small), breath, _brow(face, frame, grid)], -1)
     pivot = frame.origin[:2] + down * PIVOT * size
     return Fields(*(np.asarray(f, np.float32) for f in (grid, layers, pivot, down)))
+
+
+def _held(matte: Plane, size: float) -> Array:
+    """1, falling to 0 at the sides and the top of the picture where they cut the person: nothing is known beyond."""
+    height, width = matte.shape
+    reach = BORDER * size / STEP  # cells
+    free = np.ones((height, width))
+    for cut, distance in (
+        (matte[:, :2].max(1)[:, None], np.arange(width)[None]),
+        (matte[:, -2:].max(1)[:, None], np.arange(width)[None, ::-1]),
+        (matte[:2].max(0)[None], np.arange(height)[:, None]),
+    ):
+        soft = cv2.GaussianBlur(cut.astype(np.float32), (0, 0), max(1.0, reach / 3))
+        free = np.minimum(free, 1 - soft * (1 - smoothstep(distance - 1.5, 0.0, reach)))
+    return free
 
 
 def _depth(face: Face, frame: Frame3, grid: Array, matte: Plane) -> Array:
@@ -118,9 +136,9 @@ class Scene:
         self.mouth = Mouth(self.texture, face, mouth_rig(face, still))
         self.eyes = [Eye(still, face, self.frame, points) for points in (RIGHT, LEFT)]
         self.glow, self.pulse = _lights(self.plate, matte)
-        rows = np.flatnonzero((matte > 0.004).any(1))
-        columns = np.flatnonzero((matte > 0.004).any(0))
-        margin = int(0.12 * self.frame.size) + STEP
+        rows = np.flatnonzero(self.texture[..., 3].any(1))
+        columns = np.flatnonzero(self.texture[..., 3].any(0))
+        margin = int(0.20 * self.frame.size) + STEP
         self.box = (
             max(0, int(columns[0]) - margin) // STEP * STEP, max(0, int(rows[0]) - margin) // STEP * STEP,
             min(self.width, int(columns[-1]) + margin), min(self.height, int(rows[-1]) + margin),
