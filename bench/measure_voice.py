@@ -43,11 +43,11 @@ class Speaker:
 
 @dataclass
 class Pair:
-    """Who sings whose words: `source` [n] is converted to `target`; `text` is "" where nobody knows it."""
+    """`source` [n] is converted to `target`; `original`: other clips of who is heard in it; `text` is "" if unknown."""
 
     name: str
     source: Array
-    original: Speaker
+    original: list[Array]
     target: Speaker
     text: str
 
@@ -84,11 +84,8 @@ def real(folder: Path, quick: bool) -> list[Pair]:
     steps += [(b, a) for a, b in steps if len(people) > 2]
     pairs = []
     for source, target in steps[: 2 if quick else 16]:
-        said = next((t.read_text() for t in sorted((folder / source.name).glob("*.txt"))), "")
         words = np.concatenate(source.held)[: int(SOURCE_SECONDS * RATE)]
-        pairs.append(
-            Pair(f"{source.name} → {target.name}", words, source, target, said if len(source.held) == 1 else "")
-        )
+        pairs.append(Pair(f"{source.name} → {target.name}", words, source.learn, target, ""))
     return pairs
 
 
@@ -153,8 +150,8 @@ def _convert(pair: Pair, folder: Path, voices: tuple[Path, prototype.Target], th
         seen = prototype.analyse(low)
         write_pcm(folder / "WMd.wav", prototype.convert(low, voices[1], "WMd", seen), prototype.RATE)
     write_pcm(folder / "M.wav", prototype.convert(low, voices[1], "M", seen), prototype.RATE)
-    for who, speaker in (("target", pair.target), ("original", pair.original)):
-        for k, clip in enumerate(speaker.held[:6]):
+    for who, clips in (("target", pair.target.held), ("original", pair.original)):
+        for k, clip in enumerate(clips[:6]):
             write_pcm(folder / f"{who}{k}.wav", clip)
     seconds = len(pair.source) / RATE
     return {
