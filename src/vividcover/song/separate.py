@@ -99,7 +99,7 @@ def _survey(reader: PcmReader, threads: int, reporter: Reporter) -> Survey:
 def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
     total = reader.frames // stft.HOP + 1
     for t in range(0, total, CORE):
-        first, count = t - FADE - CONTEXT, CORE + 2 * (FADE + CONTEXT)
+        first, count = t - FADE - CONTEXT, min(CORE, total - t) + 2 * (FADE + CONTEXT)
         signal = _stereo(reader.read(*stft.span(first, count)))
         yield plan.block(signal, first, count)
 

@@ -15,7 +15,15 @@ from vividcover.song.separation.masks import Block, Tracks
 from vividcover.song.separation.stft import BINS, Real
 from vividcover.song.separation.survey import Survey
 
-RECIPES = ("silence", "a-cappella", "masks", "mono")
+RECIPES = ("silence", "a-cappella", "stereo", "mono", "harmonies")
+SEVERAL, SEVERAL_WIDE = 0.8, 0.7  # second_voice above which several people sing: in narrow songs, in wide ones
+WIDE = 0.2  # part of the power beside the centre in a wide song
+VOICES = 3  # pitches followed then
+_WHY = {
+    "stereo": "{width:.1%} of the power is beside the centre; one melody leads (a second has {second_voice:.2f} of it)",
+    "mono": "no difference between left and right; one melody leads (a second has {second_voice:.2f} of it)",
+    "harmonies": "several voices: a second melody has {second_voice:.2f} of the first one's strength",
+}
 ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
@@ -35,8 +43,9 @@ class Plan:
     def block(self, signal: Signal, first: int, count: int) -> Block:
         """The work for frames `first` … `first + count - 1`; beyond the song its last frames go on."""
         assert self.tracks is not None
-        index = np.clip(np.arange(first, first + count), 0, len(self.tracks.f0) - 1)
-        return Block(signal, self.tracks.at(index), self.level)
+        wanted = np.arange(first, first + count)
+        index = np.clip(wanted, 0, len(self.tracks.voicing) - 1)
+        return Block(signal, self.tracks.at(index), self.level, wanted == index, self.recipe == "harmonies")
 
 
 def choose(survey: Survey, recipe: str) -> Plan:
@@ -46,10 +55,16 @@ def choose(survey: Survey, recipe: str) -> Plan:
         return Plan("silence", "the song is silent" if recipe == "auto" else "asked for", 0.0)
     if recipe == "a-cappella":
         return Plan(recipe, "asked for", 1.0)
-    width = float(survey.side.sum() / power.sum())
-    name = recipe if recipe != "auto" else "mono" if width < MONO else "masks"
-    why = f"{width:.1%} of the power is beside the centre" if recipe == "auto" else "asked for"
-    return Plan(name, why, None, tracks(survey), level, report={"width": width})
+    strength = _scaled(_scaled(survey.unrepeated) + _scaled(survey.unsteady))
+    path = melody.track(strength)
+    width, second = float(survey.side.sum() / power.sum()), second_voice(strength, path)
+    report = {"width": width, "second_voice": second}
+    name = recipe
+    if recipe == "auto":
+        several = SEVERAL + (SEVERAL_WIDE - SEVERAL) * min(width / WIDE, 1.0)
+        name = "harmonies" if second > several else "mono" if width < MONO else "stereo"
+    voices = VOICES if name == "harmonies" else 1
+    return Plan(name, _WHY[name].format(**report), None, tracks(strength, path, voices), level, report=report)
 
 
 def judge(plan: Plan, power: NDArray[np.float64]) -> Plan:
@@ -68,18 +83,50 @@ def judge(plan: Plan, power: NDArray[np.float64]) -> Plan:
     return replace(plan, lean=lean, report=report)
 
 
-def tracks(survey: Survey) -> Tracks:
-    """The melody of the song: the path through both saliences."""
-    strength = _scaled(_scaled(survey.unrepeated) + _scaled(survey.unsteady))
-    path = melody.track(strength)
+def tracks(strength: Real, path: NDArray[np.int64], voices: int) -> Tracks:
+    """The melody along `path` through the saliences [T, PITCHES], and up to `voices` - 1 further voices beside it."""
     f0 = melody.refine(strength, path)
-    voicing = strength[np.arange(len(path)), path]
+    voicing = along(strength, path)
     octave = np.log2(f0)
     leap = np.minimum(np.abs(np.diff(octave, append=octave[-1:])), 0.2) * 5
     bend = np.abs(uniform_filter1d(octave, 3) - uniform_filter1d(octave, 17)) * 12
+    pitches, chorus = [f0], [np.ones_like(voicing)]
+    left = strength
+    for _ in range(voices - 1):
+        left = beside(left, path, octaves=False)
+        path = melody.track(left)
+        pitches.append(melody.refine(left, path))
+        chorus.append(np.clip(along(left, path) / (voicing + 1e-6), 0, 1))
     return Tracks(
-        f0, voicing, uniform_filter1d(voicing, 21), uniform_filter1d(leap, 5), np.minimum(uniform_filter1d(bend, 9), 2)
+        np.stack(pitches),
+        np.stack(chorus),
+        voicing,
+        uniform_filter1d(voicing, 21),
+        uniform_filter1d(leap, 5),
+        np.minimum(uniform_filter1d(bend, 9), 2),
     )
+
+
+def along(strength: Real, path: NDArray[np.int64]) -> Real:
+    """The salience [T] on a path."""
+    result: Real = strength[np.arange(len(path)), path]
+    return result
+
+
+def beside(strength: Real, path: NDArray[np.int64], *, octaves: bool) -> Real:
+    """Saliences [T, PITCHES] without the path's own pitch and, with `octaves`, without its first four multiples."""
+    away = np.arange(strength.shape[1]) - path[:, None]
+    own = np.abs(away) < 8  # 1.6 semitones
+    if octaves:
+        for multiple in (2, 3, 4):
+            own |= np.abs(np.abs(away) - melody.PER_OCTAVE * np.log2(multiple)) < 5
+    return np.where(own, np.float32(0), strength)
+
+
+def second_voice(strength: Real, path: NDArray[np.int64]) -> float:
+    """Strength of the strongest other pitch relative to the melody, 0..1: .4 to .75 with one singer, .83 with more."""
+    lead, other = along(strength, path), beside(strength, path, octaves=True).max(1)
+    return float((lead * other).sum() / max(float((lead * lead).sum()), 1e-9))
 
 
 def _scaled(strength: NDArray[Any]) -> Real:

@@ -44,19 +44,26 @@ ACTIVE_LOW, ACTIVE_HIGH = 150.0, 6000.0  # Hz, where a voice has its power
 ACTIVE_FRAMES = 13  # 0.3 s
 GATE, GATE_SLOPE = np.float32(0.19), 4  # activity at which the gate is half open (sung: .2 to .9, else: .04 to .3)
 
+OTHERS_WIDTH = 41  # bins of the bands in which the rest is compared with and without singing, 440 Hz
+OTHERS_CAUTION = 1.6  # bands play a little louder under a voice; so much more is not the voices' yet
+OTHERS_LEAST = 0.2  # of the rest while somebody sings: which voice is which is never sure in a chorus
+ENOUGH_ON, ENOUGH_OFF = 40, 60  # frames with and without singing from which the comparison is trusted
+
 
 @dataclass(frozen=True)
 class Tracks:
     """The melody of the whole song, by frame."""
 
-    f0: Real  # [T] Hz
+    f0: Real  # [VOICES, T] Hz; the first is the lead
+    chorus: Real  # [VOICES, T] 0..1, how strong each voice is beside the lead: 1 for the lead itself
     voicing: Real  # [T], strength of the melody, 1 where it is clear
     around: Real  # [T], voicing of the half second around
     leaping: Real  # [T] 0..1, how much the melody leaps hereabouts: nobody sings, or a consonant
     gliding: Real  # [T] 0..2, how much it bends
 
     def at(self, index: NDArray[np.int64]) -> Tracks:
-        return Tracks(*(getattr(self, n)[index] for n in ("f0", "voicing", "around", "leaping", "gliding")))
+        names = ("f0", "chorus", "voicing", "around", "leaping", "gliding")
+        return Tracks(*(getattr(self, name)[..., index] for name in names))
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,8 @@ class Block:
     signal: Signal  # [2, stft.span(T)]
     tracks: Tracks  # of the T frames
     level: float  # root mean square of the song's bins
+    inside: NDArray[np.bool_]  # [T], which frames lie within the song
+    several: bool  # more than one voice sings
 
 
 def bias() -> Real:
@@ -78,9 +87,11 @@ def share(spectrum: Spectrum, block: Block, check: Check, weights: Weights = WEI
     """The voice's share of each bin, [T, BINS] 0..1, of a block's spectra [2, T, BINS]."""
     tracks = block.tracks
     power = np.square(np.abs(spectrum)).sum(0) / 2
-    harmonic = cues.harmonics(tracks.f0)
+    harmonic = cues.harmonics(tracks.f0[0])
     low, high = 7, melody.LOW_BINS
     comb = (power[:, low:high] * harmonic[:, low:high]).sum(1) / (power[:, low:high].sum(1) + 1e-12)
+    for f0, strength in zip(tracks.f0[1:], tracks.chorus[1:], strict=True):
+        harmonic = np.maximum(harmonic, cues.harmonics(f0) * strength[:, None], out=harmonic)
     frame = weights.voicing * tracks.voicing + weights.voicing_around * tracks.around + weights.comb * comb
     frame += weights.leaping * tracks.leaping + weights.gliding * tracks.gliding
     harmonic *= (weights.harmonic + weights.harmonic_voiced * tracks.voicing)[:, None]
@@ -124,6 +135,31 @@ def separate_block(block: Block, check: Check) -> Signal:
     spectrum = stft.analyse(block.signal)
     check()
     vocal = share(spectrum, block, check)
-    vocal *= gate(activity(vocal, np.square(np.abs(spectrum)).sum(0)))[:, None]
+    sings = gate(activity(vocal, np.square(np.abs(spectrum)).sum(0)))
+    vocal *= sings[:, None]
     check()
-    return stft.synthesise(cues.filtered(spectrum, vocal))
+    voice = cues.filtered(spectrum, vocal)
+    del vocal
+    check()
+    if block.several:
+        voice += others(spectrum - voice, sings, block.inside)
+    return stft.synthesise(voice)
+
+
+def others(rest: Spectrum, sings: Real, inside: NDArray[np.bool_]) -> Spectrum:
+    """The part [2, T, BINS] of what the melody's filter left over that sounds only while somebody sings.
+
+    That is what harmonies, doubles and the room add to the lead. In each band, of the middle and of the sides apart,
+    the power that the rest has more while somebody sings (`sings` [T] near 1) than between phrases is the voices'.
+    """
+    on, off = np.square(sings) * inside, np.square(1 - sings) * inside
+    middle, sides = (rest[0] + rest[1]) / 2, (rest[0] - rest[1]) / 2
+    trust = min(1.0, float(off.sum()) / ENOUGH_OFF) if on.sum() >= ENOUGH_ON else 0.0
+    for part in (middle, sides):
+        power = np.square(np.abs(part))
+        during = uniform_filter1d(on @ power, OTHERS_WIDTH) / (on.sum() + 1e-9)
+        between = uniform_filter1d(off @ power, OTHERS_WIDTH) / (off.sum() + 1e-9)
+        excess = np.clip(1 - OTHERS_CAUTION * between / (during + 1e-20), 0, 1) * np.float32(trust)
+        excess = np.maximum(excess, np.float32(OTHERS_LEAST))
+        part *= excess * sings[:, None]
+    return np.stack([middle + sides, middle - sides])
