@@ -325,6 +325,28 @@ def test_damage_in_the_middle_becomes_silence_and_the_rest_stays_in_time(
     assert np.abs(y).max() < 1.5
 
 
+@pytest.mark.parametrize("format", FORMATS)
+def test_no_damage_gives_a_traceback(format: str, encoded: dict[str, Path], tmp_path: Path) -> None:
+    whole = encoded[format].read_bytes()[:150_000]
+    path = tmp_path / f"x.{format}"
+    for seed in range(12):
+        noise, data = np.random.default_rng(seed), bytearray(whole)
+        where = int(noise.integers(600 if seed % 2 else len(data)))
+        if seed % 3 == 0:
+            del data[where : where + int(noise.integers(20_000))]
+        elif seed % 3 == 1:
+            data[where:where] = noise.bytes(int(noise.integers(1, 5_000)))
+        else:
+            data[where : where + 40] = noise.bytes(40)
+        path.write_bytes(data)
+        try:
+            info = decode(path, tmp_path / "out.wav", max_seconds=60)
+        except VividCoverError as error:
+            assert error.hint
+        else:
+            assert PcmReader(tmp_path / "out.wav").seconds == pytest.approx(info.seconds)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,9 @@ The stages of the path, each a small function or class below:
 Encoder delay ("priming") and end padding are taken off by FFmpeg's decoders, from the LAME/Xing header (mp3), the edit
 list (m4a), the pre-skip and the last granule position (opus); the last AAC frame is cut at the track's duration here.
 So decode(encode(x)) begins and ends where x does, in every format (tests/song/test_codec.py).
+
+soxr resamples, not FFmpeg: measured from 48 to 44.1 kHz, a tone at 23 kHz comes back at -157 dB instead of -27 dB, the
+error on a 1 kHz tone is -151 dB instead of -109 dB, at about the same cost (0.8 ms per second and channel).
 """
 
 from __future__ import annotations
@@ -231,6 +234,9 @@ class _Source:
             try:
                 packet = next(packets)
             except StopIteration:
+                return
+            except IndexError as error:  # damage that looks like another track, which PyAV does not know
+                self._fail(error)
                 return
             except av.error.FFmpegError as error:  # the reader can go on behind what it could not read
                 self._fail(error)
