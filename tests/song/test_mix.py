@@ -91,6 +91,8 @@ def test_levels_are_the_seeds_and_changes_are_in_db(tmp_path: Path) -> None:
         middle = slice(RATE, 2 * RATE)
         return 20 * math.log10(np.abs(y[0, middle]).max() / np.abs(x[0, middle]).max())
 
+    quietest, _ = mixed(tmp_path, nothing, None, one, loudness=None, instrumental_volume_change=-120.0)
+    assert level(quietest) == pytest.approx(-127, abs=0.1)
     for change in (0.0, 3.0, -10.0):
         v, _ = mixed(tmp_path, one, None, None, loudness=None, main_vocals_volume_change=change, **DRY)
         b, _ = mixed(tmp_path, nothing, one, None, loudness=None, backup_vocals_volume_change=change)

@@ -35,7 +35,7 @@ TOO_QUIET = -60.0  # LUFS: below this there is nothing to make louder
 MOST_GAIN = 24.0  # dB
 TOLERANCE = 0.3  # LU that the limiter may take from the loudness before the gain is corrected
 CORRECTIONS = 2  # times at most
-CHANGE_LIMIT = 60.0  # dB, of a volume change
+QUIETEST, LOUDEST = -200.0, 60.0  # dB, of a volume change (-60 and less is as good as nothing)
 KEY_LIMIT = 12.0  # semitones
 KEY_SHARE, SUM_SHARE = 0.6, 0.6  # of the work: changing the key; then, of the rest, mixing
 
@@ -60,7 +60,7 @@ class MixSettings:
     def __post_init__(self) -> None:
         changes = ("main_vocals_volume_change", "backup_vocals_volume_change", "instrumental_volume_change")
         for name in changes:
-            _in_range(name, getattr(self, name), -CHANGE_LIMIT, CHANGE_LIMIT, "dB")
+            _in_range(name, getattr(self, name), QUIETEST, LOUDEST, "dB")
         for name in ("reverb_size", "reverb_wetness", "reverb_dryness", "reverb_damping"):
             _in_range(name, getattr(self, name), 0.0, 1.0, "")
         _in_range("pitch_change_all", self.pitch_change_all, -KEY_LIMIT, KEY_LIMIT, "semitones")
