@@ -95,8 +95,8 @@ def own_light(person: Person, n: F32) -> tuple[F32, F32, float]:
     keep = (values > low) & (values < high)  # leaves out eyes, brows, lips, shine
     rows = np.concatenate([np.ones((int(mask.sum()), 1), np.float32), n[mask]], 1)[keep]
     level = float(np.median(values[keep])) if keep.any() else float(np.median(values))
-    gram = rows.T @ rows + np.diag([0, 1, 1, 1]).astype(np.float32) * 0.02 * len(rows)
-    weights = np.linalg.solve(gram, rows.T @ values[keep]) / max(level, 1e-4)
+    gram = np.einsum("ni,nj->ij", rows, rows) + np.diag([0, 1, 1, 1]).astype(np.float32) * 0.02 * len(rows)
+    weights = np.linalg.solve(gram, np.einsum("ni,n->i", rows, values[keep])) / max(level, 1e-4)
     skin = np.median(person.rgb[mask][keep], axis=0) if keep.any() else np.median(person.rgb[mask], axis=0)
     return weights.astype(np.float32), (skin / max(float(luma(skin)), 1e-4)).astype(np.float32), level
 

@@ -22,13 +22,14 @@ from vividcover.workspace import Reporter
 
 COLOURS = 6
 SIDE = 512  # px at which a style is looked at
-TILE = 192  # px of the texture tile
+TILE = 192  # px of the sample of texture
 SAMPLES = 4000  # pixels a picture
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """`palette` Lab [6,3] with shares [6]; `mean`, `deviation` of Lab [3]; `brush` px at 512; `detail` 0..; `tile`."""
+    """`palette` Lab [6,3] with shares [6]; `mean`, `deviation` of Lab [3]; `brush` px at 512; `detail` 0..;
+    `tile` [192,192]: a sample of the texture."""
 
     palette: F32
     shares: F32
@@ -105,19 +106,32 @@ def learn(files: list[Path], reporter: Reporter) -> Style:
 
 
 def _tile(detail: F32) -> F32:
-    """The most textured square of the detail band, mirrored into a seamless tile of unit deviation."""
-    half = TILE // 2
+    """The most textured square of the detail band, faded to its borders, zero mean: a sample of the brushwork."""
+    detail = cv2.copyMakeBorder(
+        detail, 0, max(0, TILE - detail.shape[0]), 0, max(0, TILE - detail.shape[1]), cv2.BORDER_REFLECT
+    )
     h, w = detail.shape
-    if h < half or w < half:
-        detail = cv2.resize(detail, (max(w, half), max(h, half)))
-        h, w = detail.shape
-    energy = cv2.blur(detail * detail, (half, half))[half // 2 : h - half // 2 + 1, half // 2 : w - half // 2 + 1]
-    y, x = np.unravel_index(int(np.argmax(energy)), energy.shape)
-    patch = detail[y : y + half, x : x + half]
-    patch = cv2.resize(patch, (half, half)) if patch.shape != (half, half) else patch
-    row = np.concatenate([patch, patch[:, ::-1]], 1)
-    tile = np.concatenate([row, row[::-1]], 0)
-    return np.asarray((tile - tile.mean()) / (tile.std() + 1e-6), np.float32)
+    energy = cv2.blur(detail * detail, (TILE, TILE))
+    half = TILE // 2
+    inner = energy[half : h - half + 1, half : w - half + 1]
+    y, x = np.unravel_index(int(np.argmax(inner)), inner.shape)
+    patch = detail[y : y + TILE, x : x + TILE]
+    window = np.hanning(TILE).astype(np.float32)
+    patch = (patch - patch.mean()) * window[:, None] * window[None]
+    return np.asarray(patch - patch.mean(), np.float32)
+
+
+def brushwork(sample: F32, height: int, width: int) -> F32:
+    """Texture [height, width] of unit deviation with the sample's spectrum and no repeats (texton noise,
+    Galerne, Leclaire, Moisan 2014: white noise convolved with the sample)."""
+    rows, cols = min(SIDE, height), min(SIDE, width)
+    noise = np.random.default_rng(0).standard_normal((rows, cols))
+    padded = np.zeros((rows, cols))
+    h, w = min(rows, sample.shape[0]), min(cols, sample.shape[1])
+    padded[:h, :w] = sample[:h, :w]
+    texture = np.fft.irfft2(np.fft.rfft2(noise) * np.fft.rfft2(padded), (rows, cols))
+    sized: F32 = cv2.resize(texture.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.asarray((sized - sized.mean()) / (sized.std() + 1e-6), np.float32)
 
 
 def load(model: modelfile.Model) -> Style:
@@ -157,9 +171,7 @@ def apply(rgb8: NDArray[Any], style: Style, strength: float) -> NDArray[Any]:
     pull = cv2.resize(style.palette[nearest], (w, h), interpolation=cv2.INTER_LINEAR)
     moved[..., 1:] = 0.65 * moved[..., 1:] + 0.35 * pull[..., 1:]
     out = lab + (moved - lab) * min(1.0, strength) * np.array([0.75, 0.9, 0.9], np.float32)
-    tile = cv2.resize(style.tile, None, fx=max(h, w) / SIDE, fy=max(h, w) / SIDE, interpolation=cv2.INTER_CUBIC)
-    reps = (h // tile.shape[0] + 1, w // tile.shape[1] + 1)
-    texture = np.tile(tile, reps)[:h, :w]
+    texture = brushwork(style.tile, h, w)
     out[..., 0] += texture * min(6.0, style.detail * 4.5) * strength
     rgb = cv2.cvtColor(out.astype(np.float32), cv2.COLOR_LAB2RGB)
     return np.asarray(np.clip(rgb * 255 + 0.5, 0, 255), np.uint8)
