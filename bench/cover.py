@@ -8,7 +8,7 @@ Drives the command line, as a user would: every command is a process of its own 
 comes from a cache (the nets lie in the user's cache, fetched by set-up). The songs are arranged from the sample song's
 stems: other orders of its sections, each time in another key, tempo and balance, so that no stretch repeats. Memory is
 the PSS (and RSS) of the process and all its children, summed every 0.1 s; CPU-seconds count all of them too. Results go
-to bench/results/cover.json and .md (cover-quick.* with --quick).
+to bench/results/cover.json and .md; those of --quick and --seconds to bench/.work/.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ import soxr
 
 from cases import SAMPLE, Array, load
 from figures import table, verdict
-from machine import Watched, about, keep, watch
+from machine import LOOKS, RESULTS, Watched, about, keep, watch
 
 RATE = 44_100  # Hz
 BAR = 4 * 60 / 92  # s, of the sample song
@@ -202,8 +202,7 @@ def main() -> int:
     result = {"bench": "cover", "quick": given.quick, **head, **figures, "missed": verdict(figures)}
     result |= {"training": training, "runs": runs, "prototype": PROTOTYPE}
     text = page(head, figures, training, runs)
-    if not given.seconds:
-        keep("cover-quick" if given.quick else "cover", result, text)
+    keep(LOOKS if given.quick or given.seconds else RESULTS, "cover", result, text)
     print(text)
     if given.json:
         print(json.dumps(result))

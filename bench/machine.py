@@ -23,6 +23,7 @@ from judges_venv import judges_python
 PERIOD = 0.1  # seconds between two looks at the memory of a process tree
 PAGE = os.sysconf("SC_PAGE_SIZE")
 RESULTS = Path(__file__).with_name("results")
+LOOKS = Path(__file__).with_name(".work")  # what a quick or partial run leaves; not kept in git
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -190,8 +191,8 @@ def ask_judges(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return answers
 
 
-def keep(name: str, result: dict[str, Any], page: str) -> None:
-    """Writes bench/results/NAME.json and NAME.md."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (RESULTS / f"{name}.md").write_text(page, encoding="utf-8")
+def keep(folder: Path, name: str, result: dict[str, Any], page: str) -> None:
+    """Writes FOLDER/NAME.json and NAME.md."""
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (folder / f"{name}.md").write_text(page, encoding="utf-8")

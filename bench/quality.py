@@ -8,7 +8,7 @@
 
 Run it with the project's own environment; the judges get theirs (bench/judges_venv.py). Every `…_ratio` is "bigger is
 better" and stands beside its `…_ratio_aim`; with --strict the exit status is 1 when one misses its aim. Results go to
-bench/results/quality.json and .md (quality-quick.* with --quick), sheets beside them.
+bench/results/quality.json and .md with sheets beside them; those of --quick and --only to bench/.work/.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from figures import table, verdict
-from machine import RESULTS, about, keep, spent
+from machine import LOOKS, RESULTS, about, keep, spent
 
 PARTS = ("separation", "voice", "real", "lips")
 HOW_REAL = (
@@ -97,23 +97,22 @@ def _part(part: str, given: argparse.Namespace, work: Path) -> dict[str, Any]:
     return found
 
 
-def draw(parts: dict[str, Any], work: Path, quick: bool) -> None:
-    """Sheets into bench/results/."""
+def draw(parts: dict[str, Any], work: Path, out: Path) -> None:
+    """Sheets into the folder `out`."""
     from sheets import lips_sheet, sheet
 
-    mark = "-quick" if quick else ""
     if "voice" in parts:
         folder = work / "voice" / "00"
         who = {"source": "source", "ours": "ours", "prototype M": "M", "prototype WMd": "WMd", "target": "target0"}
-        sheet([(label, folder / f"{stem}.wav") for label, stem in who.items()], RESULTS / f"voice{mark}.png", 8.0)
+        sheet([(label, folder / f"{stem}.wav") for label, stem in who.items()], out / "voice.png", 8.0)
     if "separation" in parts:
         folder = work / "separation" / "song-b"
         rows = [("song-b: the song", folder / "song.wav")]
         rows += [(f"song-b: our {part}", folder / "parts" / f"{part}.wav") for part in ("vocals", "instrumental")]
-        sheet(rows, RESULTS / f"separation{mark}.png", 12.0)
+        sheet(rows, out / "separation.png", 12.0)
     if "lips" in parts:
         rows = [(row["portrait"], Path(row.pop("curves"))) for row in parts["lips"]["rows"]]
-        lips_sheet(rows, RESULTS / f"lips{mark}.png")
+        lips_sheet(rows, out / "lips.png")
 
 
 def page(head: dict[str, Any], figures: dict[str, Any], parts: dict[str, Any], missed: list[str]) -> str:
@@ -157,20 +156,21 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="keep the working files here")
     given = parser.parse_args()
     only = tuple(p for p in PARTS if p in (given.only or PARTS))
+    out = RESULTS if only == PARTS and not given.quick else LOOKS
     head = about()
     with tempfile.TemporaryDirectory(prefix="quality-") as temporary:
         work = (given.work or Path(temporary)).resolve()
         work.mkdir(parents=True, exist_ok=True)
         parts = run(given, only, work)
         if not (given.quick and len(only) > 1):  # the processes of the parts have drawn theirs
-            draw(parts, work, given.quick)
+            draw(parts, work, out)
     figures = {k: v for found in parts.values() for k, v in found["figures"].items()}
     missed = verdict(figures)
     result = {"bench": "quality", "quick": given.quick, **head, **figures, "missed": missed, "parts": parts}
     result["not_measured"] = [*NOT_MEASURED] + ([] if given.real else ["real voices: " + HOW_REAL])
     text = page(head, figures, parts, missed)
-    if only == PARTS:
-        keep("quality-quick" if given.quick else "quality", result, text)
+    if out == RESULTS or len(only) > 1:
+        keep(out, "quality", result, text)
     print(text)
     if given.json:
         print(json.dumps(result))
