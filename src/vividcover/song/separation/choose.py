@@ -25,6 +25,7 @@ _WHY = {
     "harmonies": "several voices: a second melody has {second_voice:.2f} of the first one's strength",
 }
 ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
+ACCOMPANIED_CHORUS = 0.28  # ACCOMPANIED for several voices, where half of the rest has been given back already
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
 
@@ -76,7 +77,8 @@ def judge(plan: Plan, power: NDArray[np.float64]) -> Plan:
         return plan
     sung, played = (float(p / max(power[0], 1e-12)) for p in power[1:])
     report = {**plan.report, "vocals_power": sung, "instrumental_power": played}
-    lean = min(max((ACCOMPANIED - played) / (ACCOMPANIED - ALONE), 0.0), 1.0)
+    full = ACCOMPANIED_CHORUS if plan.recipe == "harmonies" else ACCOMPANIED
+    lean = min(max((full - played) / (full - ALONE), 0.0), 1.0)
     if lean >= 1:
         why = f"only {played:.1%} of the power is not the voice's"
         return replace(plan, recipe="a-cappella", why=why, lean=1.0, report=report)

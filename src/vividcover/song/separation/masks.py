@@ -46,7 +46,7 @@ GATE, GATE_SLOPE = np.float32(0.19), 4  # activity at which the gate is half ope
 
 OTHERS_WIDTH = 41  # bins of the bands in which the rest is compared with and without singing, 440 Hz
 OTHERS_CAUTION = 1.6  # bands play a little louder under a voice; so much more is not the voices' yet
-OTHERS_LEAST = 0.2  # of the rest while somebody sings: which voice is which is never sure in a chorus
+OTHERS_LEAST = 0.5  # of the rest while somebody sings: which voice is which is never sure in a chorus
 ENOUGH_ON, ENOUGH_OFF = 40, 60  # frames with and without singing from which the comparison is trusted
 
 
