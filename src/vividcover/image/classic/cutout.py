@@ -8,6 +8,7 @@ He et al. 2010). Colours are decontaminated by blur fusion (Forte 2021). All ima
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,8 +61,15 @@ def face_height(face: Face) -> float:
     return float(np.hypot(*(mesh[10, :2] - mesh[152, :2]))) + 1e-6
 
 
-def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumbers | None = None) -> Cutout:
-    """The person of `face` out of a photo uint8 [H,W,3], given the net's matte float32 [H,W]."""
+def cut_out(
+    rgb8: NDArray[np.uint8],
+    coarse: F32,
+    face: Face,
+    numbers: MatteNumbers | None = None,
+    *,
+    check: Callable[[], None] = lambda: None,
+) -> Cutout:
+    """The person of `face` out of a photo uint8 [H,W,3], given the net's matte float32 [H,W]; `check` is a safe point for stopping."""
     n = numbers or MatteNumbers()
     image = rgb8.astype(np.float32) / 255.0
     size = face_height(face)
@@ -74,12 +82,16 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
     cloth = np.clip((ys - float(face.landmarks[152, 1])) / (0.5 * size), 0, 1)  # clothes: colours often recur behind
     weight = np.broadcast_to(n.prior_plain + (n.prior - n.prior_plain) * (cloth if plain else 1.0), coarse.shape)
     prior = coarse if plain else guided(image, coarse, max(2, round(n.guided_radius * size * 1.5)), 1e-4)
+    check()
     first, _ = sample_matte(image, prior, sure_fg, sure_bg, size, weight, plain)
+    check()
     radius = max(2, round(n.guided_radius * size))
     smooth = guided(image, first, radius, n.guided_eps)
     fg2 = sure_fg | (cv2.erode(smooth, np.ones((3, 3))) > 0.985)
     bg2 = sure_bg | (cv2.dilate(smooth, np.ones((3, 3))) < 0.015)
+    check()
     second, doubt = sample_matte(image, smooth, fg2, bg2, size, weight, plain)
+    check()
     refined = guided(image, second, max(2, radius // 2), n.guided_eps) * doubt + second * (1 - doubt)
     candidates = {
         "sampled": refined,
@@ -87,6 +99,7 @@ def cut_out(rgb8: NDArray[np.uint8], coarse: F32, face: Face, numbers: MatteNumb
     }
     scored = {}
     for name, matte in candidates.items():
+        check()
         alpha = tidy(matte, sure_fg, sure_bg, face)
         alpha = np.minimum(alpha, envelope(coarse, (n.envelope_plain if plain else n.envelope) * size))
         alpha = smooth_cloth(image, alpha, face, size, n.cloth_smooth)

@@ -131,7 +131,7 @@ def _train_subject(found: PhotoSet, kit: FaceKit, reporter: Reporter) -> tuple[d
     for i, candidate in enumerate(hopeful):
         reporter.progress(0.5 + 0.45 * i / len(hopeful), f"cutting out {candidate.photo.name}")
         rgb = candidate.photo.rgb()
-        cut = cut_out(rgb, kit.matte(rgb), candidate.face)
+        cut = cut_out(rgb, kit.matte(rgb), candidate.face, check=reporter.check)
         reporter.check()
         side = side_cut(cut.alpha, face_height(candidate.face))
         candidate.marks |= {"matte": cut.quality * (1.0 if cut.plain else 0.85), "whole": float(np.exp(-0.5 * side))}
