@@ -69,7 +69,7 @@ def cut_out(
     *,
     check: Callable[[], None] = lambda: None,
 ) -> Cutout:
-    """The person of `face` out of a photo uint8 [H,W,3], given the net's matte float32 [H,W]; `check` is a safe point for stopping."""
+    """The person of `face` out of a photo uint8 [H,W,3], given the net's matte float32 [H,W]. `check`: a safe point."""
     n = numbers or MatteNumbers()
     image = rgb8.astype(np.float32) / 255.0
     size = face_height(face)
