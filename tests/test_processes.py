@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from vividcover.errors import AudioError, Canceled, VividCoverError
@@ -50,6 +51,12 @@ def sleepy(seconds: float) -> int:
     return os.getpid()
 
 
+def doubled(x: np.ndarray) -> np.ndarray:
+    import scipy.signal  # noqa: F401  (something that takes a while to import)
+
+    return x * 2
+
+
 def big(x: int) -> bytes:
     return bytes(3_000_000)
 
@@ -65,6 +72,12 @@ def test_what_a_child_prints_does_not_get_among_the_results() -> None:
 
 def test_large_items_pass_in_both_directions() -> None:
     assert [len(b) for b in map_in_children(f"{HERE}:big", [bytes(5_000_000)] * 3)] == [3_000_000] * 3
+
+
+def test_arrays_pass_from_the_first_item_on() -> None:
+    for _ in range(5):  # the child is still importing when the first one arrives
+        made = list(map_in_children(f"{HERE}:doubled", [np.full(100_000, i, np.float32) for i in range(3)]))
+        assert [float(a.sum()) for a in made] == [0.0, 2e5, 4e5]
 
 
 def test_an_error_of_ours_arrives_as_itself() -> None:

@@ -50,7 +50,7 @@ class CoverInput(Inputs):
     rms_mix_rate: float = RealisticVoiceCloningInput.model_fields["rms_mix_rate"]  # type: ignore[assignment]
     main_vocals_volume_change: float = Field(
         default=-4, ge=-24, le=24,
-        description="dB, of the main vocals. The published mix has them about 5 dB forward; -4 keeps most songs' balance.",
+        description="dB, of the main vocals. The published mix has them 5 dB forward; -4 keeps most songs' balance.",
     )  # fmt: skip
     backup_vocals_volume_change: float = Field(default=0, ge=-100, le=24, description="dB, of the backing vocals.")
     instrumental_volume_change: float = Field(default=0, ge=-59, le=24, description="dB, of the instrumental.")

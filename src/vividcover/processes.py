@@ -59,7 +59,7 @@ class _Child:
             [sys.executable, "-m", "vividcover.processes", function],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment,
         )  # fmt: skip
-        self.results: queue.Queue[tuple[str, Any]] = queue.Queue()
+        self.results: queue.Queue[bytes | None] = queue.Queue()  # pickled (kind, value); None: it died
         self.requests: queue.Queue[Any] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         threading.Thread(target=self._write, daemon=True).start()
@@ -81,19 +81,20 @@ class _Child:
             while True:
                 self.results.put(_get(self.process.stdout))
         except (EOFError, OSError, ValueError):
-            self.results.put(("died", None))
+            self.results.put(None)
 
     def receive(self, reporter: Reporter) -> Any:
         while True:
             reporter.check()
             try:
-                kind, value = self.results.get(timeout=POLL)
+                answer = self.results.get(timeout=POLL)
                 break
             except queue.Empty:
                 continue
-        if kind == "value":
-            return value
-        if kind == "error":
+        if answer is not None:
+            kind, value = pickle.loads(answer)  # our own child's, over a private pipe
+            if kind == "value":
+                return value
             raise value
         raise VividCoverError(
             f"A child process ended unexpectedly (exit status {self.process.wait()}).",
@@ -116,7 +117,8 @@ def _put(pipe: BinaryIO | Any, value: Any) -> None:
     pipe.flush()
 
 
-def _get(pipe: BinaryIO | Any) -> Any:
+def _get(pipe: BinaryIO | Any) -> bytes:
+    """One pickled value, still pickled: threads only read, so that no import happens in two threads at once."""
     header = pipe.read(8)
     if len(header) < 8:
         raise EOFError
@@ -124,14 +126,14 @@ def _get(pipe: BinaryIO | Any) -> Any:
     data = pipe.read(size)
     if len(data) < size:
         raise EOFError
-    return pickle.loads(data)  # our own child or parent, over a private pipe
+    return data
 
 
 def _serve(name: str) -> None:
     """A child's whole life: read an item, call the function, write the result; end when the parent does."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not get among the answers
-    requests: queue.Queue[Any] = queue.Queue()
+    requests: queue.Queue[bytes] = queue.Queue()
 
     def read() -> None:
         try:
@@ -144,7 +146,7 @@ def _serve(name: str) -> None:
     module, _, attribute = name.partition(":")
     function: Callable[[Any], Any] = getattr(importlib.import_module(module), attribute)
     while True:
-        item = requests.get()
+        item = pickle.loads(requests.get())  # our parent's, over a private pipe
         try:
             answer: tuple[str, Any] = ("value", function(item))
         except Exception as error:

@@ -22,9 +22,9 @@ import numpy as np
 from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 
 from vividcover.errors import AudioError, ParameterError
+from vividcover.processes import map_in_children
 from vividcover.song.pcm import PcmReader, PcmWriter
 from vividcover.voice.classic import f0, sound
-from vividcover.voice.classic.children import in_children
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
 from vividcover.voice.classic.mapping import SINGING_RISE
 from vividcover.voice.classic.model import Voice, load
@@ -174,7 +174,7 @@ def _pitch(reader: PcmReader, settings: Conversion, threads: int, reporter: Repo
             yield samples, MARGIN, count
 
     parts: tuple[list[Array], list[Array], list[Array]] = ([], [], [])
-    for number, found in enumerate(in_children(f"{HERE}:listen", items(), threads, reporter)):
+    for number, found in enumerate(map_in_children(f"{HERE}:listen", items(), workers=threads, reporter=reporter)):
         for kept, new in zip(parts, found):
             kept.append(new)
         reporter.progress(0.15 * (number + 1) / len(starts), "finding the melody")
@@ -220,7 +220,7 @@ def _plan(
     threads: int, reporter: Reporter,
 ) -> Plan:  # fmt: skip
     heard = _singer(reader, pitch, level, threads, reporter)
-    (singer,) = in_children(f"{HERE}:compare", [(heard, model)], 1, reporter)
+    (singer,) = map_in_children(f"{HERE}:compare", [(heard, model)], workers=1, reporter=reporter)
     stereo = reader.channels == 2 and semitones == 0 and _is_wide(reader)
     return Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
 
@@ -244,7 +244,7 @@ def _singer(reader: PcmReader, pitch: Array, level: Array, threads: int, reporte
         for s in starts
     )
     bands: list[Array] = []
-    for number, found in enumerate(in_children(f"{HERE}:look", items, threads, reporter)):
+    for number, found in enumerate(map_in_children(f"{HERE}:look", items, workers=threads, reporter=reporter)):
         bands.append(found)
         reporter.progress(0.15 + 0.1 * (number + 1) / len(starts), "studying the singer")
     if not bands:
@@ -291,7 +291,7 @@ def _write(
     rise = (np.arange(BLEND, dtype=np.float32) + 0.5) / BLEND
     tail: Array | None = None
     with PcmWriter(out, reader.rate, reader.channels) as writer:
-        blocks = in_children(f"{HERE}:sing", items(), threads, reporter)
+        blocks = map_in_children(f"{HERE}:sing", items(), workers=threads, reporter=reporter)
         for number, (block, end) in enumerate(zip(blocks, cuts[1:])):
             if tail is not None:
                 blend = min(BLEND, block.shape[1])

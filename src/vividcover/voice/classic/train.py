@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d
 
 from vividcover.errors import AudioError, ConsentError
+from vividcover.processes import map_in_children
 from vividcover.song.codec import decode
 from vividcover.song.pcm import PcmReader
 from vividcover.voice.classic import f0
-from vividcover.voice.classic.children import in_children
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
 from vividcover.voice.classic.mapping import cepstra, moments
 from vividcover.voice.classic.model import ENGINE, FORMAT, KIND, Voice, save
@@ -85,7 +85,9 @@ def _learn(material: Material, card: dict[str, Any], reporter: Reporter) -> Voic
     """Moments and network of all frames; of the frames themselves at most KEPT, in runs."""
     frames = np.concatenate(material.frames).astype(np.float32)
     voiced = np.concatenate(material.pitch) > 0
-    (network,) = in_children("vividcover.voice.classic.network:learn", [(frames, voiced)], 1, reporter)
+    (network,) = map_in_children(
+        "vividcover.voice.classic.network:learn", [(frames, voiced)], workers=1, reporter=reporter
+    )
     kept, kept_voiced = in_runs(frames, voiced, KEPT)
     return Voice(card, kept, kept_voiced, moments(cepstra(frames), voiced), network)
 
@@ -130,7 +132,7 @@ def _listen(clips: list[Path], threads: int, reporter: Reporter) -> Material:
     failures: list[AudioError] = []
     with tempfile.TemporaryDirectory(prefix="vividcover-voice-") as folder:
         pieces = _pieces(clips, Path(folder), material, failures, reporter)
-        for result in in_children(f"{__name__}:analyse_piece", pieces, threads, reporter):
+        for result in map_in_children(f"{__name__}:analyse_piece", pieces, workers=threads, reporter=reporter):
             material.loud |= result["loud"]
             if len(result["pitch"]) and material.used < MOST:
                 material.frames.append(result["frames"])
