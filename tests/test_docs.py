@@ -26,7 +26,6 @@ from vividcover.settings import Settings
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")])
-LATER = {"docs/images/cover.png"}  # drawn by `make demo`'s maker before a release
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ +(.+)$", re.MULTILINE)
@@ -94,8 +93,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
             continue
         path, _, wanted = target.partition("#")
         there = (page.parent / path).resolve() if path else page
-        if there.is_relative_to(ROOT) and name_of(there) in LATER:
-            continue
         assert there.exists(), f"{target} leads nowhere"
         if DOCS in page.parents:
             assert DOCS in there.parents, f"{target} leaves the documentation site"
