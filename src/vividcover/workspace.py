@@ -182,7 +182,8 @@ class Workspace:
         overall = overall_eta = None
         with self._lock:
             if stage in self._expected:
-                self._done[stage] = 1.0 if kind in ("hit", "done") else fraction
+                if kind in ("progress", "hit", "done"):
+                    self._done[stage] = 1.0 if kind in ("hit", "done") else fraction
                 total = sum(self._expected.values()) or 1.0
                 left = sum(s * (1 - self._done.get(n, 0.0)) for n, s in self._expected.items())
                 overall, overall_eta = 1 - left / total, left
