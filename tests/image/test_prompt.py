@@ -6,7 +6,7 @@ import pytest
 
 from vividcover.errors import ParameterError
 from vividcover.image.classic.scene import SCENES as PAINTERS
-from vividcover.image.prompt import SIZES, read_prompt, size_of
+from vividcover.image.prompt import read_prompt
 from vividcover.image.words import SCENES
 
 
@@ -69,10 +69,6 @@ def test_the_trigger_word_is_a_word() -> None:
     assert read_prompt("tokyo street", trigger_word="TOK").scene == "street"
 
 
-def test_endless_prompts_and_unknown_ratios_are_refused() -> None:
+def test_endless_prompts_are_refused() -> None:
     with pytest.raises(ParameterError, match="2001 characters"):
         read_prompt("x" * 2001)
-    with pytest.raises(ParameterError, match="7:5"):
-        size_of("7:5")
-    assert size_of("16:9") == (1344, 768)
-    assert all(256 <= side <= 1440 and side % 16 == 0 for size in SIZES.values() for side in size)

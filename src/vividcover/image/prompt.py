@@ -24,13 +24,7 @@ from vividcover.image.words import (
 )
 
 MAX_PROMPT = 2000  # characters
-MIN_SIDE, MAX_SIDE = 256, 1440  # px, as the seed's model
-
-SIZES: dict[str, tuple[int, int]] = {
-    "1:1": (1024, 1024), "16:9": (1344, 768), "21:9": (1440, 640), "3:2": (1216, 832), "2:3": (832, 1216),
-    "4:5": (896, 1088), "5:4": (1088, 896), "3:4": (896, 1152), "4:3": (1152, 896), "9:16": (768, 1344),
-    "9:21": (640, 1440),
-}  # fmt: skip
+MIN_SIDE, MAX_SIDE = 256, 1536  # px; the longest side of the published aspect ratios is 1536
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +159,3 @@ def _settle(notes: _Notes) -> tuple[str, tuple[str, ...]]:
         elements.append("snowfall")
     scene = (particular or scenes or ["stage"])[0]
     return scene, tuple(elements)
-
-
-def size_of(aspect_ratio: str) -> tuple[int, int]:
-    """(width, height) in px of an aspect ratio such as "16:9". Raises `ParameterError`."""
-    if aspect_ratio not in SIZES:
-        raise ParameterError(f"Unknown aspect ratio {aspect_ratio!r}.", f"Use one of {', '.join(SIZES)}.")
-    return SIZES[aspect_ratio]
