@@ -28,6 +28,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from vividcover.errors import ArchiveError, NotFoundError
+from vividcover.files import aside
 from vividcover.workspace import Reporter, Silent, storage_errors
 
 CHUNK = 1 << 20  # bytes written between two looks at the limits and at the cancel flag
@@ -66,22 +67,22 @@ def extract(
     reporter = reporter or Silent()
     archive, folder = Path(archive), Path(folder)
     made = not folder.exists()
-    aside = folder / f".unzip-{uuid.uuid4().hex}"
+    beside = folder / f".unzip-{uuid.uuid4().hex}"
     try:
         with storage_errors(f"the contents of {archive.name}", folder):
-            aside.mkdir(parents=True)
+            beside.mkdir(parents=True)
             with _open(archive) as zipped:
                 budget = _Budget(archive.name, archive.stat().st_size, max_bytes)
                 targets = _plan(zipped, archive.name, max_files)
                 for info, target in targets:
-                    _unpack(zipped, info, aside / target, budget, reporter)
+                    _unpack(zipped, info, beside / target, budget, reporter)
             for _, target in targets:
                 (folder / target).parent.mkdir(parents=True, exist_ok=True)
-                (aside / target).replace(folder / target)
+                (beside / target).replace(folder / target)
     except BaseException:
-        shutil.rmtree(folder if made else aside, ignore_errors=True)
+        shutil.rmtree(folder if made else beside, ignore_errors=True)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
     return sorted(folder / target for _, target in targets)
 
 
@@ -95,17 +96,10 @@ def write_zip(
     """
     reporter = reporter or Silent()
     out = Path(out)
-    aside = out.with_name(f".{out.name}.{uuid.uuid4().hex}.partial")
     method = zipfile.ZIP_DEFLATED if compress else zipfile.ZIP_STORED
-    try:
-        with storage_errors(out.name, out.parent):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            with zipfile.ZipFile(aside, "w", method, compresslevel=6) as zipped:
-                for name in sorted(files):
-                    _add(zipped, name, files[name], method, reporter)
-            aside.replace(out)
-    finally:
-        aside.unlink(missing_ok=True)
+    with aside(out) as part, zipfile.ZipFile(part, "w", method, compresslevel=6) as zipped:
+        for name in sorted(files):
+            _add(zipped, name, files[name], method, reporter)
     return out
 
 

@@ -61,29 +61,41 @@ def _existing(path: Path) -> Path:
     return path
 
 
-def publish(source: Path, destination: Path) -> Path:
-    """Copies a finished file to where the user wants it: written aside, then renamed, so never half there."""
-    with storage_errors(destination.name, destination.parent):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
+@contextlib.contextmanager
+def aside(out: Path) -> Iterator[Path]:
+    """Yields a path beside `out` to write to; on success it becomes `out`, on any error it is removed.
+
+    So a reader sees a whole file or none. A full disk or a place that may not be written raises `StorageError`.
+    """
+    out = Path(out)
+    with storage_errors(out.name, out.parent):
         try:
-            shutil.copyfile(source, aside)
-            aside.replace(destination)
+            out.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise StorageError(
+                f"May not write {out.name} in {out.parent}: it is a file, not a folder.", "Name a folder."
+            ) from None
+        if out.is_dir():
+            raise StorageError(f"{out} is a folder, so no file can be written there.", "Name a file inside it.")
+        part = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.part")
+        try:
+            yield part
+            part.replace(out)
         finally:
-            aside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+
+
+def publish(source: Path, destination: Path) -> Path:
+    """Copies a finished file to where the user wants it."""
+    with aside(destination) as part:
+        shutil.copyfile(source, part)
     return destination
 
 
 def write_text(destination: Path, text: str) -> Path:
-    """Writes a small text file aside, then renames it."""
-    with storage_errors(destination.name, destination.parent):
-        destination.parent.mkdir(parents=True, exist_ok=True)
-        aside = destination.with_name(f".{destination.name}.{uuid.uuid4().hex[:8]}.part")
-        try:
-            aside.write_text(text, encoding="utf-8")
-            aside.replace(destination)
-        finally:
-            aside.unlink(missing_ok=True)
+    """Writes a small text file."""
+    with aside(destination) as part:
+        part.write_text(text, encoding="utf-8")
     return destination
 
 

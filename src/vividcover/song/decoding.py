@@ -26,7 +26,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vividcover.errors import AudioError
-from vividcover.song.aside import aside
+from vividcover.files import aside
 from vividcover.song.media import SILENCE_DB, USE, MediaInfo, cut_off, describe, opened, really_longer
 from vividcover.song.pcm import RATE, PcmReader, PcmWriter, Signal
 from vividcover.workspace import Reporter, Silent

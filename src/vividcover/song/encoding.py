@@ -15,7 +15,7 @@ import soxr
 from numpy.typing import NDArray
 
 from vividcover.errors import AudioError, NotFoundError, ParameterError, StorageError
-from vividcover.song.aside import aside
+from vividcover.files import aside
 from vividcover.song.pcm import PcmReader, Signal
 from vividcover.workspace import Reporter, Silent
 

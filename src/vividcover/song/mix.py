@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from vividcover.errors import AudioError, NotFoundError, ParameterError
-from vividcover.song.aside import aside
+from vividcover.files import aside
 from vividcover.song.effects import Chain, Gain, main_vocals_chain
 from vividcover.song.loudness import Limiter, Loudness, Meter
 from vividcover.song.pcm import PcmReader, PcmWriter, Signal

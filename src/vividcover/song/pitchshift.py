@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import fft
 
 from vividcover.errors import ParameterError
-from vividcover.song.aside import aside
+from vividcover.files import aside
 from vividcover.song.attacks import find_attacks
 from vividcover.song.pcm import PcmReader, PcmWriter, Signal
 from vividcover.workspace import Reporter, Silent
