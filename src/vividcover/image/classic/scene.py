@@ -103,7 +103,9 @@ def paint(
     """
     rng = np.random.default_rng([seed, 7])
     painter, palettes = SCENES[asked.scene]
-    palette = asked.palette or palettes[int(rng.integers(len(palettes)))]
+    drawn = palettes[int(rng.integers(len(palettes)))]
+    indoor_gold = asked.light == "golden" and asked.scene not in OPEN_AIR  # where no sun shines, the lamps are golden
+    palette = asked.palette or (("gold", "orange") if indoor_gold else drawn)
     accents = learned if learned is not None and not asked.palette else accents_of(palette)
     if len(accents) == 2 and asked.scene in SYMMETRIC and rng.random() < 0.5:
         accents = accents[::-1]
