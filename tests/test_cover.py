@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vividcover import sdk
-from vividcover.errors import ParameterError
+from vividcover.errors import ParameterError, StorageError
 from vividcover.workspace import Event
 
 WISH: dict[str, Any] = {"prompt": "VIVI on stage performing", "width": 256, "height": 256, "seed": 3}
@@ -82,7 +82,9 @@ def test_the_same_cover_again_comes_from_the_cache_and_is_the_same(made: Any) ->
         made[0].record["inputs"]["song"]["source"], voice="vivi", image="vivi", output=made[1] / "again.mp4",
         home=made[1] / "home", on_event=events.append, **WISH,
     )  # fmt: skip
-    assert {e.kind for e in events} == {"hit"}
+    assert {e.kind for e in events} == {"hit", "note"}
+    assert [e.text for e in events if e.kind == "note"] != []  # what a cached stage had to say is said again
+    assert set(again.record["notes"]) == set(made[0].record["notes"])
     assert again.path.read_bytes() == made[0].path.read_bytes()
 
 
@@ -131,6 +133,38 @@ def test_what_cannot_be_honoured_is_named_in_the_result(home: Path, clip: Path, 
     assert {n["parameter"] for n in made.record["not_honoured"]} == {"pitch_detection_algorithm", "crepe_hop_length"}
 
 
-def test_an_output_of_another_kind_is_refused(home: Path, clip: Path, tmp_path: Path) -> None:
+def test_words_that_the_engine_has_no_picture_for_are_not_honoured_also_from_the_cache(
+    home: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        made = sdk.generate_image(
+            "vivi", "VIVI in a flurbo club", output=tmp_path / "a.png", home=home, output_format="png",
+            aspect_ratio="custom", width=256, height=256, seed=1, lora_scale=0.5,
+        )  # fmt: skip
+        refused = {(n["parameter"], n["value"]) for n in made.record["not_honoured"]}
+        assert refused == {("prompt", "flurbo"), ("lora_scale", "0.5")}
+        assert any("flurbo" in note for note in made.record["notes"])
+
+
+def test_an_output_never_replaces_its_own_input(home: Path, clip: Path, tmp_path: Path) -> None:
+    song = tmp_path / "song.wav"
+    song.write_bytes(clip.read_bytes())
+    with pytest.raises(ParameterError, match="is this input"):
+        sdk.convert_song(song, voice="vivi", output=song, output_format="wav", home=home)
+    assert song.read_bytes() == clip.read_bytes()
+
+
+def test_an_output_of_another_kind_is_refused_before_any_work(home: Path, clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"would hold \.mp3 data"):
         sdk.convert_song(clip, voice="vivi", output=tmp_path / "s.wav", home=home)
+    with pytest.raises(ParameterError, match=r"has no suffix"):
+        sdk.make_portrait("no.jpg", "no.wav", output=tmp_path / "portrait", home=home)
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="May not write"):
+        sdk.make_portrait("no.jpg", "no.wav", output=tmp_path / "file" / "p.mp4", home=home)
+
+
+def test_a_separated_song_is_not_called_ai_generated(home: Path, clip: Path, tmp_path: Path) -> None:
+    made = sdk.separate_song(clip, tmp_path / "stems", home=home)
+    assert not made.record["ai_generated"] and not made.record["mark"]
+    assert set(made.record["outputs"]) == {"vocals.wav", "instrumental.wav"}

@@ -104,16 +104,16 @@ def licences(nets: Sequence[Mapping[str, Any]], materials: Sequence[Mapping[str,
 def record(
     *, model: str, engine: str, why: str, input: Mapping[str, Any], inputs: Mapping[str, Any], nets: Sequence[Any],
     materials: Sequence[Mapping[str, Any]], stages: Sequence[Any], not_honoured: Sequence[Any], notes: Sequence[str],
-    details: Mapping[str, Any], outputs: Mapping[str, str],
+    details: Mapping[str, Any], outputs: Mapping[str, str], synthetic: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """The whole story as JSON: what `cover.json` holds."""
+    """The whole story as JSON: what `cover.json` holds. `synthetic`: it shows or sounds like a person."""
     links = any(str(i.get("source", "")).startswith(("http://", "https://")) for i in inputs.values())
     return {
         "record": RECORD,
         "made_by": f"vividcover {__version__}",
-        "ai_generated": True,
-        "mark": MARK,
-        "digital_source_type": IPTC + SOURCE_TYPE[engine],
+        "ai_generated": synthetic,
+        "mark": MARK if synthetic else "",
+        "digital_source_type": IPTC + SOURCE_TYPE[engine] if synthetic else None,
         "model": model,
         "engine": engine,
         "engine_why": why,

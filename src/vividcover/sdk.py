@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from vividcover import provenance
 from vividcover.catalog import shelf, steps
-from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, validated
+from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, settings_error, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
@@ -25,7 +27,7 @@ from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, Re
 from vividcover.catalog.sonic import Sonic
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import Cover, get
-from vividcover.errors import ConsentError, ParameterError, StorageError
+from vividcover.errors import ParameterError, StorageError
 from vividcover.settings import Settings, settings
 from vividcover.workspace import Event, Workspace, publish, sha256_file, write_text
 
@@ -59,8 +61,10 @@ class Session:
         writable(self.settings.home)
         self.workspace = Workspace(self.settings.cache, on_event=self.on_event, limit=self.settings.cache_limit)
 
-    def context(self, consent: str = "") -> Context:
-        return Context(self.workspace, self.settings, self.engine, consent, self.cookies)
+    def context(self, consent: str = "", output: Path | None = None) -> Context:
+        """For one run. Raises `StorageError` for an output that could not be written after all the work."""
+        may_hold(output)
+        return Context(self.workspace, self.settings, self.engine, consent, self.cookies, output=output)
 
     def cancel(self) -> None:
         self.workspace.cancel()
@@ -85,13 +89,31 @@ def writable(home: Path) -> None:
         ) from error
 
 
+def may_hold(output: Path | None) -> None:
+    """Raises `StorageError` when nothing can be written at `output`; makes nothing."""
+    if output is None:
+        return
+    try:
+        above = output if output.is_dir() else output.parent
+        while not above.exists() and above != above.parent:
+            above = above.parent
+        fine = above.is_dir() and os.access(above, os.W_OK)
+    except OSError:  # a name that no file can have
+        fine = False
+    if not fine:
+        raise StorageError(f"May not write {str(output)!r}.", "Choose a folder that you may write to with -o.")
+
+
 @contextmanager
 def session(
     *, home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
     cookies: Source | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A `Session` with the data folder `home` (default: the settings')."""
-    chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
+    try:
+        chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
+    except ValidationError as error:
+        raise settings_error(error) from None
     with Session(chosen, engine, on_event, Path(cookies) if cookies else None) as opened:
         yield opened
 
@@ -104,35 +126,34 @@ def run_model(
     training: bool = False,
 ) -> Made:  # fmt: skip
     """Runs a model, publishes what it made to `output` (default: a file in the current folder), writes the record."""
-    result = (model.train if training else model.run)(values, session.context(consent))
-    return hand_over(result, output)
+    context = session.context(consent, output)
+    return hand_over((model.train if training else model.run)(values, context), output)
 
 
 def hand_over(result: Result, output: Path | None) -> Made:
     """Copies outputs out of the cache and writes the record beside the first of them."""
+    if isinstance(result.output, str):
+        return Made((), result.output, _story(result, ()), result)
     sources = [result.output] if isinstance(result.output, Path) else result.output
-    if isinstance(sources, str):
-        return Made((), sources, _story(result, {}), result)
+    fits(output, sources[0].suffix)
     output = output or Path(sources[0].name)
     if output.is_dir():
         output = output / sources[0].name
-    if output.suffix and output.suffix.lower() != sources[0].suffix.lower():
-        same = {".jpg", ".jpeg"}
-        if not {output.suffix.lower(), sources[0].suffix.lower()} <= same:
-            raise ParameterError(
-                f"{output.name} would hold {sources[0].suffix} data.",
-                f"Name it {output.with_suffix(sources[0].suffix).name}.",
-            )
-    files = []
-    for i, source in enumerate(sources):
-        target = output if i == 0 else output.with_name(f"{output.stem}-{i + 1}{output.suffix}")
-        files.append(publish(source, target))
-    story = _story(result, {f.name: sha256_file(f) for f in files})
-    provenance.sidecar(files[0], story)
+    names = (output.name, *(f"{output.stem}-{i}{output.suffix}" for i in range(2, len(sources) + 1)))
+    return _told(result, [publish(s, output.with_name(name)) for s, name in zip(sources, names)])
+
+
+def _told(result: Result, files: Sequence[Path], record: Path | None = None, **more: Any) -> Made:
+    """The finished files with their record beside the first of them (or at `record`)."""
+    story = _story(result, files) | more
+    if record:
+        write_text(record, provenance.dumps(story))
+    else:
+        provenance.sidecar(files[0], story)
     return Made(tuple(files), "", story, result)
 
 
-def _story(result: Result, outputs: Mapping[str, str]) -> dict[str, Any]:
+def _story(result: Result, files: Sequence[Path]) -> dict[str, Any]:
     from vividcover import weights
 
     nets = [
@@ -142,7 +163,7 @@ def _story(result: Result, outputs: Mapping[str, str]) -> dict[str, Any]:
     return provenance.record(
         model=result.model, engine=result.engine, why=result.why, input=result.input, inputs=result.inputs, nets=nets,
         materials=result.materials, stages=result.stages, not_honoured=result.not_honoured, notes=result.notes,
-        details=result.details, outputs=outputs,
+        details=result.details, outputs={f.name: sha256_file(f) for f in files}, synthetic=result.synthetic,
     )  # fmt: skip
 
 
@@ -162,7 +183,7 @@ def cover_in(session: Session, output: Path, values: Mapping[str, Any], parts: P
 def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent: str) -> Made:
     model = TrainRvcModel()
     shelf.check_name(name)
-    _needs_consent(model, consent)
+    model.check_consent(consent)
     context = session.context(consent)
     sources = [context.file(f"clips[{i}]", str(clip), media=True) for i, clip in enumerate(clips)]
     made = model.from_recordings(sources, name, context)
@@ -174,34 +195,19 @@ def train_image_in(session: Session, photos: Source, name: str, consent: str, tr
     shelf.check_name(name)
     values = {"input_images": str(photos), "trigger_word": trigger_word, "lora_type": type}
     input: FastFluxTraining = validated(model.name, FastFluxTraining, values)
-    _needs_consent(model, consent)
+    model.check_consent(consent)
     context = session.context(consent)
     made = model.from_photos(context.file("input_images", input.input_images), input, name, context)
     return _shelved("image", model, name, made, values, context)
-
-
-def _needs_consent(model: Model, consent: str) -> None:
-    if not consent.strip():
-        raise ConsentError(
-            f"{model.name} learns a person's face or voice and needs their consent, in words.",
-            'Say whose it is and that they agree: --consent "This is my own voice" (kept with the model).',
-        )
 
 
 def _shelved(
     kind: shelf.Kind, model: Model, name: str, made: ModelMade, input: Mapping[str, Any], context: Context
 ) -> Made:
     assert isinstance(made.output, Path)
-    engine, why = model.choose(context.engine)
-    result = Result(
-        model.name, made.output, engine, why, input, list(context.not_honoured), list(context.notes),
-        list(context.workspace.results), dict(context.inputs), sorted(context.nets),
-        list(context.materials), made.details,
-    )  # fmt: skip
+    result = context.result(model.name, made, *model.choose(context.engine), input, synthetic=False)
     path = shelf.shelve(kind, name, made.output, context.settings)
-    story = _story(result, {path.name: sha256_file(path)}) | {"consent": context.consent}
-    provenance.sidecar(path, story)
-    return Made((path,), "", story, result)
+    return _told(result, [path], consent=context.consent)
 
 
 def convert_voice_in(
@@ -210,10 +216,11 @@ def convert_voice_in(
     """Vocals without music in the trained voice. `options`: those of the song cover that concern the voice."""
     from vividcover.voice.classic.convert import Conversion
 
-    singer, context = RealisticVoiceCloning(), session.context()
+    singer, context = RealisticVoiceCloning(), session.context(output=output)
     values = {"song_input": str(vocals), "rvc_model": voice, "output_format": "wav", **options}
     input: RealisticVoiceCloningInput = validated(singer.name, RealisticVoiceCloningInput, values)
     engine, why = singer.choose(context.engine)
+    fits(output, f".{input.output_format}")
     trained = shelf.take("voice", voice, context)
     decoded = steps.decoded(context, "vocals", str(vocals))
     fields = ("pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect")
@@ -222,27 +229,23 @@ def convert_voice_in(
     file = f"{decoded.meta['title'] or 'vocals'}.{input.output_format}"
     tags = provenance.tags(Path(file).stem, singer.name, engine)
     encoded = steps.encoded(context, "voice/encode", sung.path("vocals.wav"), input.output_format, file, tags)
-    result = Result(
-        "voice/convert", encoded.path(file), engine, why, input.model_dump(mode="json", exclude_defaults=True),
-        list(context.not_honoured), list(context.notes), list(context.workspace.results), dict(context.inputs),
-        sorted(context.nets), list(context.materials), dict(sung.meta),
-    )  # fmt: skip
-    return hand_over(result, output)
+    made = ModelMade(encoded.path(file), dict(sung.meta))
+    used = input.model_dump(mode="json", include={"song_input", "rvc_model", "output_format", *fields})
+    return hand_over(context.result("voice/convert", made, engine, why, used), output)
 
 
 def separate_in(session: Session, song: Source, folder: Path) -> Made:
     """vocals.wav, instrumental.wav and perhaps backing.wav of a song, float32, which add up to it."""
-    context = session.context()
+    context = session.context(output=folder / "separation.json")
     decoded = steps.decoded(context, "song", str(song))
     parts = steps.separated(context, decoded.path("audio.wav"))
-    files = tuple(publish(parts.path(n), folder / n) for n in sorted(parts.files, reverse=True))
-    result = Result(
-        "song/separate", list(files), "classic", "it is the only one", {"song": str(song)}, [], list(context.notes),
-        list(context.workspace.results), dict(context.inputs), [], [], dict(parts.meta),
-    )  # fmt: skip
-    story = _story(result, {f.name: sha256_file(f) for f in files})
-    write_text(folder / "separation.json", provenance.dumps(story))
-    return Made(files, "", story, result)
+    names = sorted(parts.files, reverse=True)
+    made = ModelMade([parts.path(n) for n in names], dict(parts.meta))
+    result = context.result(
+        "song/separate", made, "classic", "it is the only one", {"song": str(song)}, synthetic=False
+    )
+    files = [publish(parts.path(n), folder / n) for n in names]
+    return _told(result, files, folder / "separation.json")
 
 
 # --- the SDK's functions ------------------------------------------------------------------------------------------
@@ -306,14 +309,12 @@ def make_dataset(
 
 
 def dataset_in(session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str) -> Made:
-    model, context = CreateRvcDataset(), session.context()
+    model, context = CreateRvcDataset(), session.context(output=output)
+    fits(output, model.suffix)
     paths = [context.file(f"recordings[{i}]", str(r), media=True) for i, r in enumerate(recordings)]
     made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
-    engine, why = model.choose(context.engine)
-    result = Result(
-        model.name, made.output, engine, why, {"youtube_url": [str(r) for r in recordings], "audio_name": name}, [],
-        list(context.notes), list(context.workspace.results), dict(context.inputs), [], [], made.details,
-    )  # fmt: skip
+    values = {"youtube_url": [str(r) for r in recordings], "audio_name": name, "isolate": isolate}
+    result = context.result(model.name, made, *model.choose(context.engine), values, synthetic=False)
     return hand_over(result, output)
 
 

@@ -98,6 +98,17 @@ def test_a_data_folder_that_may_not_be_written_is_named(tmp_path: Path, monkeypa
     assert status == 6 and "VIVIDCOVER_HOME" in said
 
 
+def test_a_setting_that_cannot_be_read_is_named_without_a_traceback(home: Path) -> None:
+    for words in (["voice", "list"], ["voice", "dataset", "x.wav", "--json"], ["cache", "list"]):
+        environment = os.environ | {"VIVIDCOVER_THREADS": "abc"}
+        done = subprocess.run(
+            [sys.executable, "-c", "from vividcover.cli import main; main()", *words], capture_output=True, text=True,
+            env=environment, check=False,
+        )  # fmt: skip
+        assert done.returncode == 2 and "VIVIDCOVER_THREADS=abc" in done.stderr
+        assert "Traceback" not in done.stderr and "pydantic" not in done.stderr
+
+
 def test_lists_are_for_people_and_as_json_for_scripts(home: Path) -> None:
     assert call("voice", "list")[2].strip() == "No voice is trained yet."
     assert json.loads(call("models", "--json")[1])[0]["model"] == "vividcover/cover"

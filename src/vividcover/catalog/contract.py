@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -23,7 +23,7 @@ from pydantic.fields import FieldInfo
 
 from vividcover.errors import ConsentError, EngineError, InputError, NotFoundError, ParameterError
 from vividcover.settings import Settings
-from vividcover.workspace import StageResult, Workspace
+from vividcover.workspace import Stage, StageResult, Workspace
 
 Engine = Literal["auto", "classic", "neural", "hosted"]
 ENGINES: tuple[Engine, ...] = ("auto", "classic", "neural", "hosted")
@@ -74,6 +74,10 @@ class Context:
     notes: list[str] = field(default_factory=list)
     nets: set[str] = field(default_factory=set)  # names in the weights registry that were used
     materials: list[dict[str, Any]] = field(default_factory=list)  # trained models that were used: kind, name, licence
+    output: Path | None = None  # where the user wants it: looked at before any work
+
+    def __post_init__(self) -> None:
+        self._before = len(self.workspace.results)  # a session may have done other work before
 
     def cannot(self, parameter: str, value: Any, why: str) -> None:
         self.not_honoured.append(NotHonoured(parameter, value, why))
@@ -83,8 +87,40 @@ class Context:
         self.notes.append(message)
         self.workspace.note(message)
 
+    def stage(
+        self, name: str, *, version: int, inputs: Mapping[str, Path], params: Mapping[str, Any],
+        compute: Callable[[Stage], None],
+    ) -> StageResult:  # fmt: skip
+        """`Workspace.stage`; a stage from the cache says again what it had to say when it was computed."""
+        result = self.workspace.stage(name, version=version, inputs=inputs, params=params, compute=compute)
+        if result.hit:
+            for message in result.meta.get("notes", []):
+                self.workspace.note(message)
+        return result
+
+    def result(
+        self, model: str, made: Made, engine: str, why: str, input: Mapping[str, Any], *, synthetic: bool = True
+    ) -> Result:
+        """The run's whole story: what was said and could not be honoured here and in each of its stages."""
+        stages = self.workspace.results[self._before :]
+        told = [*self.notes, *(str(note) for s in stages for note in s.meta.get("notes", []))]
+        refused: dict[tuple[str, str], NotHonoured] = {}
+        for one in [*self.not_honoured, *(n for s in stages for n in refused_by(s))]:
+            refused.setdefault((one.parameter, str(one.value)), one)
+        return Result(
+            model=model, output=made.output, engine=engine, why=why, input=dict(input),
+            not_honoured=list(refused.values()), notes=list(dict.fromkeys(told)), stages=stages,
+            inputs=dict(self.inputs), nets=sorted(self.nets), materials=list(self.materials), details=made.details,
+            parts=made.parts, synthetic=synthetic,
+        )  # fmt: skip
+
     def used(self, name: str, source: str, path: Path) -> Path:
-        """Remembers an input for the provenance record. A folder's hash is that of its files' hashes, sorted."""
+        """Remembers an input for the provenance record. A folder's hash is that of its files' hashes, sorted.
+
+        Raises `ParameterError` for an input that the output would replace.
+        """
+        if self.output and self.output.exists() and path.exists() and self.output.samefile(path) and path.is_file():
+            raise ParameterError(f"{name}: the output {str(self.output)!r} is this input.", "Give -o another name.")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         hashes = sorted(self.workspace.hash_of(f) for f in files)
         digest = hashes[0] if path.is_file() else hashlib.sha256("".join(hashes).encode()).hexdigest()
@@ -114,9 +150,7 @@ class Context:
                 got = fetch_file(value, stage.folder, limits=limits, reporter=stage)
             stage.meta.update(file=got.path.name, title=got.title, how=got.how)
 
-        fetched = self.workspace.stage(
-            "fetch", version=1, inputs={}, params={"link": value, "media": media}, compute=compute
-        )
+        fetched = self.stage("fetch", version=1, inputs={}, params={"link": value, "media": media}, compute=compute)
         return self.used(name, value, fetched.path(fetched.meta["file"]))
 
 
@@ -137,6 +171,7 @@ class Result:
     materials: list[Mapping[str, Any]]
     details: Mapping[str, Any] = field(default_factory=dict)  # what the engine measured and chose
     parts: Mapping[str, Path] = field(default_factory=dict)  # other files worth having, by name
+    synthetic: bool = True  # a synthetic voice or face; not: a trained model, a dataset, a separated song
 
     @property
     def path(self) -> Path:
@@ -166,6 +201,9 @@ class Model(ABC):
     output: ClassVar[Literal["file", "files", "text"]]
     TrainingInput: ClassVar[type[Inputs] | None] = None  # of a model that has a training beside its prediction
     needs_consent: ClassVar[bool] = False  # its run itself learns a person's face or voice
+    suffix: ClassVar[str] = ""  # of its files; "": the input `output_format` says it
+    training_suffix: ClassVar[str] = ""  # of the file that its training makes
+    synthetic: ClassVar[bool] = True  # what it makes shows or sounds like a person who did not do it
 
     @abstractmethod
     def classic(self, input: Any, context: Context) -> Made:
@@ -185,6 +223,14 @@ class Model(ABC):
             f"The {wanted} engine for {self.name} is not part of this release.", "Use --engine classic, or auto."
         )
 
+    def check_consent(self, consent: str) -> None:
+        """Raises `ConsentError` unless there are words."""
+        if not consent.strip():
+            raise ConsentError(
+                f"{self.name} learns a person's face or voice and needs their consent, in words.",
+                'Say whose it is and that they agree: --consent "This is my own voice" (kept with the model).',
+            )
+
     def run(self, values: Mapping[str, Any] | Inputs, context: Context) -> Result:
         """Validates, chooses the engine, runs. Raises errors of `vividcover.errors` only."""
         return self._carry_out("", self.Input, values, context, self.needs_consent)
@@ -199,22 +245,51 @@ class Model(ABC):
         self, way: str, schema: type[Inputs], values: Mapping[str, Any] | Inputs, context: Context, consent: bool
     ) -> Result:
         input = values if isinstance(values, schema) else validated(self.name, schema, dict(values))
-        if consent and not context.consent.strip():
-            raise ConsentError(
-                f"{self.name} learns a person's face or voice and needs their consent, in words.",
-                'Say whose it is and that they agree: --consent "This is my own voice" (kept with the model).',
-            )
+        if consent:
+            self.check_consent(context.consent)
         if "seed" in schema.model_fields and getattr(input, "seed", None) is None and not way:
             input = input.model_copy(update={"seed": random.SystemRandom().randrange(SEED_LIMIT)})
         engine, why = self.choose(context.engine)
-        before = len(context.workspace.results)
+        fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
         made: Made = getattr(self, engine + way)(input, context)
-        return Result(
-            model=self.name, output=made.output, engine=engine, why=why, input=input.model_dump(mode="json"),
-            not_honoured=list(context.not_honoured), notes=list(context.notes),
-            stages=context.workspace.results[before:], inputs=dict(context.inputs), nets=sorted(context.nets),
-            materials=list(context.materials), details=made.details, parts=made.parts,
-        )  # fmt: skip
+        used = input.model_dump(mode="json")
+        return context.result(self.name, made, engine, why, used, synthetic=self.synthetic and not way)
+
+
+def settings_error(error: ValidationError) -> ParameterError:
+    """What is wrong with the environment's `VIVIDCOVER_…` values, for a person."""
+    lines = []
+    for problem in error.errors():
+        name = f"VIVIDCOVER_{'_'.join(str(part) for part in problem['loc']).upper()}"
+        lines.append(f"{name}={problem['input']!s}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
+    return ParameterError(f"Settings: {'; '.join(lines)}.", "Change or unset it.")
+
+
+def refused_by(stage: StageResult) -> list[NotHonoured]:
+    """What a stage's own report says that it could not follow: `key=value: why`, or `word: X` of a prompt."""
+    report = stage.meta.get("report")
+    lines = [*stage.meta.get("not_honoured", []), *(report.get("not_honoured", []) if isinstance(report, dict) else [])]
+    found = []
+    for line in lines:
+        asked, _, why = str(line).partition(": ")
+        parameter, equals, value = asked.partition("=")
+        if asked == "word":
+            found.append(NotHonoured("prompt", why, "the engine has no picture for this word"))
+        else:
+            found.append(NotHonoured(parameter, value if equals else None, why))
+    return found
+
+
+def fits(output: Path | None, suffix: str) -> None:
+    """Raises `ParameterError` for an output whose name says another format, before the work."""
+    if output is None or output.is_dir() or len(suffix) < 2:
+        return
+    alike = {".jpg", ".jpeg"}
+    if output.suffix.lower() != suffix and not {output.suffix.lower(), suffix} <= alike:
+        name = output.with_suffix(suffix).name
+        if not output.suffix:
+            raise ParameterError(f"{output.name} has no suffix.", f"Name it {name}, or give a folder that exists.")
+        raise ParameterError(f"{output.name} would hold {suffix} data.", f"Name it {name}.")
 
 
 def validated(model: str, schema: type[Inputs], values: Mapping[str, Any]) -> Any:

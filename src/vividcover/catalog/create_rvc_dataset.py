@@ -25,6 +25,8 @@ class CreateRvcDataset(Model):
     description: ClassVar[str] = "Create a voice dataset from a link or from recordings."
     Input: ClassVar[type[Inputs]] = CreateRvcDatasetInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
+    suffix: ClassVar[str] = ".zip"
+    synthetic: ClassVar[bool] = False
 
     def classic(self, input: CreateRvcDatasetInput, context: Context) -> Made:
         path = context.file("youtube_url", input.youtube_url, media=True)
@@ -42,8 +44,8 @@ class CreateRvcDataset(Model):
             report = dataset.make_dataset(recordings, stage.folder / file, name=name, isolate=wish, reporter=stage)
             stage.meta["report"] = report
 
-        made = context.workspace.stage(
-            "voice/dataset", version=1, inputs={str(i): f for i, f in enumerate(files)},
+        made = context.stage(
+            "voice/dataset", version=2, inputs={str(i): f for i, f in enumerate(files)},
             params={"name": name, "isolate": isolate}, compute=compute,
         )  # fmt: skip
         return Made(made.path(file), details={"report": made.meta["report"]})

@@ -44,6 +44,7 @@ class FastFluxTrainer(Model):
     Input: ClassVar[type[Inputs]] = FastFluxInput
     TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining
     output: ClassVar[Literal["file", "files", "text"]] = "text"
+    training_suffix: ClassVar[str] = ".tar"
 
     def classic(self, input: FastFluxInput, context: Context) -> Made:
         return Made("predict on this model is a no-op")
@@ -67,8 +68,8 @@ class FastFluxTrainer(Model):
                 consent=context.consent, reporter=stage,
             )  # fmt: skip
 
-        made = context.workspace.stage(
-            "image/train", version=1, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
+        made = context.stage(
+            "image/train", version=2, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
             params={
                 "name": name, "trigger_word": input.trigger_word, "type": input.lora_type, "consent": context.consent,
             },

@@ -97,8 +97,8 @@ class FluxLora(Model):
             )  # fmt: skip
             stage.meta.update(report=made.report, file=file)
 
-        return context.workspace.stage(
-            "image/still", version=1, inputs={"image": image.path},
+        return context.stage(
+            "image/still", version=2, inputs={"image": image.path},
             params={
                 "prompt": input.prompt, "seed": seed, "width": width, "height": height, "scale": input.lora_scale,
                 "format": input.output_format, "quality": input.output_quality,

@@ -28,6 +28,7 @@ class Sonic(Model):
     description: ClassVar[str] = "A still and a voice become a singing portrait."
     Input: ClassVar[type[Inputs]] = SonicInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
+    suffix: ClassVar[str] = ".mp4"
 
     def classic(self, input: SonicInput, context: Context) -> Made:
         if "inference_steps" in input.model_fields_set:
@@ -61,7 +62,7 @@ class Sonic(Model):
 
         inputs = {"still": still, "voice": voice} | ({"beat": beat} if beat else {})
         params = input.model_dump(include={"min_resolution", "keep_resolution", "dynamic_scale", "seed"})
-        return context.workspace.stage("portrait/render", version=1, inputs=inputs, params=params, compute=compute)
+        return context.stage("portrait/render", version=2, inputs=inputs, params=params, compute=compute)
 
 
 def joined_with_sound(
@@ -82,6 +83,6 @@ def joined_with_sound(
     def compute(stage: Stage) -> None:
         codec.mux(video, sound, stage.folder / file, tags=tags, reporter=stage)
 
-    return context.workspace.stage(
+    return context.stage(
         name, version=1, inputs={"video": video, "sound": sound}, params={"tags": tags, "file": file}, compute=compute
     )

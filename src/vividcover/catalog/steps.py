@@ -54,7 +54,7 @@ def decoded(context: Context, name: str, source: str, *, media: bool = True) -> 
             raise AudioError(f"{path.name} is silent: {info.seconds:.1f} s without a sound.", "Give another recording.")
         stage.meta.update(asdict(info))
 
-    return context.workspace.stage(
+    return context.stage(
         "song/decode", version=1, inputs={"file": path},
         params={"max_seconds": context.settings.max_song_seconds}, compute=compute,
     )  # fmt: skip
@@ -68,7 +68,7 @@ def separated(context: Context, song: Path) -> StageResult:
         parts = separate.separate(song, stage.folder, threads=context.settings.threads, reporter=stage)
         stage.meta.update(recipe=parts.recipe, why=parts.why, report=parts.report)
 
-    return context.workspace.stage("song/separate", version=1, inputs={"song": song}, params={}, compute=compute)
+    return context.stage("song/separate", version=2, inputs={"song": song}, params={}, compute=compute)
 
 
 def converted(context: Context, vocals: Path, voice: Trained, conversion: Conversion) -> StageResult:
@@ -80,8 +80,8 @@ def converted(context: Context, vocals: Path, voice: Trained, conversion: Conver
         threads = context.settings.threads
         stage.meta.update(convert.convert(vocals, voice.path, out, conversion, threads=threads, reporter=stage))
 
-    sung = context.workspace.stage(
-        "voice/convert", version=1, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
+    sung = context.stage(
+        "voice/convert", version=2, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
         compute=compute,
     )  # fmt: skip
     if not sung.meta.get("song_f0_hz"):
@@ -104,8 +104,8 @@ def mixed(
         out = stage.folder / "mix.wav"
         stage.meta.update(mix.mix(vocals, backing, instrumental, out, settings, reporter=stage))
 
-    return context.workspace.stage(
-        name, version=1, inputs={k: p for k, p in inputs.items() if p}, params=asdict(settings), compute=compute
+    return context.stage(
+        name, version=2, inputs={k: p for k, p in inputs.items() if p}, params=asdict(settings), compute=compute
     )
 
 
@@ -117,4 +117,4 @@ def encoded(context: Context, name: str, pcm: Path, format: str, file: str, tags
         codec.encode(pcm, stage.folder / file, format=format, tags=tags, reporter=stage)
 
     params: dict[str, Any] = {"format": format, "tags": tags, "file": file}
-    return context.workspace.stage(name, version=1, inputs={"pcm": pcm}, params=params, compute=compute)
+    return context.stage(name, version=2, inputs={"pcm": pcm}, params=params, compute=compute)

@@ -40,6 +40,8 @@ class TrainRvcModel(Model):
     description: ClassVar[str] = "Train a voice model on a dataset."
     Input: ClassVar[type[Inputs]] = TrainRvcModelInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
+    suffix: ClassVar[str] = ".zip"
+    synthetic: ClassVar[bool] = False
     needs_consent: ClassVar[bool] = True
 
     def classic(self, input: TrainRvcModelInput, context: Context) -> Made:
@@ -72,8 +74,8 @@ class TrainRvcModel(Model):
             shutil.rmtree(unpacked, ignore_errors=True)
 
         hashes = sorted(context.workspace.hash_of(f) for f in files)
-        made = context.workspace.stage(
-            "voice/train", version=1, inputs={}, params={"clips": hashes, "name": name, "consent": context.consent},
+        made = context.stage(
+            "voice/train", version=2, inputs={}, params={"clips": hashes, "name": name, "consent": context.consent},
             compute=compute,
         )  # fmt: skip
         digest = hashlib.sha256("".join(hashes).encode()).hexdigest()

@@ -9,7 +9,14 @@ import typer
 
 def main() -> None:
     """Entry point of the `vividcover` command."""
-    build()()
+    import sys
+
+    try:
+        build()()
+    except Exception as error:  # of the commands that do no work in `perform`; never a traceback
+        from vividcover.cli.console import fail
+
+        fail(error, "--json" in sys.argv)
 
 
 def build() -> Any:
