@@ -168,3 +168,11 @@ def test_a_separated_song_is_not_called_ai_generated(home: Path, clip: Path, tmp
     made = sdk.separate_song(clip, tmp_path / "stems", home=home)
     assert not made.record["ai_generated"] and not made.record["mark"]
     assert set(made.record["outputs"]) == {"vocals.wav", "instrumental.wav"}
+
+
+def test_threads_of_one_program_may_begin_at_the_same_time(tmp_path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda _: sdk.writable(tmp_path / "home"), range(400)))
+    assert list((tmp_path / "home").iterdir()) == []

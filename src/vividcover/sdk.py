@@ -8,6 +8,7 @@ renames it, puts the record of what made it beside it (`cover.mp4` → `cover.js
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,9 +81,7 @@ def writable(home: Path) -> None:
     """Raises `StorageError` when the data folder cannot be made or written."""
     try:
         home.mkdir(parents=True, exist_ok=True)
-        probe = home / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
+        tempfile.TemporaryFile(dir=home).close()
     except OSError as error:
         raise StorageError(
             f"May not write in {home}: {error.strerror}.", "Set VIVIDCOVER_HOME to a folder that you may write to."
@@ -127,6 +126,8 @@ def run_model(
 ) -> Made:  # fmt: skip
     """Runs a model, publishes what it made to `output` (default: a file in the current folder), writes the record."""
     context = session.context(consent, output)
+    if isinstance(model, Cover):
+        fits(output, ".mp4")
     return hand_over((model.train if training else model.run)(values, context), output)
 
 
@@ -185,7 +186,7 @@ def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent
     shelf.check_name(name)
     model.check_consent(consent)
     context = session.context(consent)
-    sources = [context.file(f"clips[{i}]", str(clip), media=True) for i, clip in enumerate(clips)]
+    sources = [context.file(f"clips[{i}]", str(clip), media=True, folder=True) for i, clip in enumerate(clips)]
     made = model.from_recordings(sources, name, context)
     return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context)
 
@@ -197,7 +198,7 @@ def train_image_in(session: Session, photos: Source, name: str, consent: str, tr
     input: FastFluxTraining = validated(model.name, FastFluxTraining, values)
     model.check_consent(consent)
     context = session.context(consent)
-    made = model.from_photos(context.file("input_images", input.input_images), input, name, context)
+    made = model.from_photos(context.file("input_images", input.input_images, folder=True), input, name, context)
     return _shelved("image", model, name, made, values, context)
 
 
@@ -311,7 +312,7 @@ def make_dataset(
 def dataset_in(session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str) -> Made:
     model, context = CreateRvcDataset(), session.context(output=output)
     fits(output, model.suffix)
-    paths = [context.file(f"recordings[{i}]", str(r), media=True) for i, r in enumerate(recordings)]
+    paths = [context.file(f"recordings[{i}]", str(r), media=True, folder=True) for i, r in enumerate(recordings)]
     made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
     values = {"youtube_url": [str(r) for r in recordings], "audio_name": name, "isolate": isolate}
     result = context.result(model.name, made, *model.choose(context.engine), values, synthetic=False)

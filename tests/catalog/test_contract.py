@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from vividcover.catalog.contract import Context, takes_file, validated
+from vividcover.catalog.contract import Context, Made, takes_file, validated
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
@@ -14,7 +14,7 @@ from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import ALONE, Cover, CoverInput, get, models
 from vividcover.errors import ConsentError, EngineError, NotFoundError, ParameterError
 from vividcover.settings import Settings
-from vividcover.workspace import Workspace
+from vividcover.workspace import Stage, Workspace
 
 # The published defaults of the seeds: name → (default, low, high).
 SONG = {
@@ -135,3 +135,17 @@ def test_the_isolated_call_of_a_cover_differs_from_the_full_one_only_in_the_mix(
 def test_a_cover_needs_a_face_from_somewhere(context: Context) -> None:
     with pytest.raises(ParameterError, match="image is required"):
         Cover()._painting(validated("m", CoverInput, {"song": "s", "voice": "v"}))
+
+
+def test_what_a_stage_could_not_follow_reaches_the_result_once_and_its_notes_too(context: Context) -> None:
+    def compute(stage: Stage) -> None:
+        stage.note("a choice was made")
+        stage.meta.update(not_honoured=["hop=8: no such tracker"], report={"not_honoured": ["word: flurbo"]})
+
+    for hit in (False, True):
+        run = Context(context.workspace, context.settings)
+        run.cannot("hop", 8, "no tracker at all")
+        assert run.stage("song/mix", version=1, inputs={}, params={}, compute=compute).hit is hit
+        result = run.result("m", Made("text"), "classic", "asked for", {})
+        assert [(n.parameter, n.value) for n in result.not_honoured] == [("hop", 8), ("prompt", "flurbo")]
+        assert result.notes == ["a choice was made"] and len(result.stages) == 1

@@ -2,20 +2,24 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
+from vividcover.catalog.flux_lora import FluxLoraInput
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
+from vividcover.catalog.train_rvc_model import TrainRvcModelInput
 from vividcover.cli import build
-from vividcover.cli.console import parsed
+from vividcover.cli.console import Common, parsed, perform
 from vividcover.cli.progress import Lines
 from vividcover.cover import CoverInput
-from vividcover.errors import ParameterError
+from vividcover.errors import ParameterError, VividCoverError
 from vividcover.settings import settings
 from vividcover.workspace import Event
 
@@ -122,6 +126,50 @@ def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:
     rows = {r["part"]: r["works"] for r in json.loads(out)}
     assert rows["codecs"] == rows["libraries"] == rows["data folder"] == "yes"
     assert rows["engine neural"] == "no"
+
+
+def entered(*words: str) -> tuple[int, str, str]:
+    """As a user enters it: through the program's own entry point."""
+    program = [sys.executable, "-c", "from vividcover.cli import main; main()", *words]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("words", [["cover", "song.mp3"], ["voice", "bogus"], ["demo", "--size", "9"]])
+def test_a_command_line_that_cannot_be_understood_is_an_object_too(home: Path, words: list[str]) -> None:
+    status, out, said = entered(*words, "--json")
+    assert status == 2 and json.loads(out)["error"]["code"] == "bad-parameter"
+    assert said.startswith("Error: ")
+
+
+def test_cleaning_the_cache_tells_scripts_how_much(home: Path) -> None:
+    for words in (["cache", "prune"], ["cache", "clear"]):
+        assert json.loads(call(*words, "--json")[1]) == {"freed_bytes": 0, "left_bytes": 0}
+
+
+def test_a_folder_is_not_a_song_and_a_choice_is_one_of_the_choices(home: Path, tmp_path: Path) -> None:
+    status, _, said = call("song", "separate", str(tmp_path), "-o", str(tmp_path / "stems"))
+    assert status == 2 and "is a folder" in said
+    status, _, said = call("voice", "dataset", str(tmp_path), "--isolate", "maybe", "-o", str(tmp_path / "d.zip"))
+    assert status == 2 and "isolate='maybe'" in said
+
+
+def test_after_ctrl_c_whatever_a_dying_part_says_it_is_canceled(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def work(_: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        raise VividCoverError("A child process ended unexpectedly.")
+
+    with pytest.raises(SystemExit) as left:
+        perform(work, Common(json=True, quiet=True))
+    assert left.value.code == 130
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "canceled"
+
+
+def test_numbers_are_text_where_a_model_wants_text() -> None:
+    assert parsed(["batch_size=7", "epoch=5"], TrainRvcModelInput) == {"batch_size": "7", "epoch": 5}
+    wish = parsed(["prompt=1984", "megapixels=1", "image=null", "seed=3", "go_fast=true"], FluxLoraInput)
+    assert wish == {"prompt": "1984", "megapixels": "1", "image": None, "seed": 3, "go_fast": True}
 
 
 def test_input_pairs_are_read_as_json_where_they_are_json() -> None:

@@ -128,10 +128,10 @@ class Context:
         self.inputs[name] = {"source": source, "sha256": digest, "bytes": size, "files": len(files)}
         return path
 
-    def file(self, name: str, value: str, *, media: bool = False) -> Path:
+    def file(self, name: str, value: str, *, media: bool = False, folder: bool = False) -> Path:
         """The local file behind an input: a path as it is, a link fetched once into the cache.
 
-        `media=True` also takes any page that yt-dlp understands.
+        `media=True` also takes any page that yt-dlp understands, `folder=True` a folder of files.
         """
         from vividcover.song.fetch import FetchLimits, fetch_file, fetch_media, is_link
 
@@ -139,6 +139,8 @@ class Context:
             path = Path(value).expanduser()
             if not path.exists():
                 raise NotFoundError(f"{name}: there is no file {value!r}.", "Check the path, or give an http(s) link.")
+            if path.is_dir() and not folder:
+                raise InputError(f"{name}: {value!r} is a folder.", "Give one file.")
             return self.used(name, str(value), path)
         s = self.settings
         limits = FetchLimits(s.max_download_bytes, s.max_song_seconds, s.download_timeout)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import files_of
+from vividcover.errors import ParameterError
 from vividcover.workspace import Stage
 
 
@@ -29,13 +30,15 @@ class CreateRvcDataset(Model):
     synthetic: ClassVar[bool] = False
 
     def classic(self, input: CreateRvcDatasetInput, context: Context) -> Made:
-        path = context.file("youtube_url", input.youtube_url, media=True)
+        path = context.file("youtube_url", input.youtube_url, media=True, folder=True)
         return self.from_recordings([path], input.audio_name, context)
 
     def from_recordings(self, recordings: list[Path], name: str, context: Context, isolate: str = "auto") -> Made:
         """The same from files, folders and zips on this machine. `isolate`: "auto", "yes" or "no"."""
         from vividcover.voice import dataset
 
+        if isolate not in ("auto", "yes", "no"):
+            raise ParameterError(f"isolate={isolate!r} is not a choice.", "Use auto, yes or no.")
         files = files_of(recordings)
         file = f"dataset_{name}.zip"
         wish: Literal["auto"] | bool = "auto" if isolate == "auto" else isolate == "yes"

@@ -53,7 +53,9 @@ class FastFluxTrainer(Model):
         for parameter in CLASSIC_IGNORES.keys() & input.model_fields_set:
             if getattr(input, parameter) is not None:
                 context.cannot(parameter, getattr(input, parameter), CLASSIC_IGNORES[parameter])
-        return self.from_photos(context.file("input_images", input.input_images), input, "trained_model", context)
+        return self.from_photos(
+            context.file("input_images", input.input_images, folder=True), input, "trained_model", context
+        )
 
     def from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
         """The same from a zip or folder on this machine, under a name of the caller's."""

@@ -48,7 +48,7 @@ class TrainRvcModel(Model):
         for parameter, why in CLASSIC_IGNORES.items():
             if parameter in input.model_fields_set:
                 context.cannot(parameter, getattr(input, parameter), why)
-        source = context.file("dataset_zip", input.dataset_zip, media=True)
+        source = context.file("dataset_zip", input.dataset_zip, media=True, folder=True)
         return self.from_recordings([source], _voice_name(source), context)
 
     def from_recordings(self, sources: list[Path], name: str, context: Context) -> Made:

@@ -11,12 +11,14 @@ def main() -> None:
     """Entry point of the `vividcover` command."""
     import sys
 
+    as_json = "--json" in sys.argv
     try:
-        build()()
-    except Exception as error:  # of the commands that do no work in `perform`; never a traceback
-        from vividcover.cli.console import fail
+        status = build()(standalone_mode=not as_json)
+    except Exception as error:  # a wrong option; a command that does no work in `perform`: never a traceback
+        from vividcover.cli.console import fail, misused
 
-        fail(error, "--json" in sys.argv)
+        fail(misused(error), as_json)
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def build() -> Any:

@@ -13,13 +13,18 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
 from vividcover.errors import Canceled, NotFoundError, ParameterError, VividCoverError
 
+if TYPE_CHECKING:
+    from vividcover.catalog.contract import Inputs
+
 GRACE = 0.6  # seconds that running work gets to stop by itself after Ctrl-C; finished stages are safe either way
+SHOW_CURSOR = "\x1b[?25h"  # ECMA-48 private mode 25: the bars had hidden it
+PIPE_WIDTH = 1000  # columns of a table that goes to a file or another program: a row is a line
 BUG = 70  # exit status (sysexits.h: EX_SOFTWARE)
 
 Engine = Annotated[
@@ -46,8 +51,13 @@ class Common:
     cookies: Path | None = None
 
 
-def perform(work: Callable[[Any], Any], common: Common, show: Callable[[Any], None] | None = None) -> None:
-    """Runs `work(session)` in a thread, so that this one can answer Ctrl-C at once; prints what was made.
+def perform(
+    work: Callable[[Any], Any], common: Common, show: Callable[[Any], None] | None = None,
+    say: Callable[[Any], None] | None = None,
+) -> None:  # fmt: skip
+    """Runs `work(session)` in a thread, so that this one can answer Ctrl-C at once; then prints what was made.
+
+    `show` says more to a person, `say` says all of it in place of `tell`.
 
     Exits with the error's own status. A second Ctrl-C, or one that is not heeded within `GRACE`, ends the process:
     stages are committed atomically, so the same command continues where it was.
@@ -82,7 +92,7 @@ def perform(work: Callable[[Any], Any], common: Common, show: Callable[[Any], No
 
     def interrupt(*_: object) -> None:
         if interrupted:
-            os._exit(Canceled.exit_code)
+            _leave(common.json)
         interrupted.append(time.monotonic())
         for session in opened:
             session.cancel()
@@ -92,14 +102,27 @@ def perform(work: Callable[[Any], Any], common: Common, show: Callable[[Any], No
     while thread.is_alive():
         thread.join(0.05)
         if interrupted and time.monotonic() - interrupted[0] > GRACE:
-            _say(f"\n{Canceled().message} {Canceled().hint}")
-            sys.stderr.flush()
-            os._exit(Canceled.exit_code)
+            _leave(common.json)
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGTERM, before[1])
-    if "error" in outcome:
-        fail(outcome["error"], common.json)
-    tell(outcome["made"], common, show)
+    if "error" in outcome:  # after Ctrl-C it is that: a child may have heard it first and be gone without a word
+        fail(Canceled() if interrupted else outcome["error"], common.json)
+    if say:
+        say(outcome["made"])
+    else:
+        tell(outcome["made"], common, show)
+
+
+def _leave(as_json: bool) -> None:
+    """The end of a run that did not stop by itself in time: at once, with the terminal as it was before."""
+    stopped = Canceled()
+    text = f"\nError: {stopped.message}\n       {stopped.hint}\n"
+    with contextlib.suppress(OSError):
+        os.write(2, ((SHOW_CURSOR if sys.stderr.isatty() else "") + text).encode())
+        if as_json:
+            story = {"code": stopped.code, "message": stopped.message, "hint": stopped.hint}
+            os.write(1, (json.dumps({"error": story}) + "\n").encode())
+    os._exit(stopped.exit_code)
 
 
 def tell(made: Any, common: Common, show: Callable[[Any], None] | None = None) -> None:
@@ -134,6 +157,12 @@ def fail(error: BaseException, as_json: bool) -> None:
     raise SystemExit(status)
 
 
+def misused(error: Exception) -> Exception:
+    """A command line that cannot be understood, as an error of ours; any other error as it is."""
+    said = getattr(error, "format_message", None)
+    return ParameterError(said(), "See --help.") if said else error
+
+
 def understood(error: BaseException) -> BaseException:
     """A setting that cannot be read is the user's to mend, not a defect."""
     from pydantic import ValidationError
@@ -156,8 +185,12 @@ def _unforeseen(error: BaseException) -> dict[str, str]:
     }
 
 
-def parsed(pairs: list[str]) -> dict[str, Any]:
-    """`-i key=value` pairs: a value that is JSON (numbers, true, null, "…") is read so, anything else is text."""
+def parsed(pairs: list[str], schema: type[Inputs] | None = None) -> dict[str, Any]:
+    """`-i key=value` pairs: a value that is JSON (numbers, true, null, "…") is read so, anything else is text.
+
+    Where `schema` wants text, `7` is the text "7".
+    """
+    properties = schema.model_json_schema()["properties"] if schema else {}
     values: dict[str, Any] = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
@@ -165,7 +198,11 @@ def parsed(pairs: list[str]) -> dict[str, Any]:
             raise ParameterError(f"-i {pair!r} is not key=value.", "For example -i seed=42.")
         values[key] = text
         with contextlib.suppress(ValueError):
-            values[key] = json.loads(text)
+            value = json.loads(text)
+            field = properties.get(key, {})
+            textual = any(kind.get("type") == "string" for kind in (field, *field.get("anyOf", [])))
+            if not textual or value is None or isinstance(value, str):
+                values[key] = value
     return values
 
 
@@ -191,4 +228,4 @@ def table(rows: list[dict[str, Any]], columns: list[str], as_json: bool, empty: 
     drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(str(row.get(column, "")) for column in columns))
-    Console().print(drawn)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)

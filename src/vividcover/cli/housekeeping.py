@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Json, Quiet, fail, table, understood
+from vividcover.cli.console import Common, Json, Quiet, fail, perform, table, understood
 from vividcover.errors import VividCoverError, WeightsError
 
 weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
@@ -27,17 +27,11 @@ def weights_list(json: Json = False) -> None:
 def pull(names: Nets = None, json: Json = False, quiet: Quiet = False) -> None:
     """Fetch nets that are not here yet; afterwards runs need no network."""
     from vividcover import weights as registry
-    from vividcover.cli.progress import listener
-    from vividcover.settings import settings
-    from vividcover.workspace import Workspace
 
-    try:
-        with listener(quiet or json) as on_event, Workspace(settings().cache, on_event=on_event) as workspace:
-            registry.pull(names or list(registry.REGISTRY), settings().weights, reporter=workspace)
-    except VividCoverError as error:
-        fail(error, json)
-    if not quiet:
-        weights_list(json)
+    def fetch(session: Any) -> None:
+        registry.pull(names or list(registry.REGISTRY), session.settings.weights, reporter=session.workspace)
+
+    perform(fetch, Common("auto", json, quiet), say=lambda _: None if quiet and not json else weights_list(json))
 
 
 @weights.command()
@@ -89,18 +83,27 @@ def prune(
     limit: Annotated[
         float | None, typer.Option("--limit", min=0, help="GB to keep at most; default VIVIDCOVER_CACHE_LIMIT.")
     ] = None,
+    json: Json = False,
 ) -> None:
     """Remove the least recently used stages beyond a limit, and what killed runs left behind."""
     from vividcover.settings import settings
 
-    freed = _workspace().prune(settings().cache_limit if limit is None else int(limit * 1e9))
-    typer.echo(f"{freed / 1e6:.1f} MB freed")
+    _freed(settings().cache_limit if limit is None else int(limit * 1e9), json)
 
 
 @cache.command()
-def clear() -> None:
+def clear(json: Json = False) -> None:
     """Remove every stage that no running command uses."""
-    typer.echo(f"{_workspace().prune(0) / 1e6:.1f} MB freed")
+    _freed(0, json)
+
+
+def _freed(limit: int, as_json: bool) -> None:
+    import json
+
+    workspace = _workspace()
+    freed = workspace.prune(limit)
+    left = sum(e["bytes"] for e in workspace.entries())
+    typer.echo(json.dumps({"freed_bytes": freed, "left_bytes": left}) if as_json else f"{freed / 1e6:.1f} MB freed")
 
 
 def _workspace() -> Any:

@@ -36,7 +36,8 @@ def _go(name: str, pairs: list[str] | None, output: Path | None, consent: str, t
     from vividcover.cover import get
 
     try:
-        model, values = get(name), parsed(pairs or [])
+        model = get(name)
+        values = parsed(pairs or [], (training and model.TrainingInput) or model.Input)
     except VividCoverError as error:
         fail(error, common.json)
         return
