@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,10 +121,20 @@ def test_a_silent_song_stays_silent(vivi: Path, tmp_path: Path) -> None:
 )
 def test_auto_takes_the_octave_nearest_to_the_voice(vivi: Path, song: float, semitones: float) -> None:
     voice = load(vivi)  # a woman who speaks at about 180 Hz
-    pitch = np.where(np.arange(500) % 5 == 0, 0, song).astype(np.float32)
+    pitch = np.where(np.arange(500) % 50 == 0, 0, song).astype(np.float32)  # held notes
     assert choose_pitch("auto", pitch, voice)[0] == semitones
     assert choose_pitch("female-to-male", pitch, voice)[0] == -12
     assert choose_pitch(3.5, pitch, voice)[0] == 3.5
+
+
+def test_speech_is_not_raised_to_the_octave_of_a_voice_learnt_from_singing(vivi: Path) -> None:
+    voice = load(vivi)
+    own = voice.card["f0_hz"]["median"]
+    sings = replace(voice, card={**voice.card, "sung": 1.0})
+    notes = np.full(500, own / 1.5, np.float32)
+    wandering = (own / 1.5 * 2 ** (0.25 * np.sin(np.arange(500) / 8))).astype(np.float32)
+    assert choose_pitch("auto", wandering, sings)[0] == 0  # he would sing higher than he speaks
+    assert choose_pitch("auto", notes, sings)[0] == 12
 
 
 def test_blocks_are_cut_where_nobody_sings() -> None:

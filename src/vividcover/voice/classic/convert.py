@@ -4,6 +4,7 @@
 
     1  pitch      candidates of every frame in blocks, then one path over the whole song; the octave
     2  the singer envelopes of up to LISTEN seconds of singing: moments and vocal-tract length
+                  and, after a trial on some of it, what the voice's mean and spread still lack
     3  the sound  block by block: pitch moved by overlap-add, filtered by the difference of the envelopes
 
 Blocks are cut where nobody sings, if there is such a place, and go through child processes; only the pitch track
@@ -13,12 +14,13 @@ Blocks are cut where nobody sings, if there is such a place, and go through chil
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 
 from vividcover.errors import AudioError, ParameterError
@@ -26,9 +28,9 @@ from vividcover.processes import map_in_children
 from vividcover.song.pcm import PcmReader, PcmWriter
 from vividcover.voice.classic import f0, sound
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
-from vividcover.voice.classic.mapping import SINGING_RISE
+from vividcover.voice.classic.mapping import SINGING_RISE, cepstra
 from vividcover.voice.classic.model import Voice, load
-from vividcover.voice.classic.singer import Heard, Singer, difference, study
+from vividcover.voice.classic.singer import Heard, Singer, corrected, difference, study
 from vividcover.workspace import Reporter, Silent
 
 PitchChange = Literal["auto", "no-change", "male-to-female", "female-to-male"] | float
@@ -40,10 +42,13 @@ MARGIN = 60  # frames before and after a block that are computed and thrown away
 BLEND = HOP  # samples, 10 ms, over which neighbouring blocks are faded into each other
 LISTEN = 90.0  # s of singing from which the singer is learnt
 SINGING = 35  # frames around voiced ones that belong to a phrase: consonants, breath
+PIECE = 300  # frames listened to at a time
 QUIET = 45.0  # dB below the loud singing: silence, of which nothing is learnt
 BLEED = 25.0  # dB below the loud singing: what is softer, outside phrases, is bleed of the band
 BLEED_CUT = 18.0  # dB taken from it
 LEVEL_REACH = 15.0  # dB by which the loudness may be corrected towards the song's
+LEVEL_WINDOW = 21  # frames over which loudness is compared: within words the voice's own balance of sounds stays
+TRIAL = 30.0  # s of singing that are sung for trial
 SIDE = 0.003  # share of side power in the mid's above which stereo width is kept
 
 
@@ -52,10 +57,10 @@ class Conversion:
     """How to sing. The names are those of the song cover model; its defaults too.
 
     pitch_change   "auto" chooses the octave from both ranges; a name; or semitones (-24 … 24)
-    index_rate     0..1: how much of what was learnt beyond mean and spread is used
+    index_rate     0..1: how much of what was learnt beyond mean and spread is used: likeness against clarity
     filter_radius  0..7: median filter of the pitch, frames; below 3 none
     rms_mix_rate   0..1: 0 = the song's loudness at every moment, 1 = what the converted voice gives
-    protect        0..0.5: how much unvoiced sounds are converted; 0.5 = fully, 0 = consonants stay the song's
+    protect        0..0.5: how much unvoiced sounds are converted; from 0.33 fully, 0 = consonants stay the song's
     The last two choose among trackers that the classic engine does not have.
     """
 
@@ -140,7 +145,8 @@ def choose_pitch(wanted: PitchChange, pitch: Array, voice: Voice) -> tuple[float
     if not len(voiced):
         return 0.0, "no singing found"
     song, own = float(np.median(voiced)), float(voice.card["f0_hz"]["median"])
-    octaves = int(np.clip(np.round(np.log2(own / song) + SINGING_RISE), -2, 2))
+    rise = SINGING_RISE * (f0.sung_share(pitch) - float(voice.card.get("sung", 0.0)))
+    octaves = int(np.clip(np.round(np.log2(own / song) + rise), -2, 2))
     return 12.0 * octaves, f"the song's middle is {song:.0f} Hz, the voice's {own:.0f} Hz"
 
 
@@ -219,10 +225,21 @@ def _plan(
     reader: PcmReader, model: Path, settings: Conversion, semitones: float, pitch: Array, level: Array,
     threads: int, reporter: Reporter,
 ) -> Plan:  # fmt: skip
-    heard = _singer(reader, pitch, level, threads, reporter)
+    singing, starts = _phrases(pitch, level)
+    heard = _singer(reader, pitch, singing, starts, threads, reporter)
     (singer,) = map_in_children(f"{HERE}:compare", [(heard, model)], workers=1, reporter=reporter)
     stereo = reader.channels == 2 and semitones == 0 and _is_wide(reader)
-    return Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
+    plan = Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
+    if not singer.known:
+        return plan
+    some = _spread(starts, int(TRIAL / (PIECE * FRAME)))
+    items = (
+        (Block(plan, samples, part, np.zeros(len(part), np.float32), 0, samples.shape[1]), singing[s : s + PIECE])
+        for s, (samples, part) in zip(some, _pieces(reader, pitch, some))
+    )
+    found = list(map_in_children(f"{HERE}:rehearse", items, workers=threads, reporter=reporter))
+    values, voiced = (np.concatenate(part) for part in zip(*found))
+    return replace(plan, singer=corrected(singer, values, voiced, load(model)))
 
 
 def compare(item: tuple[Heard, Path]) -> Singer:
@@ -230,34 +247,54 @@ def compare(item: tuple[Heard, Path]) -> Singer:
     return study(item[0], load(item[1]))
 
 
-def _singer(reader: PcmReader, pitch: Array, level: Array, threads: int, reporter: Reporter) -> Heard:
-    """Up to LISTEN seconds of phrases, spread over the song."""
-    length = 300
+def rehearse(item: tuple[Block, NDArray[np.bool_]]) -> tuple[Array, NDArray[np.bool_]]:
+    """In a child: cepstra [n, ORDER] of the chosen frames of a block as it is sung, and which are voiced."""
+    block, chosen = item
+    sung = sing(block).mean(0)
+    values = cepstra(envelope(sung, block.pitch * np.float32(block.plan.ratio)))
+    return values[chosen], block.pitch[chosen] > 0
+
+
+def _phrases(pitch: Array, level: Array) -> tuple[NDArray[np.bool_], list[int]]:
+    """Which frames [T] belong to singing, and where pieces begin, up to LISTEN seconds, spread over the song."""
     singing = maximum_filter1d((pitch > 0).astype(np.int8), 2 * SINGING + 1) > 0
     singing &= level > (np.percentile(level[pitch > 0], 75) if (pitch > 0).any() else 0) - QUIET
-    starts = [s for s in range(0, len(pitch), length) if singing[s : s + length].mean() > 0.3]
-    most = int(LISTEN / (length * FRAME))
-    if len(starts) > most:
-        starts = [starts[i] for i in np.linspace(0, len(starts) - 1, most).astype(int)]
-    items = (
-        (reader.read(s * HOP, (min(length, len(pitch) - s) - 1) * HOP + 1).mean(0), pitch[s : s + length])
-        for s in starts
-    )
+    starts = [s for s in range(0, len(pitch), PIECE) if singing[s : s + PIECE].mean() > 0.3]
+    return singing, _spread(starts, int(LISTEN / (PIECE * FRAME)))
+
+
+def _spread(starts: list[int], most: int) -> list[int]:
+    if len(starts) <= most:
+        return starts
+    return [starts[i] for i in np.linspace(0, len(starts) - 1, most).astype(int)]
+
+
+def _pieces(reader: PcmReader, pitch: Array, starts: list[int]) -> Iterator[tuple[Array, Array]]:
+    """Mono samples [1, N] and pitch of PIECE frames from each start."""
+    for s in starts:
+        samples = reader.read(s * HOP, (min(PIECE, len(pitch) - s) - 1) * HOP + 1)
+        yield samples.mean(0, keepdims=True), pitch[s : s + PIECE]
+
+
+def _singer(
+    reader: PcmReader, pitch: Array, singing: NDArray[np.bool_], starts: list[int], threads: int, reporter: Reporter
+) -> Heard:
     bands: list[Array] = []
+    items = _pieces(reader, pitch, starts)
     for number, found in enumerate(map_in_children(f"{HERE}:look", items, workers=threads, reporter=reporter)):
         bands.append(found)
         reporter.progress(0.15 + 0.1 * (number + 1) / len(starts), "studying the singer")
     if not bands:
         return Heard(np.zeros((0, 0), np.float32), np.zeros(0, bool), 0.0)
-    chosen = np.concatenate([singing[s : s + length] for s in starts])
-    heard = np.concatenate([pitch[s : s + length] > 0 for s in starts])
+    chosen = np.concatenate([singing[s : s + PIECE] for s in starts])
+    heard = np.concatenate([pitch[s : s + PIECE] > 0 for s in starts])
     middle = float(np.log2(np.median(pitch[pitch > 0])))
     return Heard(np.concatenate(bands)[chosen], heard[chosen], middle)
 
 
 def look(item: tuple[Array, Array]) -> Array:
-    """In a child: log bands of mono samples with their pitch."""
-    return envelope(*item)
+    """In a child: log bands of mono samples [1, N] with their pitch."""
+    return envelope(item[0][0], item[1])
 
 
 def _is_wide(reader: PcmReader) -> bool:
@@ -321,13 +358,13 @@ def sing(block: Block) -> Array:
         return np.zeros((len(block.samples), block.count), np.float32)
     bands = envelope(mono, block.pitch)
     voiced = block.pitch > 0
-    amount = np.where(voiced, 1.0, min(1.0, 2 * settings.protect)).astype(np.float32)
+    amount = np.where(voiced, 1.0, min(1.0, 3.03 * settings.protect)).astype(np.float32)
     change = difference(bands, voiced, plan.singer, load(plan.model), settings.index_rate)
     change *= uniform_filter1d(amount, 3)[:, None]
     moved = sound.shift_pitch(mono, block.pitch, plan.ratio)[None] if plan.ratio != 1 else block.samples
     sung = sound.apply_envelope(moved, change)
     frames = len(block.pitch)
-    lost = sound.level_db(mono, frames) - sound.level_db(sung.mean(0), frames)
+    lost = sound.level_db(mono, frames, LEVEL_WINDOW) - sound.level_db(sung.mean(0), frames, LEVEL_WINDOW)
     kept = uniform_filter1d(np.clip(lost, -LEVEL_REACH, LEVEL_REACH), 5) * (1 - settings.rms_mix_rate)
     sung = sound.apply_gain(sung, kept + block.gate)
     padded = np.pad(sung, ((0, 0), (0, max(0, block.lead + block.count - sung.shape[1]))))

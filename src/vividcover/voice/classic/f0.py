@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 import soxr
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -39,6 +40,8 @@ class Pitch:
 
 
 P = Pitch()
+STEADY, STEADY_WITHIN = 21, 0.35  # frames, and the deviation in semitones, of a held note or its vibrato
+SPOKEN, SUNG = 0.15, 0.6  # share of held frames: eight people spoke with 0.01 to 0.04, two sang with 0.59 and 0.67
 
 
 def grid() -> NDArray[np.float64]:
@@ -166,3 +169,15 @@ def _viterbi(octave: Array, strength: Array, level: Array, singer: tuple[float, 
         state = int(back[t, state])
     chosen = octave[np.arange(frames), np.minimum(path, count - 1)]
     return np.where(path < count, np.exp2(chosen), 0).astype(np.float32)
+
+
+def sung_share(pitch: Array) -> float:
+    """0 = spoken … 1 = sung, of a track [T] in Hz: how often the pitch is held for STEADY frames."""
+    voiced = pitch > 0
+    if len(pitch) < STEADY or not voiced.any():
+        return 0.0
+    notes = 12 * np.log2(np.where(voiced, pitch, 1))
+    whole = sliding_window_view(voiced, STEADY).all(1)
+    held = whole & (sliding_window_view(notes, STEADY).std(1) < STEADY_WITHIN)
+    share = np.count_nonzero(held) / np.count_nonzero(voiced)
+    return float(np.clip((share - SPOKEN) / (SUNG - SPOKEN), 0, 1))

@@ -124,9 +124,9 @@ def _walk(
         marks.append(at)
 
 
-def level_db(signal: Array, frames: int) -> Array:
-    """Mean power in dB [T] of mono [N] around each frame, over 20 ms."""
-    power = uniform_filter1d(np.asarray(signal, np.float64) ** 2, 2 * HOP, mode="constant")
+def level_db(signal: Array, frames: int, window: int = 2) -> Array:
+    """Mean power in dB [T] of mono [N] around each frame, over `window` frames."""
+    power = uniform_filter1d(np.asarray(signal, np.float64) ** 2, window * HOP, mode="constant")
     at = np.minimum(np.arange(frames) * HOP, max(0, len(signal) - 1))
     return np.asarray(10 * np.log10(np.maximum(power[at], 0) + 1e-12), dtype=np.float32)
 

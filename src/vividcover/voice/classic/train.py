@@ -108,7 +108,7 @@ def _card(material: Material, name: str, consent: str, clips: int) -> dict[str, 
         "f0_hz": {"low": round(low, 2), "median": round(middle, 2), "high": round(high, 2)},
         "f0_midi": {key: round(69 + 12 * float(np.log2(value / 440)), 2)
                     for key, value in (("low", low), ("median", middle), ("high", high))},
-        "warnings": warnings,
+        "sung": round(f0.sung_share(pitch), 3), "warnings": warnings,
     }  # fmt: skip
 
 
