@@ -117,8 +117,15 @@ def test_lists_are_for_people_and_as_json_for_scripts(home: Path) -> None:
     assert call("voice", "list")[2].strip() == "No voice is trained yet."
     assert json.loads(call("models", "--json")[1])[0]["model"] == "vividcover/cover"
     rows = json.loads(call("models", "replicate/fast-flux-trainer", "--json")[1])
-    assert {r["name"] for r in rows if r["of"] == "training input"} >= {"input_images", "trigger_word", "lora_type"}
+    assert {r["name"] for r in rows if r["of"] == "training_input"} >= {"input_images", "trigger_word", "lora_type"}
     assert call("cache", "list")[2].startswith("The cache is empty.")
+    every = [*json.loads(call("models", "--json")[1]), *json.loads(call("weights", "list", "--json")[1]), *rows]
+    assert all(key.isidentifier() for row in every for key in row)  # `jq .[].description`, without quotes
+
+
+def test_each_row_of_a_list_is_one_line_when_it_goes_to_another_program(home: Path) -> None:
+    lines = call("models", "zsxkib/sonic")[1].splitlines()
+    assert len(lines) == 1 + 7 and lines[0].split()[:2] == ["of", "name"]
 
 
 def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:

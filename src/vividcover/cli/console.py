@@ -225,7 +225,8 @@ def table(rows: list[dict[str, Any]], columns: list[str], as_json: bool, empty: 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    headers = [column.replace("_", " ") for column in columns]
+    drawn = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         drawn.add_row(*(str(row.get(column, "")) for column in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)

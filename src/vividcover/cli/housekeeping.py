@@ -68,12 +68,12 @@ def cache_list(json: Json = False) -> None:
 
     rows = [
         {
-            "stage": e["name"], "MB": round(e["bytes"] / 1e6, 1), "took s": e["seconds"], "key": e["key"][:12],
+            "stage": e["name"], "MB": round(e["bytes"] / 1e6, 1), "seconds": e["seconds"], "key": e["key"][:12],
             "used": datetime.datetime.fromtimestamp(e["used"]).strftime("%Y-%m-%d %H:%M"),
         }
         for e in _workspace().entries()
     ]  # fmt: skip
-    table(rows, ["stage", "MB", "took s", "used", "key"], json, "The cache is empty.")
+    table(rows, ["stage", "MB", "seconds", "used", "key"], json, "The cache is empty.")
     if not json:
         typer.echo(f"{sum(r['MB'] for r in rows):.1f} MB in {len(rows)} stages", err=True)
 

@@ -59,9 +59,9 @@ def list_(json: Json = False) -> None:
 
     rows = [
         {
-            "name": t.name, "trigger word": t.card.get("trigger_word"), "type": t.card.get("type"),
+            "name": t.name, "trigger_word": t.card.get("trigger_word"), "type": t.card.get("type"),
             "consent": t.card.get("consent"), "file": str(t.path),
         }
         for t in shelf.listed("image", settings())
     ]  # fmt: skip
-    table(rows, ["name", "trigger word", "type", "consent", "file"], json, "No image model is trained yet.")
+    table(rows, ["name", "trigger_word", "type", "consent", "file"], json, "No image model is trained yet.")

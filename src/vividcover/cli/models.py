@@ -53,15 +53,15 @@ def models(
     from vividcover.cover import models as known
 
     if name is None:
-        rows: list[dict[str, Any]] = [{"model": m.name, "what it does": m.description} for m in known().values()]
-        table(rows, ["model", "what it does"], json, "")
+        rows: list[dict[str, Any]] = [{"model": m.name, "description": m.description} for m in known().values()]
+        table(rows, ["model", "description"], json, "")
         return
     try:
         model = get(name)
     except VividCoverError as error:
         fail(error, json)
         return
-    schemas = {"input": model.Input} | ({"training input": model.TrainingInput} if model.TrainingInput else {})
+    schemas = {"input": model.Input} | ({"training_input": model.TrainingInput} if model.TrainingInput else {})
     rows = []
     for kind, schema in schemas.items():
         found = schema.model_json_schema()
