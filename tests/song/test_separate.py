@@ -134,8 +134,35 @@ def test_a_voice_alone_is_passed_through(room: bool, tmp_path: Path) -> None:
 
 def test_a_song_without_a_voice_keeps_its_instrumental(tmp_path: Path) -> None:
     _, band = stems(0, 14)
-    _, played, _ = take_apart(tmp_path, band)
-    assert sdr(band, played) > 4
+    sung, played, result = take_apart(tmp_path, band)
+    assert result.recipe == "instrumental", result
+    assert not sung.any() and np.array_equal(played, band)
+
+
+def test_a_short_passage_of_singing_is_not_taken_for_a_song_without_a_voice(tmp_path: Path) -> None:
+    vocals, band = stems(0, 26)
+    vocals[:, : 18 * RATE] = 0
+    vocals[:, 23 * RATE :] = 0
+    sung, _, result = take_apart(tmp_path, vocals + band)
+    assert result.recipe != "instrumental", result
+    assert si_sdr(vocals, sung) > si_sdr(vocals, vocals + band) + 1
+
+
+def test_the_instrumental_recipe_leaves_no_vocals_and_another_one_is_kept_without_a_voice(tmp_path: Path) -> None:
+    _, band = stems(0, 6)
+    (tmp_path / "asked").mkdir()
+    (tmp_path / "kept").mkdir()
+    sung, played, _ = take_apart(tmp_path / "asked", band, recipe="instrumental")
+    assert not sung.any() and np.array_equal(played, band)
+    assert take_apart(tmp_path / "kept", band, recipe="stereo")[2].recipe == "stereo"
+
+
+def test_the_search_for_the_melody_can_be_stopped() -> None:
+    def refuse() -> None:
+        raise Canceled()
+
+    with pytest.raises(Canceled):
+        melody.track(np.ones((2000, melody.PITCHES), np.float32), refuse)
 
 
 def test_the_result_does_not_depend_on_threads_and_says_why(tmp_path: Path) -> None:
@@ -211,7 +238,7 @@ def test_the_melody_of_a_clean_tone_is_followed_through_vibrato_and_an_octave_is
     phase = 2 * np.pi * np.cumsum(pitch) / RATE
     tone = sum(np.sin(k * phase) / k for k in range(1, 16)).astype(np.float32)
     strength = melody.salience(np.abs(stft.analyse(tone[None])[0]))
-    found = melody.refine(strength, melody.track(strength / strength.max()))
+    found = melody.refine(strength, melody.track(strength / strength.max(), lambda: None))
     assert np.abs(1200 * np.log2(found[5:-5] / 220)).max() < 75
 
 

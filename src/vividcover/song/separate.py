@@ -1,8 +1,8 @@
-"""Takes a song apart into vocals, instrumental and, where it can, backing vocals, by signal processing alone.
+"""Takes a song apart into vocals and instrumental by signal processing alone. Backing vocals stay with the vocals.
 
 Two passes over the song, in blocks, so that memory does not grow with its length: a survey of the whole song, from
 which the recipe is chosen (`separation/choose.py`), then soft masks block by block (`separation/masks.py`).
-The parts always sum to the song.
+The parts always sum to the song. Where the melody is an instrument's (`separation/presence.py`), the vocals are silent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from vividcover.song.pcm import PcmReader, PcmWriter, Signal
 from vividcover.song.separation import choose, stft
 from vividcover.song.separation.choose import Plan
 from vividcover.song.separation.masks import Block, separate_block
+from vividcover.song.separation.presence import Evidence, voice
 from vividcover.song.separation.survey import Stretch, Survey, survey_stretch
 from vividcover.song.separation.workers import in_order
 from vividcover.workspace import Reporter, Silent
@@ -55,21 +56,22 @@ def separate(
     folder.mkdir(parents=True, exist_ok=True)
     with PcmReader(song) as reader:
         survey = _survey(reader, threads, reporter)
-        plan = choose.choose(survey, recipe)
+        plan = choose.choose(survey, recipe, reporter.check)
         power = np.zeros(3)  # of song, vocals, instrumental
         vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
         with (
             PcmWriter(vocals, reader.rate, reader.channels) as sung,
             PcmWriter(instrumental, reader.rate, reader.channels) as played,
         ):
-            for start, part in _vocals(reader, plan, threads, reporter):
+            found: list[Evidence] = []
+            for start, part in _vocals(reader, plan, found, threads, reporter):
                 mixture = reader.read(start, part.shape[1])
                 sung.write(part)
                 played.write(mixture - part)
                 power += np.square([mixture, part, mixture - part], dtype=np.float64).sum((1, 2))
-        plan = choose.judge(plan, power)
-        if plan.lean > 0:
-            _lean(reader, folder, plan.lean, reporter)
+        plan = choose.judge(plan, power, voice(found))
+        if plan.lean != 0 or plan.scale != 1:
+            _lean(reader, folder, plan, reporter)
     reporter.note(f"Separation: {plan.recipe} ({plan.why}).")
     reporter.progress(1.0, "separated")
     return Separation(plan.recipe, plan.why, vocals, instrumental, None, plan.report)
@@ -104,8 +106,10 @@ def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
         yield plan.block(signal, first, count)
 
 
-def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> Iterator[tuple[int, Signal]]:
-    """(start, vocals) in consecutive pieces that cover the song; neighbours are cross-faded."""
+def _vocals(
+    reader: PcmReader, plan: Plan, found: list[Evidence], threads: int, reporter: Reporter
+) -> Iterator[tuple[int, Signal]]:
+    """(start, vocals) in consecutive pieces that cover the song, cross-faded; evidence of a voice goes to `found`."""
     if plan.passes is not None:
         for start in range(0, reader.frames, CORE * stft.HOP):
             reporter.progress(0.45 + 0.55 * start / reader.frames, "copying")
@@ -116,7 +120,8 @@ def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> 
     tail: Signal | None = None
     count = max(1, -(-(reader.frames // stft.HOP + 1) // CORE))
     work = in_order(separate_block, _blocks(reader, plan), threads=threads, reporter=reporter)
-    for number, whole in enumerate(work):
+    for number, (whole, evidence) in enumerate(work):
+        found.append(evidence)
         piece = whole[: reader.channels, skip : skip + core + 2 * fade]
         if tail is None:
             start, ready = 0, piece[:, fade:].copy()
@@ -130,8 +135,8 @@ def _vocals(reader: PcmReader, plan: Plan, threads: int, reporter: Reporter) -> 
         reporter.progress(0.45 + 0.55 * (number + 1) / count, "separating")
 
 
-def _lean(reader: PcmReader, folder: Path, lean: float, reporter: Reporter) -> None:
-    """Moves `lean` (0..1) of the instrumental over to the vocals: for songs that hardly have one."""
+def _lean(reader: PcmReader, folder: Path, plan: Plan, reporter: Reporter) -> None:
+    """Vocals times `plan.scale`, then `plan.lean` of what is left of the song added; the instrumental is the rest."""
     names = ("vocals.wav", "instrumental.wav")
     asides = [folder / f".{name}.part" for name in names]
     with (
@@ -142,8 +147,8 @@ def _lean(reader: PcmReader, folder: Path, lean: float, reporter: Reporter) -> N
         for start in range(0, reader.frames, CORE * stft.HOP):
             reporter.check()
             count = min(CORE * stft.HOP, reader.frames - start)
-            mixture, part = reader.read(start, count), before.read(start, count)
-            part = mixture if lean >= 1 else part + np.float32(lean) * (mixture - part)
+            mixture, part = reader.read(start, count), before.read(start, count) * np.float32(plan.scale)
+            part = mixture if plan.lean >= 1 else part + np.float32(plan.lean) * (mixture - part)
             sung.write(part)
             played.write(mixture - part)
     for aside, name in zip(asides, names, strict=True):

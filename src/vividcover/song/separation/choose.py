@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter1d
 
 from vividcover.song.pcm import Signal
-from vividcover.song.separation import melody
+from vividcover.song.separation import melody, presence
 from vividcover.song.separation.masks import Block, Tracks
 from vividcover.song.separation.stft import BINS, Real
 from vividcover.song.separation.survey import Survey
+from vividcover.song.separation.workers import Check
 
-RECIPES = ("silence", "a-cappella", "stereo", "mono", "harmonies")
+RECIPES = ("silence", "instrumental", "a-cappella", "stereo", "mono", "harmonies")
 SEVERAL, SEVERAL_WIDE = 0.8, 0.7  # second_voice above which several people sing: in narrow songs, in wide ones
 WIDE = 0.2  # part of the power beside the centre in a wide song
 VOICES = 3  # pitches followed then
@@ -24,8 +25,10 @@ _WHY = {
     "mono": "no difference between left and right; one melody leads (a second has {second_voice:.2f} of it)",
     "harmonies": "several voices: a second melody has {second_voice:.2f} of the first one's strength",
 }
+SURE, UNSURE = 0.56, 0.61  # second_voice in songs without stereo: below, the melody is the voice's; above, who knows
+HEDGED = 0.65  # the vocals' level then: the error of having followed an instrument counts less
 ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
-ACCOMPANIED_CHORUS = 0.28  # ACCOMPANIED for several voices, where half of the rest has been given back already
+ACCOMPANIED_CHORUS = 0.24  # ACCOMPANIED for several voices, where half of the rest has been given back already
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
 
@@ -35,9 +38,11 @@ class Plan:
 
     recipe: str
     why: str
+    auto: bool = True  # chosen here, not asked for
     passes: float | None = None  # the whole song times this is the vocals: no second pass
     tracks: Tracks | None = None
     level: float = 0.0
+    scale: float = 1.0  # what the vocals are multiplied by, 0..1
     lean: float = 0.0  # how much of the instrumental to give back to the vocals, 0..1
     report: dict[str, Any] = field(default_factory=dict)
 
@@ -49,15 +54,17 @@ class Plan:
         return Block(signal, self.tracks.at(index), self.level, wanted == index, self.recipe == "harmonies")
 
 
-def choose(survey: Survey, recipe: str) -> Plan:
+def choose(survey: Survey, recipe: str, check: Check) -> Plan:
     power = survey.mid + survey.side
     level = float(np.sqrt(power.mean() / BINS))
     if level <= 1e-7 or recipe == "silence":
-        return Plan("silence", "the song is silent" if recipe == "auto" else "asked for", 0.0)
+        return Plan("silence", "the song is silent" if recipe == "auto" else "asked for", passes=0.0)
+    if recipe == "instrumental":
+        return Plan(recipe, "asked for", passes=0.0)
     if recipe == "a-cappella":
-        return Plan(recipe, "asked for", 1.0)
+        return Plan(recipe, "asked for", passes=1.0)
     strength = _scaled(_scaled(survey.unrepeated) + _scaled(survey.unsteady))
-    path = melody.track(strength)
+    path = melody.track(strength, check)
     width, second = float(survey.side.sum() / power.sum()), second_voice(strength, path)
     report = {"width": width, "second_voice": second}
     name = recipe
@@ -65,27 +72,35 @@ def choose(survey: Survey, recipe: str) -> Plan:
         several = SEVERAL + (SEVERAL_WIDE - SEVERAL) * min(width / WIDE, 1.0)
         name = "harmonies" if second > several else "mono" if width < MONO else "stereo"
     voices = VOICES if name == "harmonies" else 1
-    return Plan(name, _WHY[name].format(**report), None, tracks(strength, path, voices), level, report=report)
+    why, followed = _WHY[name].format(**report), tracks(strength, path, voices, check)
+    return Plan(name, why, recipe == "auto", None, followed, level, report=report)
 
 
-def judge(plan: Plan, power: NDArray[np.float64]) -> Plan:
-    """The plan after the second pass, from the powers of song, vocals and instrumental.
+def judge(plan: Plan, power: NDArray[np.float64], evidence: float) -> Plan:
+    """The plan after the second pass, from the powers of song, vocals and instrumental, and the evidence of a voice.
 
-    When next to nothing is left as instrumental, it is not a band but the voice's own room and consonants.
+    Without a voice the vocals are silent, unless the recipe was asked for. When next to nothing is left as
+    instrumental, it is not a band but the voice's own room and consonants.
     """
     if plan.passes is not None:
         return plan
+    if plan.auto and evidence < presence.VOICE:
+        why = f"nobody sings: the notes stand still as an instrument's do ({evidence:.2f}, a voice {presence.VOICE})"
+        return replace(plan, recipe="instrumental", why=why, scale=0.0, report={**plan.report, "voice": evidence})
     sung, played = (float(p / max(power[0], 1e-12)) for p in power[1:])
     report = {**plan.report, "vocals_power": sung, "instrumental_power": played}
+    if np.isfinite(evidence):
+        report["voice"] = evidence
     full = ACCOMPANIED_CHORUS if plan.recipe == "harmonies" else ACCOMPANIED
+    doubt = min(max((report["second_voice"] - SURE) / (UNSURE - SURE), 0.0), 1.0) if plan.recipe == "mono" else 0.0
     lean = min(max((full - played) / (full - ALONE), 0.0), 1.0)
     if lean >= 1:
         why = f"only {played:.1%} of the power is not the voice's"
         return replace(plan, recipe="a-cappella", why=why, lean=1.0, report=report)
-    return replace(plan, lean=lean, report=report)
+    return replace(plan, scale=1 - (1 - HEDGED) * doubt if lean == 0 else 1.0, lean=lean, report=report)
 
 
-def tracks(strength: Real, path: NDArray[np.int64], voices: int) -> Tracks:
+def tracks(strength: Real, path: NDArray[np.int64], voices: int, check: Check) -> Tracks:
     """The melody along `path` through the saliences [T, PITCHES], and up to `voices` - 1 further voices beside it."""
     f0 = melody.refine(strength, path)
     voicing = along(strength, path)
@@ -96,7 +111,7 @@ def tracks(strength: Real, path: NDArray[np.int64], voices: int) -> Tracks:
     left = strength
     for _ in range(voices - 1):
         left = beside(left, path, octaves=False)
-        path = melody.track(left)
+        path = melody.track(left, check)
         pitches.append(melody.refine(left, path))
         chorus.append(np.clip(along(left, path) / (voicing + 1e-6), 0, 1))
     return Tracks(

@@ -14,6 +14,7 @@ from scipy.ndimage import uniform_filter1d
 
 from vividcover.song.pcm import RATE
 from vividcover.song.separation.stft import SIZE, Real
+from vividcover.song.separation.workers import Check
 
 LOWEST, HIGHEST = 75.0, 1000.0  # Hz, of a singing voice
 PER_OCTAVE = 60  # pitch bins, 20 cents each
@@ -26,6 +27,7 @@ LOW_BINS = int(TOP * SIZE / RATE) + 8  # bins of a frame that the salience looks
 FLOOR_BINS = 31  # width of the moving mean that is taken off: whitening
 STEP = 0.004  # cost of a move by one pitch bin per frame, in units of a strong salience
 LEAP = 1.5  # cost of any leap
+CHECK = 512  # frames between two looks at the cancel flag
 REACH = 12  # pitch bins per frame that a glide or a vibrato may move
 
 
@@ -63,7 +65,7 @@ def salience(magnitude: Real) -> Real:
     return result
 
 
-def track(strength: Real) -> NDArray[np.int64]:
+def track(strength: Real, check: Check) -> NDArray[np.int64]:
     """The pitch bins [T] of the path that is strongest and smoothest, from saliences [T, PITCHES] scaled to about 1."""
     frames = len(strength)
     if frames == 0:
@@ -76,6 +78,8 @@ def track(strength: Real) -> NDArray[np.int64]:
     windows = np.lib.stride_tricks.sliding_window_view(padded, PITCHES)
     score = strength[0].copy()
     for t in range(1, frames):
+        if t % CHECK == 0:
+            check()
         padded[REACH:-REACH] = score
         options = windows - cost
         move = options.argmax(0)
