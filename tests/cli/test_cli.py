@@ -149,6 +149,23 @@ def test_a_command_line_that_cannot_be_understood_is_an_object_too(home: Path, w
     assert said.startswith("Error: ")
 
 
+def test_nobody_has_to_listen(home: Path, clip: Path, tmp_path: Path) -> None:
+    program = f"{sys.executable} -c 'from vividcover.cli import main; main()'"
+    for turn, listening in enumerate((">&-", "2>&-", "2> >(head -c 1)")):
+        line = f"{program} song separate '{clip}' -o '{tmp_path / str(turn)}' {listening}"
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert (tmp_path / str(turn) / "vocals.wav").is_file()
+
+
+def test_names_beyond_ascii_are_printed_whatever_the_locale(
+    home: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    status, _, said = entered("song", "separate", str(clip), "-o", str(tmp_path / "ü😀"), "-q")
+    assert status == 0, said
+
+
 def test_cleaning_the_cache_tells_scripts_how_much(home: Path) -> None:
     for words in (["cache", "prune"], ["cache", "clear"]):
         assert json.loads(call(*words, "--json")[1]) == {"freed_bytes": 0, "left_bytes": 0}

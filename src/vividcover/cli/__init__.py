@@ -11,6 +11,7 @@ def main() -> None:
     """Entry point of the `vividcover` command."""
     import sys
 
+    _open_streams()
     as_json = "--json" in sys.argv
     try:
         status = build()(standalone_mode=not as_json)
@@ -19,6 +20,22 @@ def main() -> None:
 
         fail(misused(error), as_json)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _open_streams() -> None:
+    """A closed stdout or stderr takes what is said and drops it; one that knows ASCII only gets UTF-8 names."""
+    import io
+    import os
+    import sys
+    from pathlib import Path
+
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))
+        elif isinstance(stream, io.TextIOWrapper):
+            encoding = "utf-8" if stream.encoding.lower() in ("ascii", "us-ascii", "ansi_x3.4-1968") else None
+            stream.reconfigure(encoding=encoding, errors="backslashreplace")
 
 
 def build() -> Any:

@@ -207,7 +207,8 @@ def parsed(pairs: list[str], schema: type[Inputs] | None = None) -> dict[str, An
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        sys.stderr.write(text + "\n")
 
 
 def _print(text: str) -> None:

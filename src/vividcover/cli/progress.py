@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -37,7 +38,7 @@ class Lines:
     def __call__(self, event: Event) -> None:
         line = self._line(event)
         if line:
-            with self._lock:
+            with self._lock, contextlib.suppress(OSError):  # nobody reads it any more: the work goes on
                 sys.stderr.write(line + "\n")
                 sys.stderr.flush()
 
