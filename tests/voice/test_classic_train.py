@@ -24,8 +24,10 @@ CLIPS = [SAMPLE / "voice" / f"voice_{number:02d}.flac" for number in (1, 3, 4)] 
 
 @pytest.fixture(scope="module")
 def vivi(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("voice") / "vivi.zip"
-    train(CLIPS, out, name="vivi", consent="Vivi does not exist.")
+    """Learnt once for all files of tests about this engine."""
+    out = tmp_path_factory.getbasetemp() / "classic_vivi.zip"
+    if not out.exists():
+        train(CLIPS, out, name="vivi", consent="Vivi does not exist.")
     return out
 
 

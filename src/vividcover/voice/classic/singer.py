@@ -26,8 +26,8 @@ from vividcover.voice.classic.network import normalise
 Mask = NDArray[np.bool_]
 SMOOTH = 1.0  # frames of 10 ms, deviation of the smoothing of the network's correction, and
 NEAR_SMOOTH = 2.5  # of the step towards the nearest frames
-REACH = 1.2  # times the network's correction, from half strength on
-NEAR_REACH = 1.6  # of the way to the nearest frames at full strength; what exceeds 1 is a second step
+REACH = 1.3  # times the network's correction, from half strength on
+NEAR_REACH = 2.0  # of the way to the nearest frames at full strength; what exceeds 1 is a second step
 NEAREST = 8  # frames whose mean is approached
 SEEN, BESIDE, BESIDE_WEIGHT, VOICING_WEIGHT = 20, 5, 0.5, 3.0  # cepstra, frames to each side, weights: what is near
 TRIAL_SHARE = 0.8  # of what a trial finds lacking that is added
