@@ -55,8 +55,7 @@ def separate(
         )
     folder.mkdir(parents=True, exist_ok=True)
     with PcmReader(song) as reader:
-        survey = _survey(reader, threads, reporter)
-        plan = choose.choose(survey, recipe, reporter.check)
+        plan = choose.choose(_survey(reader, threads, reporter), recipe, reporter.check)
         power = np.zeros(3)  # of song, vocals, instrumental
         vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
         with (

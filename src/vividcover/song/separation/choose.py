@@ -29,6 +29,7 @@ SURE, UNSURE = 0.56, 0.61  # second_voice in songs without stereo: below, the me
 HEDGED = 0.65  # the vocals' level then: the error of having followed an instrument counts less
 ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
 ACCOMPANIED_CHORUS = 0.24  # ACCOMPANIED for several voices, where half of the rest has been given back already
+SLICE = 2048  # frames handled at a time, for memory
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
 
@@ -132,12 +133,16 @@ def along(strength: Real, path: NDArray[np.int64]) -> Real:
 
 def beside(strength: Real, path: NDArray[np.int64], *, octaves: bool) -> Real:
     """Saliences [T, PITCHES] without the path's own pitch and, with `octaves`, without its first four multiples."""
-    away = np.arange(strength.shape[1]) - path[:, None]
-    own = np.abs(away) < 8  # 1.6 semitones
-    if octaves:
-        for multiple in (2, 3, 4):
-            own |= np.abs(np.abs(away) - melody.PER_OCTAVE * np.log2(multiple)) < 5
-    return np.where(own, np.float32(0), strength)
+    result = strength.copy()
+    pitches = np.arange(strength.shape[1], dtype=np.int16)
+    for t in range(0, len(strength), SLICE):
+        away = np.abs(pitches - path[t : t + SLICE, None].astype(np.int16))
+        own = away < 8  # 1.6 semitones
+        if octaves:
+            for multiple in (2, 3, 4):
+                own |= np.abs(away - melody.PER_OCTAVE * np.log2(multiple)) < 5
+        result[t : t + SLICE][own] = 0
+    return result
 
 
 def second_voice(strength: Real, path: NDArray[np.int64]) -> float:
