@@ -64,7 +64,12 @@ def choose(survey: Survey, recipe: str, check: Check) -> Plan:
         return Plan(recipe, "asked for", passes=0.0)
     if recipe == "a-cappella":
         return Plan(recipe, "asked for", passes=1.0)
-    strength = _scaled(_scaled(survey.unrepeated) + _scaled(survey.unsteady))
+    strength = _scaled(survey.unrepeated)
+    check()
+    strength += _scaled(survey.unsteady)
+    check()
+    strength = _scaled(strength)
+    check()
     path = melody.track(strength, check)
     width, second = float(survey.side.sum() / power.sum()), second_voice(strength, path)
     report = {"width": width, "second_voice": second}
@@ -111,7 +116,9 @@ def tracks(strength: Real, path: NDArray[np.int64], voices: int, check: Check) -
     pitches, chorus = [f0], [np.ones_like(voicing)]
     left = strength
     for _ in range(voices - 1):
+        check()
         left = beside(left, path, octaves=False)
+        check()
         path = melody.track(left, check)
         pitches.append(melody.refine(left, path))
         chorus.append(np.clip(along(left, path) / (voicing + 1e-6), 0, 1))
