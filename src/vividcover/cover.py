@@ -66,6 +66,7 @@ class Cover(Model):
     description: ClassVar[str] = "A song, a voice and a face become a video of that person singing the song."
     Input: ClassVar[type[Inputs]] = CoverInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
+    suffix: ClassVar[str] = ".mp4"
 
     def classic(self, input: CoverInput, context: Context) -> Made:
         painter, singer, animator = FluxLora(), RealisticVoiceCloning(), Sonic()

@@ -126,8 +126,8 @@ def run_model(
 ) -> Made:  # fmt: skip
     """Runs a model, publishes what it made to `output` (default: a file in the current folder), writes the record."""
     context = session.context(consent, output)
-    if isinstance(model, Cover):
-        fits(output, ".mp4")
+    if model.suffix:
+        fits(output, model.suffix)
     return hand_over((model.train if training else model.run)(values, context), output)
 
 
