@@ -14,12 +14,13 @@ def main(video: Path, seconds: float) -> None:
         assert kinds == ["audio", "video"], f"streams are {kinds}"
         picture = file.streams.video[0]
         assert picture.codec_context.name == "h264" and picture.codec_context.pix_fmt == "yuv420p"
+        fps, size = float(picture.average_rate), (picture.width, picture.height)
         frames = [f.to_ndarray(format="gray") for f in file.decode(video=0)]
         assert "AI-generated" in file.metadata.get("comment", ""), f"no mark in {file.metadata}"
     with av.open(str(video)) as file:
-        sound = np.concatenate([f.to_ndarray().mean(0) for f in file.decode(audio=0)])
         rate = file.streams.audio[0].rate
-    shown, heard = len(frames) / float(picture.average_rate), len(sound) / rate
+        sound = np.concatenate([f.to_ndarray().mean(0) for f in file.decode(audio=0)])
+    shown, heard = len(frames) / fps, len(sound) / rate
     assert abs(shown - seconds) < 0.1, f"{shown:.2f} s of pictures, wanted {seconds}"
     assert abs(heard - seconds) < 0.1, f"{heard:.2f} s of sound, wanted {seconds}"
     level = 20 * np.log10(np.sqrt(np.mean(sound**2)) + 1e-9)
@@ -30,7 +31,7 @@ def main(video: Path, seconds: float) -> None:
     assert moved > 0.3, f"frozen: {moved:.2f}"
     story = json.loads(video.with_suffix(".json").read_text())
     assert story["ai_generated"] and story["licences"] and story["stages"] and story["inputs"]
-    print(f"{video}: {shown:.2f} s, {picture.width}x{picture.height}, sound {level:.1f} dB, motion {moved:.2f}: good")
+    print(f"{video}: {shown:.2f} s, {size[0]}x{size[1]}, sound {level:.1f} dB, motion {moved:.2f}: good")
 
 
 if __name__ == "__main__":
