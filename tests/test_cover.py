@@ -1,6 +1,10 @@
 """The product: photos, recordings and a song in, a cover video out."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +31,6 @@ def decoded(video: Path) -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def made(trained: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[sdk.Made, Path, list[Event]]:
     """One cover, with its data folder and its story."""
-    import shutil
-
     folder = tmp_path_factory.mktemp("cover")
     shutil.copytree(trained, folder / "home")
     events: list[Event] = []
@@ -93,6 +95,19 @@ def test_another_data_folder_gives_the_same_frames_and_samples(
 ) -> None:
     other = sdk.make_cover(clip, voice="vivi", image="vivi", output=tmp_path / "c.mp4", home=home, **WISH)
     assert other.path.read_bytes() == made[0].path.read_bytes()
+
+
+def test_another_number_of_cores_gives_the_same_bytes(made: Any, home: Path, clip: Path, tmp_path: Path) -> None:
+    words = ["cover", clip, "--voice", "vivi", "--image", "vivi", "-q", "-o", tmp_path / "c.mp4"]
+    wish = [w for k, v in WISH.items() for w in (f"--{k}", v)]
+    for count in ("1", "3"):
+        names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "VIVIDCOVER_THREADS")
+        environment = os.environ | dict.fromkeys(names, count)
+        environment["VIVIDCOVER_HOME"] = str(home)
+        program = Path(sys.executable).with_name("vividcover")
+        subprocess.run([str(w) for w in (program, *words, *wish)], env=environment, check=True, capture_output=True)
+        assert (tmp_path / "c.mp4").read_bytes() == made[0].path.read_bytes(), f"with {count}"
+        shutil.rmtree(home / "cache")
 
 
 def test_another_prompt_keeps_the_song(made: Any, clip: Path) -> None:

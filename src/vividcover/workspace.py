@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from vividcover.errors import Canceled
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
+from vividcover.threads import one_blas_thread
 
 __all__ = [
     "Event", "Reporter", "Silent", "Stage", "StageResult", "Workspace", "canonical", "publish", "sha256_file",
@@ -260,6 +261,7 @@ class Workspace:
         began = time.monotonic()
         stage = Stage(self, name, folder)
         try:
+            one_blas_thread()
             compute(stage)
             self.check()
             seconds = time.monotonic() - began
