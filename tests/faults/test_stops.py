@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from vividcover import sdk
+from vividcover.workspace import sha256_file
 
 STAGES = {
     "song/decode", "image/still", "song/separate", "voice/convert", "song/vocals-alone", "song/mix", "portrait/render",
@@ -47,7 +48,8 @@ def until(process: subprocess.Popen[str], line: str) -> bool:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(trained: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def undisturbed(trained: Path, clip: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The sha256 of the video that nothing stopped."""
     import shutil
 
     folder = tmp_path_factory.mktemp("undisturbed")
@@ -56,11 +58,11 @@ def undisturbed(trained: Path, clip: Path, tmp_path_factory: pytest.TempPathFact
         clip, voice="vivi", image="vivi", output=folder / "c.mp4", home=folder / "home", seed=3, width=256, height=256,
         prompt="VIVI on stage performing",
     )  # fmt: skip
-    return made.path.read_bytes()
+    return sha256_file(made.path)
 
 
 def test_killed_in_every_stage_in_turn_it_continues_and_gives_the_same_video(
-    home: Path, clip: Path, tmp_path: Path, undisturbed: bytes
+    home: Path, clip: Path, tmp_path: Path, undisturbed: str
 ) -> None:
     output, killed = tmp_path / "cover.mp4", set()
     while killed != STAGES:
@@ -76,7 +78,7 @@ def test_killed_in_every_stage_in_turn_it_continues_and_gives_the_same_video(
     final = start(home, command(clip, output))
     said = final.communicate(timeout=120)[1]
     assert final.returncode == 0, said
-    assert output.read_bytes() == undisturbed
+    assert sha256_file(output) == undisturbed
     assert said.count("from cache") >= 4, said
     assert [p.name for p in tmp_path.iterdir() if p.suffix == ".part"] == []
 
@@ -96,17 +98,17 @@ def test_ctrl_c_ends_it_within_a_second_and_says_that_it_can_be_continued(
     assert not (tmp_path / "cover.mp4").exists() and not _children(process.pid)
 
 
-def test_two_runs_of_the_same_cover_at_once_agree(home: Path, clip: Path, tmp_path: Path, undisturbed: bytes) -> None:
+def test_two_runs_of_the_same_cover_at_once_agree(home: Path, clip: Path, tmp_path: Path, undisturbed: str) -> None:
     runs = [start(home, command(clip, tmp_path / f"{i}.mp4")) for i in range(2)]
     said = [run.communicate(timeout=240)[1] for run in runs]
     assert [run.returncode for run in runs] == [0, 0], said
-    assert (tmp_path / "0.mp4").read_bytes() == (tmp_path / "1.mp4").read_bytes() == undisturbed
+    assert sha256_file(tmp_path / "0.mp4") == sha256_file(tmp_path / "1.mp4") == undisturbed
     begun = sum(text.count("portrait/render: start") for text in said)
     assert begun == 1, said
 
 
 def test_a_full_disk_is_said_and_the_run_can_be_continued(
-    home: Path, clip: Path, tmp_path: Path, undisturbed: bytes
+    home: Path, clip: Path, tmp_path: Path, undisturbed: str
 ) -> None:
     output = tmp_path / "cover.mp4"
     full = start(home, ["200000", *command(clip, output)], [sys.executable, "-c", LIMITED])  # no file beyond 200 kB
@@ -115,7 +117,7 @@ def test_a_full_disk_is_said_and_the_run_can_be_continued(
     assert not output.exists()
     again = start(home, command(clip, output))
     assert again.communicate(timeout=240) and again.returncode == 0
-    assert output.read_bytes() == undisturbed
+    assert sha256_file(output) == undisturbed
 
 
 def test_a_folder_that_cannot_be_written_is_named(home: Path, clip: Path, tmp_path: Path) -> None:
