@@ -15,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from vividcover import provenance
 from vividcover.catalog import shelf, steps
-from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, settings_error, validated
+from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
@@ -109,10 +107,7 @@ def session(
     cookies: Source | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A `Session` with the data folder `home` (default: the settings')."""
-    try:
-        chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
-    except ValidationError as error:
-        raise settings_error(error) from None
+    chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
     with Session(chosen, engine, on_event, Path(cookies) if cookies else None) as opened:
         yield opened
 

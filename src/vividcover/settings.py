@@ -6,10 +6,14 @@ import os
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from vividcover.errors import ParameterError
 
 GIB = 1024**3
+PREFIX = "VIVIDCOVER_"
+SETTINGS_HINT = "Change or unset it. Sizes are in bytes and times in seconds, as plain numbers."
 
 
 def _default_home() -> Path:
@@ -27,7 +31,7 @@ def _default_weights() -> Path:
 class Settings(BaseSettings):
     """`VIVIDCOVER_HOME`, `VIVIDCOVER_CACHE_LIMIT`, … (bytes, seconds)."""
 
-    model_config = SettingsConfigDict(env_prefix="VIVIDCOVER_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
 
     home: Path = Field(default_factory=_default_home, description="voices, images and the stage cache")
     weights_dir: Path = Field(default_factory=_default_weights, description="where nets are kept, for all data folders")
@@ -56,5 +60,25 @@ class Settings(BaseSettings):
 
 @lru_cache
 def settings() -> Settings:
-    """The settings of this process, read once. Tests call `settings.cache_clear()`."""
-    return Settings()
+    """The settings of this process, read once. Tests call `settings.cache_clear()`.
+
+    Raises `ParameterError` that names every variable whose value cannot be read, with the value.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise ParameterError(f"Settings: {'; '.join(_lines(error))}.", SETTINGS_HINT) from None
+    except SettingsError as error:  # a list or a mapping that is no JSON
+        raise ParameterError(f"Settings: {error}.", SETTINGS_HINT) from None
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """`VIVIDCOVER_THREADS='abc': input should be a valid integer, …` of every wrong value."""
+    lines = []
+    for problem in error.errors():
+        # a field with an alias of its own is named by it; others by the prefix and the field
+        place = "_".join(str(part) for part in problem["loc"]).upper()
+        name = place if place.startswith(PREFIX) else f"{PREFIX}{place}"
+        message = problem["msg"].removeprefix("Value error, ")
+        lines.append(f"{name}={problem['input']!s}: {message[:1].lower()}{message[1:]}")
+    return lines

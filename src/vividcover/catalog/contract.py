@@ -258,15 +258,6 @@ class Model(ABC):
         return context.result(self.name, made, engine, why, used, synthetic=self.synthetic and not way)
 
 
-def settings_error(error: ValidationError) -> ParameterError:
-    """What is wrong with the environment's `VIVIDCOVER_…` values, for a person."""
-    lines = []
-    for problem in error.errors():
-        name = f"VIVIDCOVER_{'_'.join(str(part) for part in problem['loc']).upper()}"
-        lines.append(f"{name}={problem['input']!s}: {problem['msg'][0].lower()}{problem['msg'][1:]}")
-    return ParameterError(f"Settings: {'; '.join(lines)}.", "Change or unset it.")
-
-
 def refused_by(stage: StageResult) -> list[NotHonoured]:
     """What a stage's own report says that it could not follow: `key=value: why`, or `word: X` of a prompt."""
     report = stage.meta.get("report")

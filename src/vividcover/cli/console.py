@@ -144,7 +144,6 @@ def tell(made: Any, common: Common, show: Callable[[Any], None] | None = None) -
 
 def fail(error: BaseException, as_json: bool) -> None:
     """Says what went wrong and exits with the error's status; an unforeseen error is kept in a file for a report."""
-    error = understood(error)
     if isinstance(error, VividCoverError):
         story, status = {"code": error.code, "message": error.message, "hint": error.hint}, error.exit_code
     else:
@@ -161,16 +160,6 @@ def misused(error: Exception) -> Exception:
     """A command line that cannot be understood, as an error of ours; any other error as it is."""
     said = getattr(error, "format_message", None)
     return ParameterError(said(), "See --help.") if said else error
-
-
-def understood(error: BaseException) -> BaseException:
-    """A setting that cannot be read is the user's to mend, not a defect."""
-    from pydantic import ValidationError
-
-    from vividcover.catalog.contract import settings_error
-
-    settings = isinstance(error, ValidationError) and error.title == "Settings"
-    return settings_error(error) if settings else error  # type: ignore[arg-type]
 
 
 def _unforeseen(error: BaseException) -> dict[str, str]:

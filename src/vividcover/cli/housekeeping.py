@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Common, Json, Quiet, fail, perform, table, understood
+from vividcover.cli.console import Common, Json, Quiet, fail, perform, table
 from vividcover.errors import VividCoverError, WeightsError
 
 weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
@@ -127,9 +127,7 @@ def _check(name: str, check: Any) -> dict[str, Any]:
     except VividCoverError as error:
         return {"part": name, "works": "no", "says": str(error)}
     except Exception as error:
-        known = understood(error)
-        says = str(known) if isinstance(known, VividCoverError) else f"{type(error).__name__}: {error}"
-        return {"part": name, "works": "no", "says": says}
+        return {"part": name, "works": "no", "says": f"{type(error).__name__}: {error}"}
 
 
 def _python() -> str:

@@ -1,0 +1,43 @@
+"""Settings come from the environment; one that cannot be read is the user's to mend, and named."""
+
+import pytest
+
+from vividcover.errors import ParameterError
+from vividcover.settings import settings
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("THREADS", "abc", "valid integer"),
+        ("THREADS", "0", "greater than or equal to 1"),
+        ("CACHE_LIMIT", "20GB", "valid integer"),
+        ("MAX_SONG_SECONDS", "-5", "greater than 0"),
+    ],
+)
+def test_a_wrong_value_is_an_error_of_ours_with_name_value_and_way_out(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(f"VIVIDCOVER_{name}", value)
+    settings.cache_clear()
+    with pytest.raises(ParameterError) as caught:
+        settings()
+    assert f"VIVIDCOVER_{name}={value}: " in caught.value.message and said in caught.value.message
+    assert "unset" in caught.value.hint
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVIDCOVER_THREADS", "many")
+    monkeypatch.setenv("VIVIDCOVER_DOWNLOAD_TIMEOUT", "soon")
+    settings.cache_clear()
+    with pytest.raises(ParameterError, match=r"VIVIDCOVER_DOWNLOAD_TIMEOUT=soon.*VIVIDCOVER_THREADS=many"):
+        settings()
+
+
+def test_a_mended_value_is_read_without_starting_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVIDCOVER_THREADS", "many")
+    settings.cache_clear()
+    with pytest.raises(ParameterError):
+        settings()
+    monkeypatch.setenv("VIVIDCOVER_THREADS", "2")
+    assert settings().threads == 2
