@@ -96,7 +96,7 @@ def _model(model: Model) -> str:
         text += "## Training\n\nIt learns from what you give, so it asks for consent in words (`--consent`).\n\n"
         text += _calls(model, model.TrainingInput, True) + "\n\n" + _inputs(model.TrainingInput) + "\n\n"
     text += "## Run\n\n" + _calls(model, model.Input, False) + "\n\n" + _inputs(model.Input)
-    ignored = getattr(sys.modules[type(model).__module__], "CLASSIC_IGNORES", {})
+    ignored = model.ignores.get("classic", {})
     if ignored:
         rows = [(f"`{name}`", why) for name, why in ignored.items()]
         text += "\n\n## What the classic engine cannot follow\n\nIf you give one of these, the run goes on and says so."

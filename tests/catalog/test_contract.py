@@ -1,6 +1,7 @@
 """A model's inputs are declared once; wrong ones are named, all at once, with what would be right."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,18 @@ def test_the_isolated_call_of_a_cover_differs_from_the_full_one_only_in_the_mix(
 def test_a_cover_needs_a_face_from_somewhere(context: Context) -> None:
     with pytest.raises(ParameterError, match="image is required"):
         Cover()._painting(validated("m", CoverInput, {"song": "s", "voice": "v"}))
+
+
+def test_whatever_an_engine_ignores_is_an_input_and_is_named_when_it_is_given(context: Context) -> None:
+    for model in models().values():
+        fields = {*model.Input.model_fields, *(model.TrainingInput.model_fields if model.TrainingInput else ())}
+        assert set(model.ignores.get("classic", {})) <= fields, model.name
+    with pytest.raises(NotFoundError):
+        Sonic().run({"image": "no.jpg", "audio": "no.wav", "inference_steps": 30}, context)
+    with pytest.raises(NotFoundError):
+        FastFluxTrainer().train({"input_images": "no.zip", "training_steps": 7}, replace(context, consent="mine"))
+    named = {(n.parameter, n.value) for n in context.not_honoured}  # the list is shared by the copy
+    assert named == {("inference_steps", 30), ("training_steps", 7)}
 
 
 def test_what_a_stage_could_not_follow_reaches_the_result_once_and_its_notes_too(context: Context) -> None:

@@ -206,6 +206,7 @@ class Model(ABC):
     suffix: ClassVar[str] = ""  # of its files; "": the input `output_format` says it
     training_suffix: ClassVar[str] = ""  # of the file that its training makes
     synthetic: ClassVar[bool] = True  # what it makes shows or sounds like a person who did not do it
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # engine → input that it cannot follow → why
 
     @abstractmethod
     def classic(self, input: Any, context: Context) -> Made:
@@ -253,6 +254,9 @@ class Model(ABC):
             input = input.model_copy(update={"seed": random.SystemRandom().randrange(SEED_LIMIT)})
         engine, why = self.choose(context.engine)
         fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
+        for parameter, reason in self.ignores.get(engine, {}).items():
+            if parameter in input.model_fields_set and getattr(input, parameter) is not None:
+                context.cannot(parameter, getattr(input, parameter), reason)
         made: Made = getattr(self, engine + way)(input, context)
         used = input.model_dump(mode="json")
         return context.result(self.name, made, engine, why, used, synthetic=self.synthetic and not way)

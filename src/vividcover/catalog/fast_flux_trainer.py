@@ -5,6 +5,7 @@ It is trained, not run: its prediction is a no-op, as the seed's is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -45,14 +46,12 @@ class FastFluxTrainer(Model):
     TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining
     output: ClassVar[Literal["file", "files", "text"]] = "text"
     training_suffix: ClassVar[str] = ".tar"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: FastFluxInput, context: Context) -> Made:
         return Made("predict on this model is a no-op")
 
     def classic_train(self, input: FastFluxTraining, context: Context) -> Made:
-        for parameter in CLASSIC_IGNORES.keys() & input.model_fields_set:
-            if getattr(input, parameter) is not None:
-                context.cannot(parameter, getattr(input, parameter), CLASSIC_IGNORES[parameter])
         return self.from_photos(
             context.file("input_images", input.input_images, folder=True), input, "trained_model", context
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -65,11 +66,9 @@ class FluxLora(Model):
     description: ClassVar[str] = "Pictures from a trained image model."
     Input: ClassVar[type[Inputs]] = FluxLoraInput
     output: ClassVar[Literal["file", "files", "text"]] = "files"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: FluxLoraInput, context: Context) -> Made:
-        for parameter in sorted(CLASSIC_IGNORES.keys() & input.model_fields_set):
-            if getattr(input, parameter) is not None:
-                context.cannot(parameter, getattr(input, parameter), CLASSIC_IGNORES[parameter])
         assert input.seed is not None  # drawn by Model.run
         width, height = size_of(input)
         stills = [self.still(input, input.seed + i, width, height, context) for i in range(input.num_outputs)]

@@ -6,6 +6,7 @@ the mix do not depend on the mix's parameters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -89,11 +90,9 @@ class RealisticVoiceCloning(Model):
     description: ClassVar[str] = "Song covers with a trained voice."
     Input: ClassVar[type[Inputs]] = RealisticVoiceCloningInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
-        for parameter, why in CLASSIC_IGNORES.items():
-            if parameter in input.model_fields_set:
-                context.cannot(parameter, getattr(input, parameter), why)
         stems = self.stems(input, context)
         mixed = self.mix(input, stems, context)
         file = f"{_safe(stems.title)}.{input.output_format}"

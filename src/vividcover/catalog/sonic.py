@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -11,6 +12,8 @@ from vividcover import provenance
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import decoded, face_kit
 from vividcover.workspace import Stage, StageResult
+
+CLASSIC_IGNORES = {"inference_steps": "the classic engine has no diffusion network"}
 
 
 class SonicInput(Inputs):
@@ -29,10 +32,9 @@ class Sonic(Model):
     Input: ClassVar[type[Inputs]] = SonicInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".mp4"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: SonicInput, context: Context) -> Made:
-        if "inference_steps" in input.model_fields_set:
-            context.cannot("inference_steps", input.inference_steps, "the classic engine has no diffusion network")
         still = context.file("image", input.image)
         voice = decoded(context, "audio", input.audio).path("audio.wav")
         rendered = self.portrait(input, still, voice, None, context)

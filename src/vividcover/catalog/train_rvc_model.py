@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -43,11 +44,9 @@ class TrainRvcModel(Model):
     suffix: ClassVar[str] = ".zip"
     synthetic: ClassVar[bool] = False
     needs_consent: ClassVar[bool] = True
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: TrainRvcModelInput, context: Context) -> Made:
-        for parameter, why in CLASSIC_IGNORES.items():
-            if parameter in input.model_fields_set:
-                context.cannot(parameter, getattr(input, parameter), why)
         source = context.file("dataset_zip", input.dataset_zip, media=True, folder=True)
         return self.from_recordings([source], _voice_name(source), context)
 
