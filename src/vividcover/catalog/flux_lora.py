@@ -26,7 +26,7 @@ ONE_MODEL = "the classic engine uses one image model at a time"
 CLASSIC_IGNORES = {
     "image": "the classic engine composes a new scene; it has no image-to-image mode",
     "mask": "the classic engine has no inpainting",
-    "num_inference_steps": NO_NETWORK, "model": NO_NETWORK, "guidance_scale": NO_NETWORK, "guidance": NO_NETWORK,
+    "num_inference_steps": NO_NETWORK, "model": NO_NETWORK, "guidance_scale": NO_NETWORK,
     "prompt_strength": NO_NETWORK, "go_fast": NO_NETWORK,
     "extra_lora": ONE_MODEL, "extra_lora_scale": ONE_MODEL,
     "disable_safety_checker": "the classic engine shows only what is in the photos; there is nothing to check",
