@@ -41,6 +41,28 @@ class Settings(BaseSettings):
     download_timeout: float = Field(default=900.0, gt=0, description="seconds that one fetch may take in all")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="processor cores to use")
 
+    # the server
+    database: str = Field(default="", description="database URL; empty: SQLite in the data folder")
+    artifacts: str = Field(default="", description="folder or s3://bucket/prefix; empty: a folder in the data folder")
+    public_url: str = Field(default="", description="how clients reach the server, when not as it listens")
+    max_upload_bytes: int = Field(default=4 * GIB, gt=0, description="largest file that may be uploaded")
+    max_account_bytes: int = Field(default=100 * GIB, gt=0, description="bytes of files an account may keep")
+    upload_keep_seconds: float = Field(default=86_400.0, gt=0, description="how long an uploaded file is kept")
+    output_keep_seconds: float = Field(default=0.0, ge=0, description="how long outputs are kept; 0: for good")
+    lease_seconds: float = Field(default=30.0, gt=0, description="after this silence a worker's run is taken over")
+    cancel_grace: float = Field(default=0.6, ge=0, description="seconds between asking a run to stop and killing it")
+    run_limit_seconds: float = Field(default=0.0, ge=0, description="longest a run may take; 0: no limit")
+    creates_per_minute: int = Field(default=0, ge=0, description="runs that a token may create a minute; 0: no limit")
+    reads_per_minute: int = Field(default=0, ge=0, description="other requests of a token a minute; 0: no limit")
+    private_hosts: list[str] = Field(
+        default_factory=list, description="host:port pairs that links and webhooks may reach although private"
+    )
+    # the hosted engine
+    replicate_token: str = Field(default="", description="token for Replicate, or a server like it")
+    replicate_url: str = Field(default="https://api.replicate.com", description="its address, without /v1")
+    bfl_key: str = Field(default="", description="key for BFL")
+    bfl_url: str = Field(default="https://api.us1.bfl.ai", description="its address, without /v1")
+
     @property
     def cache(self) -> Path:
         return self.home / "cache"
