@@ -64,6 +64,21 @@ class Settings(BaseSettings):
     bfl_url: str = Field(default="https://api.us1.bfl.ai", description="its address, without /v1")
 
     @property
+    def private_endpoints(self) -> frozenset[tuple[str, int]]:
+        """`private_hosts` as (host, port) pairs. Raises `ParameterError` for one that is not host:port."""
+        pairs = set()
+        for text in self.private_hosts:
+            host, _, port = text.rpartition(":")
+            if not host or not port.isdigit():
+                raise ParameterError(f"VIVIDCOVER_PRIVATE_HOSTS: {text!r} is not host:port.", 'Give ["127.0.0.1:9000"].')
+            pairs.add((host.strip("[]"), int(port)))
+        return frozenset(pairs)
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.home / 'vividcover.db'}"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"
 

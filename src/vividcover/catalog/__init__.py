@@ -6,12 +6,14 @@ from vividcover.catalog.contract import Context, Engine, Made, Model, NotHonoure
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_lora import FluxLora
+from vividcover.catalog.hello import Hello
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning
 from vividcover.catalog.sonic import Sonic
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 
 SHIPPED: tuple[Model, ...] = (
     CreateRvcDataset(), TrainRvcModel(), RealisticVoiceCloning(), FastFluxTrainer(), FluxLora(), Sonic(),
+    Hello(),
 )  # fmt: skip
 
 __all__ = ["SHIPPED", "Context", "Engine", "Made", "Model", "NotHonoured", "Result"]

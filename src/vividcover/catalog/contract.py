@@ -75,6 +75,10 @@ class Context:
     nets: set[str] = field(default_factory=set)  # names in the weights registry that were used
     materials: list[dict[str, Any]] = field(default_factory=list)  # trained models that were used: kind, name, licence
     output: Path | None = None  # where the user wants it: looked at before any work
+    # On a server: the file behind a value of the input (an upload, an earlier output, a model's weights), or None for a
+    # link to fetch. With it, no value of an input is ever taken as a path or as a name on this machine's shelf.
+    resolve: Callable[[str], Path | None] | None = None
+    on_output: Callable[[str], None] | None = None  # hears each piece of a model that gives its output in pieces
 
     def __post_init__(self) -> None:
         self._before = len(self.workspace.results)  # a session may have done other work before
@@ -97,6 +101,12 @@ class Context:
             for message in result.meta.get("notes", []):
                 self.workspace.note(message)
         return result
+
+    def emit(self, piece: str) -> None:
+        """One more piece of the output, for those who listen while it runs. Raises `Canceled`."""
+        self.workspace.check()
+        if self.on_output:
+            self.on_output(piece)
 
     def result(
         self, model: str, made: Made, engine: str, why: str, input: Mapping[str, Any], *, synthetic: bool = True
@@ -135,7 +145,11 @@ class Context:
         """
         from vividcover.song.fetch import FetchLimits, fetch_file, fetch_media, is_link
 
+        if self.resolve and (known := self.resolve(value)):
+            return self.used(name, value, known)
         if not is_link(value):
+            if self.resolve:
+                raise ParameterError(f"{name}: {value!r} is not a link.", "Give an http(s) link, or upload the file.")
             path = Path(value).expanduser()
             if not path.exists():
                 raise NotFoundError(f"{name}: there is no file {value!r}.", "Check the path, or give an http(s) link.")
@@ -147,9 +161,11 @@ class Context:
 
         def compute(stage: Any) -> None:
             if media:
-                got = fetch_media(value, stage.folder, limits=limits, cookies=self.cookies, reporter=stage)
+                got = fetch_media(
+                    value, stage.folder, limits=limits, cookies=self.cookies, reporter=stage, allow=s.private_endpoints
+                )
             else:
-                got = fetch_file(value, stage.folder, limits=limits, reporter=stage)
+                got = fetch_file(value, stage.folder, limits=limits, reporter=stage, allow=s.private_endpoints)
             stage.meta.update(file=got.path.name, title=got.title, how=got.how)
 
         fetched = self.stage("fetch", version=1, inputs={}, params={"link": value, "media": media}, compute=compute)
@@ -158,10 +174,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run gives back. `output` is a file, several files, or a text."""
+    """What a run gives back. `output` is a file, several files, a text, or the pieces of a text."""
 
     model: str
-    output: Path | list[Path] | str
+    output: Path | list[Path] | str | list[str]
     engine: str
     why: str  # why this engine
     input: Mapping[str, Any]  # as validated, defaults filled in, seed drawn
@@ -176,12 +192,22 @@ class Result:
     synthetic: bool = True  # a synthetic voice or face; not: a trained model, a dataset, a separated song
 
     @property
+    def files(self) -> list[Path]:
+        """The files that were made; none of a model that gives a text."""
+        made = self.output if isinstance(self.output, list) else [self.output]
+        return [one for one in made if isinstance(one, Path)]
+
+    @property
+    def text(self) -> str:
+        """The text that was made, whole; "" of a model that makes files."""
+        made = self.output if isinstance(self.output, list) else [self.output]
+        return "".join(one for one in made if isinstance(one, str))
+
+    @property
     def path(self) -> Path:
         """The one file of a model that makes one."""
-        if isinstance(self.output, Path):
-            return self.output
-        if isinstance(self.output, list) and len(self.output) == 1:
-            return self.output[0]
+        if len(self.files) == 1:
+            return self.files[0]
         raise TypeError(f"{self.model} gave {self.output!r}, not one file")
 
 
@@ -189,7 +215,7 @@ class Result:
 class Made:
     """What an engine's method returns: the output, and what is worth telling about it."""
 
-    output: Path | list[Path] | str
+    output: Path | list[Path] | str | list[str]
     details: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Path] = field(default_factory=dict)
 
@@ -200,7 +226,7 @@ class Model(ABC):
     name: ClassVar[str]  # owner/name
     description: ClassVar[str]
     Input: ClassVar[type[Inputs]]
-    output: ClassVar[Literal["file", "files", "text"]]
+    output: ClassVar[Literal["file", "files", "text", "stream"]]  # stream: a text in pieces, as they are made
     TrainingInput: ClassVar[type[Inputs] | None] = None  # of a model that has a training beside its prediction
     needs_consent: ClassVar[bool] = False  # its run itself learns a person's face or voice
     suffix: ClassVar[str] = ""  # of its files; "": the input `output_format` says it

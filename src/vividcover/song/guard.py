@@ -9,8 +9,8 @@ The process that fetches (`song/_fetch_child.py`) calls `install` before it open
   to: a name that changes its answer in between (DNS rebinding) gains nothing, nor does 127.1, 0x7f000001, 2130706433;
 - no program is started (it would bring its own sockets), except deno, which yt-dlp runs without network permission.
 
-`allow` is for tests and for an operator's own storage: exact (address, port) pairs, given as an argument by the caller.
-No environment variable and no link can set it.
+`allow` is for tests and for an operator's own storage: exact (address, port) pairs, which the operator's setting
+`private_hosts` names. No link and no page can set it.
 
 Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890); RFC 6052 (NAT64), RFC 4380 (Teredo), RFC 3056
 (6to4), RFC 4291 (IPv4-mapped); ports that browsers block: WHATWG Fetch, "bad port".
