@@ -7,21 +7,19 @@ the shelf, a path, or a link all lead to such a file.
 from __future__ import annotations
 
 import difflib
-import json
 import re
-import tarfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from vividcover.catalog.contract import Context
 from vividcover.errors import ModelFileError, NotFoundError, ParameterError
 from vividcover.settings import Settings
+from vividcover.trained import SUFFIX as SUFFIX
+from vividcover.trained import Kind as Kind
+from vividcover.trained import read_card
 from vividcover.workspace import publish
 
-Kind = Literal["voice", "image"]
-SUFFIX: dict[Kind, str] = {"voice": ".zip", "image": ".tar"}
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -68,7 +66,7 @@ def take(kind: Kind, wanted: str, context: Context) -> Trained:
     """The trained model behind a name, a path or a link. Raises `NotFoundError`, `ModelFileError`."""
     from vividcover.song.fetch import is_link
 
-    if is_link(wanted):
+    if context.resolve or is_link(wanted):  # on a server no value is a name or a path on its own disk
         path = context.file(kind, wanted)
     elif (
         (path := folder(kind, context.settings) / f"{wanted}{SUFFIX[kind]}")
@@ -109,40 +107,7 @@ def _unknown(kind: Kind, wanted: str, settings: Settings) -> NotFoundError:
 
 def card(path: Path, kind: Kind) -> dict[str, Any]:
     """The `model.json` of a trained model's file. Raises `ModelFileError` that says what the file is instead."""
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                names = archive.namelist()
-                text = archive.read("model.json") if "model.json" in names else b""
-        elif tarfile.is_tarfile(path):
-            with tarfile.open(path) as archive_:
-                names = archive_.getnames()
-                member = archive_.extractfile("model.json") if "model.json" in names else None
-                text = member.read() if member else b""
-        else:
-            raise ModelFileError(f"{path.name} is not a trained {kind} model.", _what_to_give(kind))
-    except (zipfile.BadZipFile, tarfile.TarError, OSError, KeyError) as error:
-        raise ModelFileError(f"{path.name} is damaged: {error}.", _what_to_give(kind)) from error
-    if not text:
-        raise ModelFileError(f"{path.name} {_looks_like(names)}.", _what_to_give(kind))
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise ModelFileError(f"{path.name} has a damaged model.json: {error}.", _what_to_give(kind)) from error
-    if not isinstance(found, dict) or found.get("kind") != f"vividcover-{kind}":
-        what = found.get("kind", "something else") if isinstance(found, dict) else "something else"
-        raise ModelFileError(f"{path.name} is a model of kind {what!r}, not a {kind}.", _what_to_give(kind))
-    return found
-
-
-def _looks_like(names: list[str]) -> str:
-    if any(n.endswith(".pth") for n in names):
-        return "is an RVC model: the neural engine reads it, the classic one cannot"
-    if any(n.endswith(".safetensors") for n in names):
-        return "is a FLUX LoRA: the neural engine reads it, the classic one cannot"
-    if any(n.startswith("dataset/") for n in names):
-        return "is a dataset, not yet a model; train it first"
-    return f"has no model.json; it holds {', '.join(names[:4]) or 'nothing'}"
+    return read_card(path, kind, _what_to_give(kind))
 
 
 def _what_to_give(kind: Kind) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +15,13 @@ from numpy.typing import NDArray
 
 from vividcover.archives import write_zip
 from vividcover.errors import ModelFileError, NotFoundError
+from vividcover.trained import kind_name, read_card
 from vividcover.voice.classic.features import BANDS, Array
 from vividcover.voice.classic.mapping import Moments
 from vividcover.voice.classic.network import LAYERS, Network
 from vividcover.workspace import canonical
 
-KIND = "vividcover-voice"
+KIND = kind_name("voice")
 ENGINE = "classic"
 FORMAT = 1
 HINT = "Give the .zip that `vividcover voice train` made with the classic engine."
@@ -65,15 +65,10 @@ def load(path: Path) -> Voice:
 
 @lru_cache(maxsize=2)
 def _load(path: Path, _modified: int, _size: int) -> Voice:
-    if not zipfile.is_zipfile(path):
-        raise ModelFileError(f"{path.name} is not a voice model: {_looks_like(path)}.", HINT)
+    card = read_card(path, "voice", HINT)
+    _check(card, path)
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            if "model.json" not in names:
-                raise ModelFileError(f"{path.name} {_holds(names)}.", HINT)
-            card = json.loads(archive.read("model.json"))
-            _check(card, path)
             frames = _array(archive, "frames.npy").astype(np.float32)
             voiced = _array(archive, "voiced.npy").astype(bool)
             own = Moments(_array(archive, "mean.npy"), _array(archive, "deviation.npy"))
@@ -95,10 +90,7 @@ def _load(path: Path, _modified: int, _size: int) -> Voice:
     return Voice(card, frames, voiced, own, network)
 
 
-def _check(card: Any, path: Path) -> None:
-    if not isinstance(card, dict) or card.get("kind") != KIND:
-        kind = card.get("kind", "something else") if isinstance(card, dict) else "something else"
-        raise ModelFileError(f"{path.name} is a model of kind {kind!r}, not a voice.", HINT)
+def _check(card: Mapping[str, Any], path: Path) -> None:
     if card.get("engine") != ENGINE:
         raise ModelFileError(
             f"{path.name} is a voice of the {card.get('engine')!r} engine; the classic engine cannot read it.",
@@ -113,25 +105,3 @@ def _check(card: Any, path: Path) -> None:
 
 def _array(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
     return np.asarray(np.lib.format.read_array(io.BytesIO(archive.read(name)), allow_pickle=False))
-
-
-def _holds(names: list[str]) -> str:
-    if any(name.endswith(".pth") for name in names):
-        return "is an RVC voice (.pth): the neural engine reads it, the classic engine cannot"
-    if any(name.endswith("data.pkl") for name in names):
-        return "is a PyTorch file, perhaps an RVC .pth: the neural engine reads it, the classic engine cannot"
-    if any(name.startswith("dataset/") for name in names):
-        return "is a dataset, not yet a voice: train it first with `vividcover voice train`"
-    return f"has no model.json; it holds {', '.join(names[:4]) or 'nothing'}"
-
-
-def _looks_like(path: Path) -> str:
-    with path.open("rb") as file:
-        head = file.read(16)
-    if not head:
-        return "it is empty"
-    if head[:2] == b"\x80\x02" or path.suffix == ".pth":
-        return "it looks like a PyTorch or RVC file, which the neural engine reads and the classic engine cannot"
-    if head[:4] in (b"RIFF", b"fLaC", b"OggS") or head[:3] == b"ID3":
-        return "it is an audio file; train a voice from it first"
-    return "it is not a zip"
