@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 
-from vividcover import sdk
+from vividcover import provenance, sdk
 from vividcover.errors import ParameterError, StorageError
 from vividcover.workspace import Event, sha256_file
 
@@ -75,19 +75,40 @@ def test_the_mark_is_inside_the_video_and_the_still(made: Any) -> None:
         assert "AI-generated" in file.metadata["comment"]
     with Image.open(made[1] / "parts" / "still.png") as still:
         assert "AI-generated" in still.info["Comment"]
-    assert {p.stem for p in (made[1] / "parts").iterdir()} == {"still", "portrait", "mix", "vocals", "instrumental"}
+
+
+def test_each_part_has_a_record_and_what_is_synthetic_the_mark_inside(made: Any) -> None:
+    folder = made[1] / "parts"
+    files = {p.name for p in folder.iterdir() if p.suffix != ".json"}
+    assert files == {"still.png", "portrait.mp4", "mix.wav", "vocals.wav", "instrumental.wav"}
+    for name in sorted(files):
+        story = json.loads(provenance.record_path(folder / name).read_text())
+        assert story["outputs"] == {name: sha256_file(folder / name)} and story["part"] == Path(name).stem
+        assert story["ai_generated"] is (name != "instrumental.wav") and story["inputs"] == made[0].record["inputs"]
+    for name in ("portrait.mp4", "mix.wav", "vocals.wav"):
+        with av.open(str(folder / name)) as file:
+            assert "AI-generated" in file.metadata["comment"] and "vividcover/cover" in file.metadata["comment"]
+    working = made[0].result.parts["mix"]
+    assert read_samples(folder / "mix.wav") == read_samples(working)  # marked, and else untouched
+
+
+def read_samples(path: Path) -> bytes:
+    with av.open(str(path)) as file:
+        return b"".join(bytes(packet) for packet in file.demux() if packet.size)
 
 
 def test_the_same_cover_again_comes_from_the_cache_and_is_the_same(made: Any) -> None:
     events: list[Event] = []
     again = sdk.make_cover(
         made[0].record["inputs"]["song"]["source"], voice="vivi", image="vivi", output=made[1] / "again.mp4",
-        home=made[1] / "home", on_event=events.append, **WISH,
+        parts=made[1] / "again", home=made[1] / "home", on_event=events.append, **WISH,
     )  # fmt: skip
     assert {e.kind for e in events} == {"hit", "note"}
     assert [e.text for e in events if e.kind == "note"] != []  # what a cached stage had to say is said again
     assert set(again.record["notes"]) == set(made[0].record["notes"])
     assert sha256_file(again.path) == sha256_file(made[0].path)
+    for part in (p for p in (made[1] / "parts").iterdir() if p.suffix != ".json"):
+        assert sha256_file(made[1] / "again" / part.name) == sha256_file(part), part.name
 
 
 def test_another_data_folder_gives_the_same_frames_and_samples(
@@ -131,9 +152,19 @@ def test_a_picture_of_ones_own_can_be_the_still(home: Path, clip: Path, sample: 
     with Image.open(sample / "photos" / "01.jpg") as photo:
         photo.resize((320, 426)).save(tmp_path / "me.png")
     made = sdk.make_cover(
-        clip, voice="vivi", still=str(tmp_path / "me.png"), output=tmp_path / "c.mp4", home=home, seed=1
+        clip, voice="vivi", still=str(tmp_path / "me.png"), output=tmp_path / "c.mp4", parts=tmp_path, home=home, seed=1
     )
     assert decoded(made.path)[0].shape == (100, 426, 320)
+    assert not made.record["licences"]["commercial_use"] and "given as still" in made.record["licences"]["because"]
+    assert json.loads((tmp_path / "still.png.json").read_text())["ai_generated"] is False  # it is the user's own
+
+
+def test_a_song_in_two_formats_has_two_records(home: Path, clip: Path, tmp_path: Path) -> None:
+    for name in ("s.mp3", "s.flac"):
+        sdk.convert_song(clip, voice="vivi", output=tmp_path / name, output_format=name[2:], home=home)
+    for name in ("s.mp3", "s.flac"):
+        story = json.loads((tmp_path / f"{name}.json").read_text())
+        assert story["outputs"] == {name: sha256_file(tmp_path / name)}
 
 
 def test_what_cannot_be_honoured_is_named_in_the_result(home: Path, clip: Path, tmp_path: Path) -> None:

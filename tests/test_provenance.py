@@ -34,20 +34,48 @@ def test_tags_are_the_same_for_the_same_run() -> None:
     assert "AI-generated" in provenance.tags("t", "m", "classic", 3)["comment"]
 
 
+MINE = {"kind": "voice", "name": "me", "consent": "mine", "licence": "mine", "sha256": "01"}
+NET = {"name": "n", "licence": "Apache-2.0", "commercial": True, "allows": "keep the notice"}
+
+
 def test_a_material_without_consent_forbids_commercial_use_and_says_why() -> None:
-    net = {"name": "n", "licence": "Apache-2.0", "commercial": True}
-    mine = {"kind": "voice", "name": "me", "consent": "mine", "licence": "mine"}
-    good = provenance.licences([net], [mine], links=True)
+    link, file = {"song": {"source": "https://x/y"}}, {"song": {"source": "song.mp3"}}
+    good = provenance.licences([NET], [MINE], link)
     assert good["commercial_use"] and any("link" in duty for duty in good["duties"])
-    bad = provenance.licences([net], [mine | {"consent": ""}], links=False)
+    bad = provenance.licences([NET], [MINE | {"consent": ""}], file)
     assert not bad["commercial_use"] and "voice me" in bad["because"]
-    worse = provenance.licences([net | {"commercial": False}], [mine], links=False)
+    worse = provenance.licences([NET | {"commercial": False}], [MINE], file)
     assert not worse["commercial_use"] and "non-commercial: n" in worse["because"]
+
+
+def test_every_licence_says_what_it_allows_or_that_the_model_states_none() -> None:
+    found = provenance.licences([NET], [MINE, MINE | {"kind": "image", "licence": None}], {})
+    assert found["software"]["licence"] == "Apache-2.0" and found["software"]["allows"]
+    assert found["nets"] == [{"name": "n", "licence": "Apache-2.0", "allows": "keep the notice"}]
+    assert [m["licence"] for m in found["materials"]] == ["mine", provenance.NOT_STATED]
+
+
+def test_a_picture_that_was_given_carries_no_consent_and_a_trained_image_model_is_no_such_picture() -> None:
+    picture = {"still": {"source": "her.jpg", "sha256": "02"}}
+    found = provenance.licences([NET], [MINE], picture)
+    assert not found["commercial_use"] and "the picture given as still" in found["because"]
+    trained = {"image": {"source": "her", "sha256": "03"}}
+    assert provenance.licences([NET], [MINE | {"kind": "image", "sha256": "03"}], trained)["commercial_use"]
+
+
+def test_what_is_not_synthetic_has_no_mark_to_keep() -> None:
+    duties = provenance.licences([], [], {"song": {"source": "song.mp3"}}, synthetic=False)["duties"]
+    assert len(duties) == 1 and "makers'" in duties[0]
 
 
 def test_the_record_lies_beside_the_output_and_spares_another_persons_file(tmp_path: Path) -> None:
     assert provenance.sidecar(tmp_path / "cover.mp4", {"made_by": "vividcover 1"}).name == "cover.json"
     assert provenance.sidecar(tmp_path / "cover.mp4", {"made_by": "vividcover 2"}).name == "cover.json"
-    (tmp_path / "song.json").write_text('{"mine": true}')
+    (tmp_path / "song.mp3.json").write_text('{"mine": true}')
     assert provenance.sidecar(tmp_path / "song.mp3", {"made_by": "vividcover"}).name == "song.mp3.vividcover.json"
-    assert json.loads((tmp_path / "song.json").read_text()) == {"mine": True}
+    assert json.loads((tmp_path / "song.mp3.json").read_text()) == {"mine": True}
+
+
+def test_files_that_differ_in_their_suffix_only_have_a_record_each(tmp_path: Path) -> None:
+    names = ("song.mp4", "song.flac", "song.mp3", "song.png")
+    assert len({provenance.sidecar(tmp_path / name, {"made_by": "vividcover"}) for name in names}) == len(names)

@@ -23,7 +23,14 @@ SOURCE_TYPE = {
     "neural": "trainedAlgorithmicMedia",
     "hosted": "trainedAlgorithmicMedia",
 }
-RECORD = 1  # version of the record's layout
+RECORD = 2  # version of the record's layout
+SOFTWARE = {
+    "name": "vividcover", "licence": "Apache-2.0",
+    "allows": "any use, also commercial; it claims no right in what is made with it",
+}  # fmt: skip
+NOT_STATED = "not stated in the model: ask whoever trained it"
+SONGS = ("song", "audio", "vocals")  # inputs that are somebody's song or recording
+PICTURES = ("still", "image")  # inputs that may be a picture of somebody who was asked by nobody
 
 
 def tags(title: str, model: str, engine: str, seed: int | None = None) -> dict[str, str]:
@@ -73,32 +80,56 @@ def save_picture(rgb: Any, out: Path, *, format: str, quality: int, engine: str,
         picture.save(out, "WEBP", quality=quality, xmp=packet)
 
 
-def licences(nets: Sequence[Mapping[str, Any]], materials: Sequence[Mapping[str, Any]], links: bool) -> dict[str, Any]:
+def licences(
+    nets: Sequence[Mapping[str, Any]], materials: Sequence[Mapping[str, Any]], inputs: Mapping[str, Mapping[str, Any]],
+    synthetic: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """The licences behind an output, and what they allow together.
 
-    `nets`: {name, licence, commercial}; `materials`: trained models {kind, name, consent, licence}.
+    `nets`: {name, licence, commercial, allows}; `materials`: trained models {kind, name, consent, licence};
+    `inputs`: what was given, by the input's name, each with its `source`.
     """
     forbidding = [n["name"] for n in nets if not n.get("commercial", True)]
     missing = [f"{m['kind']} {m['name']}" for m in materials if not m.get("consent")]
-    duties = ["Keep the AI-generated mark where the law asks for it (for example EU AI Act, article 50)."]
-    if links:
-        duties.append(
-            "The song came from a link: its makers' rights are theirs; publishing a cover may need a licence."
-        )
-    else:
-        duties.append("A cover of somebody's song may need their licence to be published.")
-    if missing:
-        duties.append(f"No consent is recorded for {', '.join(missing)}: do not publish without it.")
+    if synthetic:
+        trained = {m.get("sha256") for m in materials}
+        shown = [name for name in PICTURES if name in inputs and inputs[name].get("sha256") not in trained]
+        missing += [f"the picture given as {name}" for name in shown]
     return {
-        "software": "vividcover, Apache-2.0",
-        "nets": [{"name": n["name"], "licence": n["licence"]} for n in nets],
-        "materials": [{k: m.get(k) for k in ("kind", "name", "licence", "consent")} for m in materials],
+        "software": SOFTWARE,
+        "nets": [{"name": n["name"], "licence": n["licence"], "allows": n.get("allows", "")} for n in nets],
+        "materials": [
+            {k: m.get(k) for k in ("kind", "name", "consent")} | {"licence": m.get("licence") or NOT_STATED}
+            for m in materials
+        ],
         "commercial_use": not forbidding and not missing,
         "because": f"non-commercial: {', '.join(forbidding)}" if forbidding
-        else f"no consent: {', '.join(missing)}" if missing
-        else "every net in use may be used commercially, and every trained model carries its owner's consent",
-        "duties": duties,
+        else f"no consent is recorded for {', '.join(missing)}" if missing
+        else "the software and every net allow it, and every trained model in use carries a consent statement: "
+        "read it, it may set limits",
+        "duties": _duties(missing, materials, inputs, synthetic),
     }  # fmt: skip
+
+
+def _duties(
+    missing: Sequence[str], materials: Sequence[Any], inputs: Mapping[str, Mapping[str, Any]], synthetic: bool
+) -> list[str]:
+    """What remains to whoever publishes the output, which no record can settle."""
+    duties = []
+    if synthetic:
+        duties.append("Keep the AI-generated mark where the law asks for it (for example EU AI Act, article 50).")
+    if missing:
+        duties.append(f"No consent is recorded for {', '.join(missing)}: do not publish without it.")
+    if materials:
+        duties.append("Stay within the consent statements and licences of the trained models.")
+    songs = [inputs[name] for name in SONGS if name in inputs]
+    if any(str(song.get("source", "")).startswith(("http://", "https://")) for song in songs):
+        duties.append(
+            "The sound came from a link: it is its makers'; publishing what is made of it may need a licence."
+        )
+    elif songs:
+        duties.append("The song or recording is its makers': publishing what is made of it may need their licence.")
+    return duties
 
 
 def record(
@@ -107,7 +138,6 @@ def record(
     details: Mapping[str, Any], outputs: Mapping[str, str], synthetic: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
     """The whole story as JSON: what `cover.json` holds. `synthetic`: it shows or sounds like a person."""
-    links = any(str(i.get("source", "")).startswith(("http://", "https://")) for i in inputs.values())
     return {
         "record": RECORD,
         "made_by": f"vividcover {__version__}",
@@ -123,7 +153,7 @@ def record(
         "outputs": dict(outputs),
         "not_honoured": [{"parameter": n.parameter, "value": n.value, "why": n.why} for n in not_honoured],
         "notes": list(notes),
-        "licences": licences(nets, materials, links),
+        "licences": licences(nets, materials, inputs, synthetic),
         "models": [dict(m) for m in materials],
         "stages": [
             {"name": s.name, "key": s.key, "seconds": round(s.seconds, 3), "from_cache": s.hit} for s in stages
@@ -142,11 +172,19 @@ def versions() -> dict[str, str]:
 
 
 def sidecar(output: Path, story: Mapping[str, Any]) -> Path:
-    """Writes the record beside `output`: `cover.mp4` → `cover.json`. Another's file of that name is left alone."""
-    path = output.with_suffix(".json")
+    """Writes the record beside `output`. Another's file of that name is left alone."""
+    path = record_path(output)
     if path.exists() and not _ours(path):
         path = output.with_name(f"{output.name}.vividcover.json")
     return write_text(path, dumps(story))
+
+
+def record_path(output: Path) -> Path:
+    """Where an output's record lies: `cover.mp4` → `cover.json`; any other keeps its suffix, `song.flac.json`.
+
+    So a song in two formats has two records, and none of them is a video's.
+    """
+    return output.with_suffix(".json") if output.suffix.lower() == ".mp4" else output.with_name(f"{output.name}.json")
 
 
 def dumps(story: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """The Python SDK: one function for each thing a user wants, each of them a run of one catalog model.
 
 Every function takes `home` (default `VIVIDCOVER_HOME`), `engine` and `on_event`, writes its output aside and then
-renames it, puts the record of what made it beside it (`cover.mp4` → `cover.json`), and raises only the errors of
-`vividcover.errors`. Results of finished stages are kept: the same call again costs almost nothing.
+renames it, puts the record of what made it beside it (`cover.mp4` → `cover.json`, `song.flac` → `song.flac.json`), and
+raises only the errors of `vividcover.errors`. Results of finished stages are kept: the same call again costs almost
+nothing.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Source = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Made:
-    """What a call made: the files, and the story of how (also in the `.json` beside the first file)."""
+    """What a call made: the files, and the story of how (also in the `.json` beside each file)."""
 
     files: tuple[Path, ...]
     text: str
@@ -127,10 +128,10 @@ def run_model(
 
 
 def hand_over(result: Result, output: Path | None) -> Made:
-    """Copies outputs out of the cache and writes the record beside the first of them."""
-    if isinstance(result.output, str):
-        return Made((), result.output, _story(result, ()), result)
-    sources = [result.output] if isinstance(result.output, Path) else result.output
+    """Copies outputs out of the cache and writes the record beside each of them."""
+    sources = result.files
+    if not sources:
+        return Made((), result.text, _story(result, ()), result)
     fits(output, sources[0].suffix)
     output = output or Path(sources[0].name)
     if output.is_dir():
@@ -140,40 +141,61 @@ def hand_over(result: Result, output: Path | None) -> Made:
 
 
 def _told(result: Result, files: Sequence[Path], record: Path | None = None, **more: Any) -> Made:
-    """The finished files with their record beside the first of them (or at `record`)."""
+    """The finished files with their record beside each of them (or once, at `record`)."""
     story = _story(result, files) | more
     if record:
         write_text(record, provenance.dumps(story))
     else:
-        provenance.sidecar(files[0], story)
+        for file in files:
+            provenance.sidecar(file, story)
     return Made(tuple(files), "", story, result)
 
 
-def _story(result: Result, files: Sequence[Path]) -> dict[str, Any]:
+def _story(result: Result, files: Sequence[Path], synthetic: bool | None = None) -> dict[str, Any]:
     from vividcover import weights
 
     nets = [
-        {"name": n, "licence": weights.REGISTRY[n].licence, "commercial": True, "sha256": weights.REGISTRY[n].sha256}
+        {
+            "name": n, "licence": weights.REGISTRY[n].licence, "allows": weights.REGISTRY[n].licence_note,
+            "commercial": True, "sha256": weights.REGISTRY[n].sha256,
+        }
         for n in result.nets
-    ]
+    ]  # fmt: skip
     return provenance.record(
         model=result.model, engine=result.engine, why=result.why, input=result.input, inputs=result.inputs, nets=nets,
         materials=result.materials, stages=result.stages, not_honoured=result.not_honoured, notes=result.notes,
-        details=result.details, outputs={f.name: sha256_file(f) for f in files}, synthetic=result.synthetic,
+        details=result.details, outputs={f.name: sha256_file(f) for f in files},
+        synthetic=result.synthetic if synthetic is None else synthetic,
     )  # fmt: skip
 
 
 def cover_in(session: Session, output: Path, values: Mapping[str, Any], parts: Path | None = None) -> Made:
-    """A cover. `parts`: a folder that also gets the still, the silent portrait, the mix and the vocals."""
+    """A cover. `parts`: a folder that also gets the still, the silent portrait, the mixes and the instrumental."""
     if output.suffix.lower() != ".mp4" and not output.is_dir():
         raise ParameterError(
             f"A cover is an mp4 video, not {output.suffix or 'a file without suffix'!r}.", "Name it …mp4."
         )
+    may_hold(parts / "still.png" if parts else None)
     made = run_model(Cover(), values, output, session)
     if parts:
-        for name, path in made.result.parts.items():
-            publish(path, parts / f"{name}{path.suffix}")
+        _write_parts(made.result, parts)
     return made
+
+
+def _write_parts(result: Result, folder: Path) -> None:
+    """A cover's parts, each with its record; what is synthetic is marked inside as the cover itself is."""
+    from vividcover.song import codec
+
+    made_up = {"portrait", "mix", "vocals"} | (set() if result.input.get("still") else {"still"})
+    title = result.details["song"]["title"] or "cover"
+    for name, path in result.parts.items():
+        file = folder / f"{name}{path.suffix}"
+        if name in ("portrait", "mix", "vocals"):  # working files: they carry no mark yet
+            tags = provenance.tags(f"{title}: {name}", result.model, result.engine, result.input.get("seed"))
+            codec.tag(path, file, tags)
+        else:
+            publish(path, file)
+        provenance.sidecar(file, _story(result, [file], name in made_up) | {"part": name})
 
 
 def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent: str) -> Made:
@@ -203,7 +225,7 @@ def _shelved(
     assert isinstance(made.output, Path)
     result = context.result(model.name, made, *model.choose(context.engine), input, synthetic=False)
     path = shelf.shelve(kind, name, made.output, context.settings)
-    return _told(result, [path], consent=context.consent)
+    return _told(result, [path], path.with_suffix(".json"), consent=context.consent)
 
 
 def convert_voice_in(

@@ -70,7 +70,7 @@ class FastFluxTrainer(Model):
             )  # fmt: skip
 
         made = context.stage(
-            "image/train", version=2, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
+            "image/train", version=3, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
             params={
                 "name": name, "trigger_word": input.trigger_word, "type": input.lora_type, "consent": context.consent,
             },

@@ -106,6 +106,29 @@ def mux(
     reporter.progress(1.0, "muxed")
 
 
+def tag(source: Path, out: Path, tags: Mapping[str, str]) -> None:
+    """Writes `source` (a WAV or an mp4) to `out` with `tags` inside; its tracks are copied untouched.
+
+    The same file and tags give the same bytes. Raises `AudioError` when `source` is no media file.
+    """
+    how = FORMATS["wav" if out.suffix.lower() == ".wav" else "m4a"]
+    muxer, options = ("wav", {}) if how.muxer == "wav" else ("mp4", FASTSTART)
+    try:
+        opened = av.open(str(source.absolute()))
+    except (av.error.FFmpegError, ValueError) as error:
+        raise AudioError(f"{source.name} is not a media file that can be read.", "Make it again.") from error
+    with (
+        opened, aside(Path(out)) as part, _writing(),
+        av.open(str(part), "w", format=muxer, container_options={**BITEXACT, **options}) as container,
+    ):  # fmt: skip
+        container.metadata.update(fitting(tags, how.tags))
+        tracks = {stream.index: container.add_stream_from_template(stream) for stream in opened.streams}
+        for packet in opened.demux():
+            if packet.dts is not None:  # the empty packets at the end have none
+                packet.stream = tracks[packet.stream.index]
+                container.mux(packet)
+
+
 def fitting(tags: Mapping[str, str], fields: frozenset[str] | None) -> dict[str, str]:
     """The tags that there are fields for; the others as "key: value" lines at the end of the comment.
 

@@ -25,6 +25,10 @@ KEEP = 8  # cut-outs in a model
 TRY = 10  # best photos that are cut out to find them
 WORTH = 0.7  # of the best photo's score: below this a photo is cut out only where fewer than two others are left
 ADVISED = (10, 20)  # photos, as the seed's trainer advises
+LICENCE = (
+    "Made from the photos that the consent statement is about, and holds parts of them; use it only as far as that "
+    "statement and the rights of whoever took the photos go."
+)
 SMALLEST_FACE = 90  # px, forehead to chin
 GOOD_FACE = 380  # px
 STABLE = (10, 152, 234, 454, 33, 133, 362, 263, 6, 1, 98, 327, 70, 300, 172, 397)  # points that speech hardly moves
@@ -84,6 +88,7 @@ def train(
         "trigger_word": trigger_word,
         "type": kind,
         "consent": consent,
+        "licence": LICENCE,
         "captions": {p.name: p.caption for p in found.photos if p.caption},
     }
     modelfile.write_model(out, info, files)
