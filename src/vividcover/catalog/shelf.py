@@ -83,7 +83,7 @@ def take(kind: Kind, wanted: str, context: Context) -> Trained:
         {
             "kind": kind, "name": trained.card.get("name", trained.name), "engine": trained.card.get("engine"),
             "sha256": context.workspace.hash_of(path), "consent": trained.card.get("consent"),
-            "licence": trained.card.get("licence", "the owner's"),
+            "licence": trained.card.get("licence", ""),
         }
     )  # fmt: skip
     return trained
