@@ -47,7 +47,12 @@ SHORT: dict[str, str] = {  # the command that does the same with the shelf of tr
     "vividcover/flux-lora": 'vividcover image generate me --prompt "TOK on stage performing" -o still.png',
     "zsxkib/sonic": "vividcover portrait me.jpg vocals.wav -o portrait.mp4",
 }
-MAKES = {"file": "one file", "files": "one or several files", "text": "a text"}
+MAKES = {
+    "file": "one file",
+    "files": "one or several files",
+    "text": "a text",
+    "stream": "a text, in pieces as they come",
+}
 COMMAND_INPUTS = {  # commands whose options are a model's inputs
     "cover": "vividcover/cover", "portrait": "zsxkib/sonic", "image generate": "vividcover/flux-lora",
     "song cover": "zsxkib/realistic-voice-cloning", "voice convert": "zsxkib/realistic-voice-cloning",
@@ -122,7 +127,7 @@ def _calls(model: Model, schema: type[Inputs], training: bool) -> str:
     shell = line + (f' --consent "{said}"' if consent else "")
     return (
         f"```bash\n{shell}\n```\n\n```python\nimport vividcover\n\n{python}\n"
-        f"print({'made.text' if model.output == 'text' and not training else 'made.path'})\n```"
+        f"print({'made.text' if model.output in ('text', 'stream') and not training else 'made.path'})\n```"
     )
 
 
@@ -239,8 +244,10 @@ def _settings() -> str:
             said = "your system's user cache folder"
         elif name == "threads":
             said = "all"
-        elif default in (None, PydanticUndefined):
+        elif default in (None, "", PydanticUndefined):
             said = ""
+        elif isinstance(default, str):
+            said = f"`{default}`"
         elif isinstance(default, int) and default and default % GIB == 0:
             said = f"`{default}` ({default // GIB} GiB)"
         else:

@@ -26,6 +26,13 @@ def test_a_wrong_value_is_an_error_of_ours_with_name_value_and_way_out(
     assert "unset" in caught.value.hint
 
 
+def test_a_list_that_is_no_list_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVIDCOVER_PRIVATE_HOSTS", "localhost:9000")
+    settings.cache_clear()
+    with pytest.raises(ParameterError, match="VIVIDCOVER_PRIVATE_HOSTS=localhost:9000: is not a JSON list"):
+        settings()
+
+
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVIDCOVER_THREADS", "many")
     monkeypatch.setenv("VIVIDCOVER_DOWNLOAD_TIMEOUT", "soon")

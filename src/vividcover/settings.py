@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 
@@ -70,7 +71,9 @@ class Settings(BaseSettings):
         for text in self.private_hosts:
             host, _, port = text.rpartition(":")
             if not host or not port.isdigit():
-                raise ParameterError(f"VIVIDCOVER_PRIVATE_HOSTS: {text!r} is not host:port.", 'Give ["127.0.0.1:9000"].')
+                raise ParameterError(
+                    f"VIVIDCOVER_PRIVATE_HOSTS: {text!r} is not host:port.", 'Give ["127.0.0.1:9000"].'
+                )
             pairs.add((host.strip("[]"), int(port)))
         return frozenset(pairs)
 
@@ -106,7 +109,10 @@ def settings() -> Settings:
     except ValidationError as error:
         raise ParameterError(f"Settings: {'; '.join(_lines(error))}.", SETTINGS_HINT) from None
     except SettingsError as error:  # a list or a mapping that is no JSON
-        raise ParameterError(f"Settings: {error}.", SETTINGS_HINT) from None
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"{PREFIX}{field[1].upper()}" if field else "?"
+        said = f"{name}={os.environ.get(name, '')}: is not a JSON list"
+        raise ParameterError(f"Settings: {said}.", 'Give it as ["one", "two"], or unset it.') from None
 
 
 def _lines(error: ValidationError) -> list[str]:
