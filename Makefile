@@ -9,6 +9,7 @@ HASH := $(shell cksum pyproject.toml | cut -d' ' -f1)
 LIGHT := $(VENV)/.light-$(HASH)
 DEV := $(VENV)/.dev-$(HASH)
 DOCS := $(VENV)/.docs-$(HASH)
+CLIENTS := $(VENV)/clients/.ok-$(shell cat tests/conformance/clients/* | cksum | cut -d' ' -f1)
 UV := $(shell command -v uv 2>/dev/null)
 INSTALL = $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/python -m pip install -q --disable-pip-version-check)
 
@@ -18,7 +19,7 @@ INSTALL = $(if $(UV),$(UV) pip install -q --python $(BIN)/python,$(BIN)/python -
 demo: $(LIGHT)
 	VIVIDCOVER_HOME="$(HOME_DIR)" $(BIN)/vividcover demo $(DEMO)
 
-test: $(DEV)
+test: $(DEV) $(CLIENTS)
 	$(BIN)/python -m pytest -n $(or $(JOBS),2) --dist loadfile $(TESTS)
 
 lint: $(DEV)
@@ -54,6 +55,10 @@ $(LIGHT): $(VENV)/bin/python
 $(DEV): $(LIGHT)
 	$(INSTALL) -e '.[dev]'
 	@rm -f $(VENV)/.dev-*; touch $@
+
+$(CLIENTS): $(DEV)
+	$(BIN)/python tests/conformance/clients/install.py $(VENV)/clients
+	touch $@
 
 $(DOCS): $(DEV)
 	$(INSTALL) -e '.[docs]'
