@@ -90,9 +90,17 @@ models = Table(
     Column("cover_image_url", Text),
     Column("default_example", String(26)),  # run id
     Column("pinned_version", String(64)),  # what runs without a version, when set; else the newest
+    Column("traffic", JSON(none_as_null=True)),  # version → share, of a comparison; a call without a version is drawn
     Column("run_count", Integer, nullable=False, default=0),
     Column("created_at", Double, nullable=False),
     UniqueConstraint("owner", "name"),
+)  # fmt: skip
+
+examples = Table(  # runs that a model's owner shows to whoever may see the model
+    "examples", metadata,
+    Column("model_id", ForeignKey("models.id", ondelete="CASCADE"), primary_key=True),
+    Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True),
+    Column("created_at", Double, nullable=False),
 )  # fmt: skip
 
 versions = Table(
@@ -138,8 +146,9 @@ runs = Table(
     Column("output_shape", String(8), nullable=False, default="file"),  # file files text stream training
     Column("error", Text),
     Column("metrics", JSON, nullable=False),  # predict_time, total_time, …: seconds
-    Column("source", String(8), nullable=False, default="api"),  # api | web
+    Column("source", String(8), nullable=False, default="api"),  # api | web | bfl
     Column("webhook", Text),
+    Column("webhook_secret", Text),  # one that the caller brought for this run (BFL); else the account's
     Column("webhook_events", String(64), nullable=False, default=""),  # space-separated
     Column("stream_key", String(64)),  # of the unguessable stream link
     Column("aborts", Boolean, nullable=False, default=False),  # the client asked with Cancel-After and knows "aborted"
