@@ -1,0 +1,64 @@
+"""What every request needs: the settings, the database, the artifacts, and who waits for which run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy.engine import Connection
+
+from vividcover.server.public import Links, base_of
+from vividcover.server.watch import Watch
+from vividcover.server.writer import Writer
+from vividcover.settings import Settings
+from vividcover.store.accounts import Principal
+from vividcover.store.artifacts import Artifacts
+from vividcover.store.database import Database
+
+T = TypeVar("T")
+
+
+@dataclass
+class State:
+    """One of these lives as long as the server: `request.app.state.vividcover`."""
+
+    settings: Settings
+    database: Database
+    artifacts: Artifacts
+    key: bytes  # signs links
+    writer: Writer
+    watch: Watch
+    known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
+
+    async def read(self, ask: Callable[[Connection], T]) -> T:
+        """`ask(connection)`. SQLite answers in less time than a change of threads takes; Postgres is waited for."""
+        if self.database.is_sqlite:
+            return self._read(ask)
+        return await run_in_threadpool(self._read, ask)
+
+    def _read(self, ask: Callable[[Connection], T]) -> T:
+        with self.database.read() as db:
+            return ask(db)
+
+    async def write(self, change: Callable[[Connection], T]) -> T:
+        """`change(connection)` in a transaction, together with others that wait."""
+        return await self.writer.do(change)
+
+    def links(self, request: Request) -> Links:
+        return Links(base_of(request, self.settings.public_url), self.key)
+
+
+def state_of(request: Request) -> State:
+    state: State = request.app.state.vividcover
+    return state
+
+
+def links_of(request: Request) -> Links:
+    return state_of(request).links(request)
+
+
+Here = Annotated[State, Depends(state_of)]
+Linked = Annotated[Links, Depends(links_of)]

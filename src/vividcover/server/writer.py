@@ -1,0 +1,91 @@
+"""The server's small writes, by one thread, many to a transaction.
+
+SQLite lets one writer in at a time, and who finds it busy sleeps; Postgres waits for the disk at every commit. So the
+requests hand their writes to one thread, which takes all that are waiting into one transaction. Each runs in its own
+savepoint, so that one that fails does not undo the others; each is answered after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
+
+from vividcover.errors import StorageError
+from vividcover.store.database import Database
+
+T = TypeVar("T")
+Change = Callable[[Connection], Any]
+Wanted = tuple[Change, "asyncio.AbstractEventLoop", "asyncio.Future[Any]"]
+BATCH = 64  # changes in one transaction: some milliseconds, in which others cannot write
+
+
+class Writer:
+    """`await writer.do(change)` runs `change(connection)` in a transaction and gives back what it returned."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._wanted: queue.SimpleQueue[Wanted | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="writer", daemon=True)
+        self._thread.start()
+
+    async def do(self, change: Callable[[Connection], T]) -> T:
+        """Raises what `change` raises, and `StorageError` when the transaction could not be committed."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._wanted.put((change, loop, future))
+        return await future
+
+    def close(self) -> None:
+        self._wanted.put(None)
+        self._thread.join(10)
+
+    def _work(self) -> None:
+        while (first := self._wanted.get()) is not None:
+            batch = [first]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < BATCH and (more := self._wanted.get_nowait()) is not None:
+                    batch.append(more)
+                else:
+                    if len(batch) < BATCH:  # the end was asked for: after this batch
+                        self._wanted.put(None)
+            self._commit(batch)
+
+    def _commit(self, batch: list[Wanted]) -> None:
+        results: list[tuple[Any, BaseException | None]] = []
+        try:
+            with self._database.write() as db:
+                for change, _, _ in batch:
+                    results.append(_attempt(db, change))
+        except Exception as error:
+            failed = error if isinstance(error, StorageError) else StorageError(f"The database failed: {error}.")
+            results = [(None, failed)] * len(batch)
+        answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
+        for (_, loop, future), (value, error) in zip(batch, results, strict=True):
+            answers.setdefault(loop, []).append((future, value, error))
+        for loop, settled in answers.items():
+            with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
+                loop.call_soon_threadsafe(_settle, settled)
+
+
+def _attempt(db: Connection, change: Change) -> tuple[Any, BaseException | None]:
+    try:
+        with db.begin_nested():
+            return change(db), None
+    except Exception as error:
+        return None, error
+
+
+def _settle(settled: list[tuple[asyncio.Future[Any], Any, BaseException | None]]) -> None:
+    for future, value, error in settled:
+        if future.done():  # its request was canceled
+            continue
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
