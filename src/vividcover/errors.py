@@ -13,10 +13,16 @@ VividCoverError                 code "error"              exit 1
 ├── EngineError                 code "engine-unavailable" exit 5   an engine lacks weights, a token or a device
 │   └── WeightsError            code "weights-missing"             weights not pulled, or not what they should be
 ├── StorageError                code "storage"            exit 6   disk full, folder read-only
+├── AccessError                 code "access-denied"      exit 7   a token that is unknown, revoked or expired
+│   └── ForbiddenError          code "forbidden"                   a token or an account that may not do this
+├── BudgetError                 code "budget-spent"       exit 8   a token's or an account's budget of the month
+├── ThrottledError              code "throttled"          exit 8   more requests a minute than a token may make
 └── Canceled                    code "canceled"           exit 130 stopped by the user; finished stages are kept
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 
 class VividCoverError(Exception):
@@ -88,6 +94,35 @@ class WeightsError(EngineError):
 class StorageError(VividCoverError):
     code = "storage"
     exit_code = 6
+
+
+class AccessError(VividCoverError):
+    code = "access-denied"
+    exit_code = 7
+    status = 401  # of the HTTP answer, here and below
+
+
+class ForbiddenError(AccessError):
+    code = "forbidden"
+    status = 403
+
+
+class BudgetError(VividCoverError):
+    code = "budget-spent"
+    exit_code = 8
+    status = 402
+
+
+class ThrottledError(VividCoverError):
+    """`headers` tell the client when to come back."""
+
+    code = "throttled"
+    exit_code = 8
+    status = 429
+
+    def __init__(self, message: str, hint: str = "", headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, hint)
+        self.headers = dict(headers or {})
 
 
 class Canceled(VividCoverError):

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     run_limit_seconds: float = Field(default=0.0, ge=0, description="longest a run may take; 0: no limit")
     creates_per_minute: int = Field(default=0, ge=0, description="runs that a token may create a minute; 0: no limit")
     reads_per_minute: int = Field(default=0, ge=0, description="other requests of a token a minute; 0: no limit")
+    prices: dict[str, float] = Field(
+        default_factory=dict,
+        description='USD: {"second:cpu": 0, "output:owner/name": 0.03}; what is not named is priced by usage.PRICES',
+    )
+    webhook_hours: float = Field(default=12.0, ge=0, description="how long a webhook that fails is tried again")
+    delivery_keep_days: float = Field(default=30.0, gt=0, description="how long the log of webhooks is kept")
     private_hosts: list[str] = Field(
         default_factory=list, description="host:port pairs that links and webhooks may reach although private"
     )

@@ -154,6 +154,7 @@ runs = Table(
     Column("aborts", Boolean, nullable=False, default=False),  # the client asked with Cancel-After and knows "aborted"
     Column("data_removed", Boolean, nullable=False, default=False),
     Column("device", String(32), nullable=False, default="any"),
+    Column("reserved_usd", Double, nullable=False, default=0.0),  # what it is expected to cost, held of a budget
     Column("priority", Integer, nullable=False, default=0),
     Column("turn", Double, nullable=False, default=0.0),  # fair order within a priority
     Column("created_at", Double, nullable=False),
