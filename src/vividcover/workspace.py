@@ -32,6 +32,7 @@ from filelock import FileLock, Timeout
 
 from vividcover.errors import Canceled
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
+from vividcover.memory import give_back
 from vividcover.threads import one_blas_thread
 
 __all__ = [
@@ -281,6 +282,7 @@ class Workspace:
             raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            give_back()
         result = StageResult(name, key, home, files, stage.meta, seconds)
         if self.limit:
             self.prune(self.limit)

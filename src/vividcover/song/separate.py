@@ -1,7 +1,8 @@
 """Takes a song apart into vocals and instrumental by signal processing alone. Backing vocals stay with the vocals.
 
-Two passes over the song, in blocks, so that memory does not grow with its length: a survey of the whole song, from
-which the recipe is chosen (`separation/choose.py`), then soft masks block by block (`separation/masks.py`).
+Two passes over the song, in blocks and in child processes, so that memory does not grow with its length: a survey of
+the whole song, from which the recipe is chosen (`separation/choose.py`), then soft masks block by block
+(`separation/masks.py`).
 The parts always sum to the song. Where the melody is an instrument's (`separation/presence.py`), the vocals are silent.
 """
 
@@ -15,15 +16,16 @@ from typing import Any
 import numpy as np
 
 from vividcover.errors import ParameterError
+from vividcover.processes import Children
 from vividcover.song.pcm import PcmReader, PcmWriter, Signal
 from vividcover.song.separation import choose, stft
 from vividcover.song.separation.choose import Plan
 from vividcover.song.separation.masks import Block, separate_block
 from vividcover.song.separation.presence import Evidence, voice
 from vividcover.song.separation.survey import Stretch, Survey, survey_stretch
-from vividcover.song.separation.workers import in_order
 from vividcover.workspace import Reporter, Silent
 
+HERE = "vividcover.song.separate"
 CORE = 640  # frames of a block, 14.9 s
 FADE = 8  # frames on each side of a joint over which two blocks are cross-faded
 CONTEXT = 36  # further frames that a block sees on each side: for smoothing and for whole analysis windows
@@ -54,8 +56,8 @@ def separate(
             f"Unknown separation recipe {recipe!r}.", f"Use auto, or one of: {', '.join(choose.RECIPES)}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with PcmReader(song) as reader:
-        plan = choose.choose(_survey(reader, threads, reporter), recipe, reporter.check)
+    with PcmReader(song) as reader, Children(threads, reporter) as children:
+        plan = _plan(reader, children, recipe, reporter)
         power = np.zeros(3)  # of song, vocals, instrumental
         vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
         with (
@@ -63,7 +65,7 @@ def separate(
             PcmWriter(instrumental, reader.rate, reader.channels) as played,
         ):
             found: list[Evidence] = []
-            for start, part in _vocals(reader, plan, found, threads, reporter):
+            for start, part in _vocals(reader, plan, found, children, reporter):
                 mixture = reader.read(start, part.shape[1])
                 sung.write(part)
                 played.write(mixture - part)
@@ -80,7 +82,7 @@ def _stereo(block: Signal) -> Signal:
     return block if block.shape[0] == 2 else np.repeat(block[:1], 2, axis=0)
 
 
-def _survey(reader: PcmReader, threads: int, reporter: Reporter) -> Survey:
+def _plan(reader: PcmReader, children: Children, recipe: str, reporter: Reporter) -> Plan:
     total = reader.frames // stft.HOP + 1
     starts = range(0, total, CORE)
 
@@ -90,11 +92,33 @@ def _survey(reader: PcmReader, threads: int, reporter: Reporter) -> Survey:
             after = min(CONTEXT, total - t - count)
             yield Stretch(_stereo(reader.read(*stft.span(t - lead, lead + count + after))), lead, after)
 
-    parts = []
-    for part in in_order(survey_stretch, stretches(), threads=threads, reporter=reporter):
+    parts: list[Survey] = []
+    for part in children.map(f"{HERE}:surveyed", stretches()):
         parts.append(part)
         reporter.progress(0.45 * len(parts) / len(starts), "listening to the song")
-    return Survey.join(parts)
+    plan: Plan
+    (plan,) = children.map(f"{HERE}:chosen", [(parts, recipe)])
+    return plan
+
+
+def surveyed(stretch: Stretch) -> Survey:
+    """In a child."""
+    return survey_stretch(stretch, _unhindered)
+
+
+def chosen(item: tuple[list[Survey], str]) -> Plan:
+    """In a child, because the survey of a long song is long."""
+    parts, recipe = item
+    return choose.choose(Survey.join(parts), recipe, _unhindered)
+
+
+def separated(block: Block) -> tuple[Signal, Evidence]:
+    """In a child."""
+    return separate_block(block, _unhindered)
+
+
+def _unhindered() -> None:
+    """The check for being canceled in a child: there it is killed."""
 
 
 def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
@@ -106,7 +130,7 @@ def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
 
 
 def _vocals(
-    reader: PcmReader, plan: Plan, found: list[Evidence], threads: int, reporter: Reporter
+    reader: PcmReader, plan: Plan, found: list[Evidence], children: Children, reporter: Reporter
 ) -> Iterator[tuple[int, Signal]]:
     """(start, vocals) in consecutive pieces that cover the song, cross-faded; evidence of a voice goes to `found`."""
     if plan.passes is not None:
@@ -118,7 +142,7 @@ def _vocals(
     ramp = ((np.arange(2 * fade) + 0.5) / (2 * fade)).astype(np.float32)
     tail: Signal | None = None
     count = max(1, -(-(reader.frames // stft.HOP + 1) // CORE))
-    work = in_order(separate_block, _blocks(reader, plan), threads=threads, reporter=reporter)
+    work = children.map(f"{HERE}:separated", _blocks(reader, plan))
     for number, (whole, evidence) in enumerate(work):
         found.append(evidence)
         piece = whole[: reader.channels, skip : skip + core + 2 * fade]
