@@ -10,6 +10,7 @@ A and B do not need each other and run side by side. Every step is a model of th
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -18,9 +19,10 @@ from vividcover.catalog import SHIPPED
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, Ratio, size_of
 from vividcover.catalog.realistic_voice_cloning import LEFT_OUT, RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.shelf import engine_of
 from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
 from vividcover.catalog.steps import face_kit
-from vividcover.errors import NotFoundError, ParameterError
+from vividcover.errors import EngineError, NotFoundError, ParameterError
 from vividcover.song.fetch import is_link
 
 # How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
@@ -112,6 +114,47 @@ class Cover(Model):
             },
         )  # fmt: skip
 
+    def reader(self, input: CoverInput, context: Context) -> tuple[str, str] | None:
+        """A cover is made by one engine: that of its voice and its image. Raises `EngineError` when they differ."""
+        voice = engine_of("voice", input.voice, context)
+        image = engine_of("image", input.image, context) if not input.still else None
+        if voice and image and voice[0] != image[0]:
+            raise EngineError(f"One cover, two engines: {voice[1]}, and {image[1]}.", "Train both with the same one.")
+        return voice or image
+
+    def hosted(self, input: CoverInput, context: Context) -> Made:
+        """The same four steps, A to C on the other side, each a run of its model there; D here."""
+        from vividcover.catalog.steps import decoded
+
+        painting, singing = self._painting(input), self._singing(input)
+        singing = singing.model_copy(update={"output_format": "wav"})
+        singing.model_fields_set.add("output_format")
+        singer = RealisticVoiceCloning()
+
+        def still() -> Path:  # A
+            if input.still:
+                return context.file("still", input.still)
+            return _one(FluxLora().hosted(painting, context))
+
+        def alone() -> Path:  # B, for the portrait
+            quiet = singing.model_copy(update=ALONE)
+            quiet.model_fields_set.update(ALONE)
+            return _one(singer.hosted(quiet, context))
+
+        picture, voice, full = context.workspace.parallel(still, alone, lambda: _one(singer.hosted(singing, context)))
+        acting = SonicInput(
+            image=str(picture), audio=str(voice), keep_resolution=True, dynamic_scale=input.dynamic_scale,
+            seed=input.seed,
+        )  # fmt: skip
+        portrait = _one(Sonic().hosted(acting, context))  # C
+        mix = decoded(context, "mix", str(full), media=False)
+        title = mix.meta["title"] or "cover"
+        joined = joined_with_sound(  # D
+            context, "cover/join", portrait, mix.path("audio.wav"), self.name, "cover.mp4", title, input.seed, "hosted"
+        )
+        parts = {"still": picture, "portrait": portrait, "mix": full, "vocals": voice}
+        return Made(joined.path("cover.mp4"), details={"song": dict(mix.meta)}, parts=parts)
+
     def _expected(self, input: CoverInput) -> dict[str, float]:
         """The stages to come: a link is fetched first, and a given still is not drawn."""
         absent = set() if is_link(input.song) else {"fetch"}
@@ -139,6 +182,13 @@ class Cover(Model):
             values | {"song_input": input.song, "rvc_model": input.voice},
         )
         return singing
+
+
+def _one(made: Made) -> Path:
+    assert isinstance(made.output, Path | list)
+    one = made.output if isinstance(made.output, Path) else made.output[0]
+    assert isinstance(one, Path)
+    return one
 
 
 # What the pipeline's second song call asks for: the same vocals, dry, with nothing beside them.

@@ -27,7 +27,7 @@ from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, Re
 from vividcover.catalog.sonic import Sonic
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import Cover, get
-from vividcover.errors import ParameterError, StorageError
+from vividcover.errors import EngineError, ParameterError, StorageError
 from vividcover.settings import Settings, settings
 from vividcover.workspace import Event, Workspace, publish, sha256_file, write_text
 
@@ -204,8 +204,10 @@ def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent
     model.check_consent(consent)
     context = session.context(consent)
     sources = [context.file(f"clips[{i}]", str(clip), media=True, folder=True) for i, clip in enumerate(clips)]
-    made = model.from_recordings(sources, name, context)
-    return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context)
+    chosen = model.choose(context.engine, context.settings)
+    learn = model.from_recordings if chosen[0] == "classic" else model.hosted_from_recordings
+    made = learn(sources, name, context)
+    return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context, chosen)
 
 
 def train_image_in(session: Session, photos: Source, name: str, consent: str, trigger_word: str, type: str) -> Made:
@@ -215,15 +217,18 @@ def train_image_in(session: Session, photos: Source, name: str, consent: str, tr
     input: FastFluxTraining = validated(model.name, FastFluxTraining, values)
     model.check_consent(consent)
     context = session.context(consent)
-    made = model.from_photos(context.file("input_images", input.input_images, folder=True), input, name, context)
-    return _shelved("image", model, name, made, values, context)
+    chosen = model.choose(context.engine, context.settings)
+    learn = model.from_photos if chosen[0] == "classic" else model.hosted_from_photos
+    made = learn(context.file("input_images", input.input_images, folder=True), input, name, context)
+    return _shelved("image", model, name, made, values, context, chosen)
 
 
 def _shelved(
-    kind: shelf.Kind, model: Model, name: str, made: ModelMade, input: Mapping[str, Any], context: Context
-) -> Made:
+    kind: shelf.Kind, model: Model, name: str, made: ModelMade, input: Mapping[str, Any], context: Context,
+    chosen: tuple[str, str],
+) -> Made:  # fmt: skip
     assert isinstance(made.output, Path)
-    result = context.result(model.name, made, *model.choose(context.engine), input, synthetic=False)
+    result = context.result(model.name, made, *chosen, input, synthetic=False)
     path = shelf.shelve(kind, name, made.output, context.settings)
     return _told(result, [path], path.with_suffix(".json"), consent=context.consent)
 
@@ -237,7 +242,9 @@ def convert_voice_in(
     singer, context = RealisticVoiceCloning(), session.context(output=output)
     values = {"song_input": str(vocals), "rvc_model": voice, "output_format": "wav", **options}
     input: RealisticVoiceCloningInput = validated(singer.name, RealisticVoiceCloningInput, values)
-    engine, why = singer.choose(context.engine)
+    engine, why = singer.choose("classic" if context.engine == "auto" else context.engine, context.settings)
+    if engine != "classic":
+        raise EngineError("Vocals alone are converted on this machine only.", "Use --engine classic, or auto.")
     fits(output, f".{input.output_format}")
     trained = shelf.take("voice", voice, context)
     decoded = steps.decoded(context, "vocals", str(vocals))
@@ -332,7 +339,7 @@ def dataset_in(session: Session, recordings: Sequence[Source], name: str, output
     paths = [context.file(f"recordings[{i}]", str(r), media=True, folder=True) for i, r in enumerate(recordings)]
     made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
     values = {"youtube_url": [str(r) for r in recordings], "audio_name": name, "isolate": isolate}
-    result = context.result(model.name, made, *model.choose(context.engine), values, synthetic=False)
+    result = context.result(model.name, made, "classic", "datasets of files are made here", values, synthetic=False)
     return hand_over(result, output)
 
 

@@ -231,8 +231,12 @@ class Model(ABC):
     needs_consent: ClassVar[bool] = False  # its run itself learns a person's face or voice
     suffix: ClassVar[str] = ""  # of its files; "": the input `output_format` says it
     training_suffix: ClassVar[str] = ""  # of the file that its training makes
+    trains: ClassVar[str] = ""  # the model of the catalog that runs what its training makes; "": itself
     synthetic: ClassVar[bool] = True  # what it makes shows or sounds like a person who did not do it
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # engine → input that it cannot follow → why
+    pinned: ClassVar[str] = ""  # the version that the hosted engine asks for first; "": the latest
+    is_hosted: ClassVar[bool] = True  # whether the model exists outside this program
+    media: ClassVar[frozenset[str]] = frozenset()  # its files that may be a page with audio or video
 
     @abstractmethod
     def classic(self, input: Any, context: Context) -> Made:
@@ -242,15 +246,47 @@ class Model(ABC):
         """Trains without GPU, torch or downloads. Only where `TrainingInput` is set."""
         raise EngineError(f"{self.name} cannot be trained.", "Run it instead.")
 
-    def choose(self, wanted: Engine) -> tuple[str, str]:
-        """(engine, why). Raises `EngineError` for one that cannot serve this model here."""
-        if wanted == "auto":
-            return "classic", "the neural and hosted engines are not part of this release"
-        if wanted == "classic":
-            return "classic", "asked for"
-        raise EngineError(
-            f"The {wanted} engine for {self.name} is not part of this release.", "Use --engine classic, or auto."
-        )
+    def hosted(self, input: Any, context: Context) -> Made:
+        """Serves the model on Replicate, or on a server like it."""
+        from vividcover.catalog import remote
+
+        values = remote.with_files(input, remote.values_of(input), context, self.media)
+        return remote.made(self, remote.run(self, values, context))
+
+    def hosted_train(self, input: Any, context: Context) -> Made:
+        """Trains there. Only where `TrainingInput` is set."""
+        raise EngineError(f"{self.name} cannot be trained on the hosted engine.", "Use --engine classic.")
+
+    def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
+        """(engine, why) when a trained model in the input leaves no choice; None when any engine would do."""
+        return None
+
+    def choose(self, wanted: Engine, settings: Settings, reader: tuple[str, str] | None = None) -> tuple[str, str]:
+        """(engine, why). Raises `EngineError` for one that cannot serve this model here.
+
+        auto: the engine that made the trained model in the input; else hosted with a token, else classic.
+        """
+        if wanted == "neural":
+            raise EngineError(
+                f"The neural engine for {self.name} is not part of this release.", "Use --engine classic, or auto."
+            )
+        if wanted == "hosted":
+            if not self.is_hosted:
+                raise EngineError(f"{self.name} runs on this machine only.", "Use --engine classic, or auto.")
+            if not settings.replicate_token:
+                raise EngineError(
+                    "The hosted engine needs a token.", "Set VIVIDCOVER_REPLICATE_TOKEN, or use --engine classic."
+                )
+        if wanted != "auto":
+            return wanted, "asked for"
+        if reader:
+            return reader
+        if self.is_hosted and settings.replicate_token:
+            return (
+                "hosted",
+                f"a token for {settings.replicate_url} is set; the neural engine is not part of this release",
+            )
+        return "classic", "no token for hosted models is set, and the neural engine is not part of this release"
 
     def check_consent(self, consent: str) -> None:
         """Raises `ConsentError` unless there are words."""
@@ -278,7 +314,7 @@ class Model(ABC):
             self.check_consent(context.consent)
         if "seed" in schema.model_fields and getattr(input, "seed", None) is None and not way:
             input = input.model_copy(update={"seed": random.SystemRandom().randrange(SEED_LIMIT)})
-        engine, why = self.choose(context.engine)
+        engine, why = self.choose(context.engine, context.settings, None if way else self.reader(input, context))
         fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
         for parameter, reason in self.ignores.get(engine, {}).items():
             if parameter in input.model_fields_set and getattr(input, parameter) is not None:

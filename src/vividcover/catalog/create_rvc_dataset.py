@@ -9,7 +9,7 @@ from pydantic import Field
 
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import files_of
-from vividcover.errors import ParameterError
+from vividcover.errors import EngineError, ParameterError
 from vividcover.workspace import Stage
 
 
@@ -28,6 +28,15 @@ class CreateRvcDataset(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".zip"
     synthetic: ClassVar[bool] = False
+
+    def hosted(self, input: CreateRvcDatasetInput, context: Context) -> Made:
+        from vividcover.catalog import remote
+        from vividcover.song.fetch import is_link
+
+        if not is_link(input.youtube_url):
+            raise EngineError(f"{self.name} on the hosted engine takes links only.", "Use --engine classic for files.")
+        context.inputs["youtube_url"] = {"source": input.youtube_url}
+        return remote.made(self, remote.run(self, remote.values_of(input), context))
 
     def classic(self, input: CreateRvcDatasetInput, context: Context) -> Made:
         path = context.file("youtube_url", input.youtube_url, media=True, folder=True)

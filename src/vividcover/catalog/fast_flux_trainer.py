@@ -46,6 +46,8 @@ class FastFluxTrainer(Model):
     TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining
     output: ClassVar[Literal["file", "files", "text"]] = "text"
     training_suffix: ClassVar[str] = ".tar"
+    pinned: ClassVar[str] = "8b10794665aed907bb98a1a5324cd1d3a8bea0e9b31e65210967fb9c9e2e08ed"
+    trains: ClassVar[str] = "vividcover/flux-lora"
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: FastFluxInput, context: Context) -> Made:
@@ -55,6 +57,16 @@ class FastFluxTrainer(Model):
         return self.from_photos(
             context.file("input_images", input.input_images, folder=True), input, "trained_model", context
         )
+
+    def hosted_train(self, input: FastFluxTraining, context: Context) -> Made:
+        photos = context.file("input_images", input.input_images, folder=True)
+        return self.hosted_from_photos(photos, input, "trained_model", context)
+
+    def hosted_from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
+        """The same there: the photos go as a zip, what comes back is wrapped for the shelf."""
+        from vividcover.catalog import remote
+
+        return remote.trained_image(self, photos, input, name, context)
 
     def from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
         """The same from a zip or folder on this machine, under a name of the caller's."""

@@ -68,6 +68,20 @@ class FluxLora(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "files"
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
+    def reader(self, input: FluxLoraInput, context: Context) -> tuple[str, str] | None:
+        return shelf.engine_of("image", input.replicate_weights, context)
+
+    def hosted(self, input: FluxLoraInput, context: Context) -> Made:
+        from vividcover.catalog import remote
+
+        trained = shelf.take("image", self._weights(input), context)
+        remote.demand_hosted(trained)
+        values = remote.values_of(input)
+        del values["replicate_weights"]
+        values = remote.with_files(input, values, context, self.media)
+        done = remote.run(self, values, context, reference=str(trained.card["version"]))
+        return remote.made(self, remote.marked(self, done, context, input.seed))
+
     def classic(self, input: FluxLoraInput, context: Context) -> Made:
         assert input.seed is not None  # drawn by Model.run
         width, height = size_of(input)
@@ -75,13 +89,16 @@ class FluxLora(Model):
         reports = [still.meta["report"] for still in stills]
         return Made([s.path(s.meta["file"]) for s in stills], details={"stills": reports})
 
+    def _weights(self, input: FluxLoraInput) -> str:
+        if not input.replicate_weights:
+            raise ParameterError("replicate_weights is required.", "Give the name or file of a trained image model.")
+        return input.replicate_weights
+
     def still(self, input: FluxLoraInput, seed: int, width: int, height: int, context: Context) -> StageResult:
         """One picture, as the stage that made it; meta has `file` and `report`."""
         from vividcover.image.classic import generate
 
-        if not input.replicate_weights:
-            raise ParameterError("replicate_weights is required.", "Give the name or file of a trained image model.")
-        image = shelf.take("image", input.replicate_weights, context)
+        image = shelf.take("image", self._weights(input), context)
         kit = face_kit(context)
         file = f"still.{input.output_format}"
 

@@ -27,6 +27,7 @@ class Hello(Model):
     Input: ClassVar[type[Inputs]] = HelloInput
     output: ClassVar[Literal["file", "files", "text", "stream"]] = "stream"
     synthetic: ClassVar[bool] = False
+    is_hosted: ClassVar[bool] = False
 
     def classic(self, input: HelloInput, context: Context) -> Made:
         pieces = []

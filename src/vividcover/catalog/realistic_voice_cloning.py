@@ -92,6 +92,23 @@ class RealisticVoiceCloning(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
+    def reader(self, input: RealisticVoiceCloningInput, context: Context) -> tuple[str, str] | None:
+        return shelf.engine_of("voice", input.custom_rvc_model_download_url or input.rvc_model, context)
+
+    def hosted(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
+        """There. A voice of our shelf is sent along; a name that we do not know is one of the other side's voices."""
+        from vividcover.catalog import remote
+
+        values = remote.values_of(input) | {"song_input": context.file("song_input", input.song_input, media=True)}
+        wanted = self._voice(input)
+        if input.custom_rvc_model_download_url or shelf.engine_of("voice", wanted, context):
+            trained = shelf.take("voice", wanted, context)
+            values |= {"custom_rvc_model_download_url": remote.unwrapped(trained, context), "rvc_model": "CUSTOM"}
+        if values.get("pitch_change") == "auto":
+            context.cannot("pitch_change", "auto", "the hosted engine does not choose the octave; no-change was sent")
+            values["pitch_change"] = "no-change"
+        return remote.made(self, remote.marked(self, remote.run(self, values, context), context))
+
     def classic(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
         stems = self.stems(input, context)
         mixed = self.mix(input, stems, context)

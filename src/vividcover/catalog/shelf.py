@@ -89,6 +89,24 @@ def take(kind: Kind, wanted: str, context: Context) -> Trained:
     return trained
 
 
+def engine_of(kind: Kind, wanted: str | None, context: Context) -> tuple[str, str] | None:
+    """(engine, why) of the trained model behind a name or path, without taking it; None for a link or nothing."""
+    from vividcover.song.fetch import is_link
+
+    if not wanted:
+        return None
+    path = context.resolve(wanted) if context.resolve else None
+    if path is None and (context.resolve or is_link(wanted)):
+        return None
+    if path is None:
+        named = folder(kind, context.settings) / f"{wanted}{SUFFIX[kind]}"
+        path = named if NAME.fullmatch(wanted) and named.is_file() else Path(wanted).expanduser()
+    if not path.is_file():
+        return None  # `take` says what is wrong with it
+    engine = str(card(path, kind).get("engine", "classic"))
+    return engine, f"the {engine} engine trained the {kind} {path.stem!r}"
+
+
 def _unknown(kind: Kind, wanted: str, settings: Settings) -> NotFoundError:
     names = [t.name for t in listed(kind, settings)]
     near = difflib.get_close_matches(wanted, names, 3)

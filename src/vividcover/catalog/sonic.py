@@ -32,7 +32,14 @@ class Sonic(Model):
     Input: ClassVar[type[Inputs]] = SonicInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".mp4"
+    media: ClassVar[frozenset[str]] = frozenset({"audio"})
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
+
+    def hosted(self, input: SonicInput, context: Context) -> Made:
+        from vividcover.catalog import remote
+
+        values = remote.with_files(input, remote.values_of(input), context, self.media)
+        return remote.made(self, remote.marked(self, remote.run(self, values, context), context, input.seed))
 
     def classic(self, input: SonicInput, context: Context) -> Made:
         still = context.file("image", input.image)
@@ -76,11 +83,12 @@ def joined_with_sound(
     file: str,
     title: str = "",
     seed: int | None = None,
+    engine: str = "classic",
 ) -> StageResult:
     """`file`: the video, untouched, with the sound beside it and the marks inside."""
     from vividcover.song import codec
 
-    tags = provenance.tags(title or Path(file).stem, model, "classic", seed)
+    tags = provenance.tags(title or Path(file).stem, model, engine, seed)
 
     def compute(stage: Stage) -> None:
         codec.mux(video, sound, stage.folder / file, tags=tags, reporter=stage)

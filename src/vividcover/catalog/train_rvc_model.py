@@ -43,12 +43,32 @@ class TrainRvcModel(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".zip"
     synthetic: ClassVar[bool] = False
+    pinned: ClassVar[str] = "cf360587a27f67500c30fc31de1e0f0f9aa26dcd7b866e6ac937a07bd104bad9"
     needs_consent: ClassVar[bool] = True
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: TrainRvcModelInput, context: Context) -> Made:
         source = context.file("dataset_zip", input.dataset_zip, media=True, folder=True)
         return self.from_recordings([source], _voice_name(source), context)
+
+    def hosted(self, input: TrainRvcModelInput, context: Context) -> Made:
+        source = context.file("dataset_zip", input.dataset_zip, media=True)
+        return self._trained_there(source, _voice_name(source), input, context)
+
+    def hosted_from_recordings(self, sources: list[Path], name: str, context: Context) -> Made:
+        """A dataset made here and learned there."""
+        from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
+
+        dataset = CreateRvcDataset().from_recordings(sources, name, context)
+        assert isinstance(dataset.output, Path)
+        return self._trained_there(dataset.output, name, TrainRvcModelInput(dataset_zip=str(dataset.output)), context)
+
+    def _trained_there(self, dataset: Path, name: str, input: TrainRvcModelInput, context: Context) -> Made:
+        from vividcover.catalog import remote
+
+        done = remote.run(self, remote.values_of(input) | {"dataset_zip": dataset}, context)
+        model = remote.wrapped("voice", name, done, context)
+        return Made(model.path(f"{name}.zip"), {"hosted": done.meta["hosted"], "report": {}})
 
     def from_recordings(self, sources: list[Path], name: str, context: Context) -> Made:
         """The same from zips, folders and files on this machine, under a name of the caller's."""

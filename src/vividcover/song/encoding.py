@@ -107,12 +107,12 @@ def mux(
 
 
 def tag(source: Path, out: Path, tags: Mapping[str, str]) -> None:
-    """Writes `source` (a WAV or an mp4) to `out` with `tags` inside; its tracks are copied untouched.
+    """Writes `source` (sound in any of our formats, or an mp4) to `out` with `tags` inside; its tracks are copied untouched.
 
     The same file and tags give the same bytes. Raises `AudioError` when `source` is no media file.
     """
-    how = FORMATS["wav" if out.suffix.lower() == ".wav" else "m4a"]
-    muxer, options = ("wav", {}) if how.muxer == "wav" else ("mp4", FASTSTART)
+    how = FORMATS.get(out.suffix.lower().removeprefix("."), FORMATS["m4a"])
+    muxer, options = ("mp4", FASTSTART) if how is FORMATS["m4a"] else (how.muxer, {})
     try:
         opened = av.open(str(source.absolute()))
     except (av.error.FFmpegError, ValueError) as error:
