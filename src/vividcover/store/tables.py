@@ -66,7 +66,7 @@ tokens = Table(
     Column("budget_usd", Double),
     Column("alerted", String(64), nullable=False, default=""),
     Column("rate_per_minute", Integer),  # None: the setting
-    Column("turn", Double, nullable=False, default=0.0),  # fair order: the place of its last run in the line
+    Column("turn", Double, nullable=False, default=0.0),  # fair order: the turn of the last run that was begun for it
     Column("created_at", Double, nullable=False),
     Column("expires_at", Double),
     Column("revoked_at", Double),
@@ -136,6 +136,7 @@ runs = Table(
     Column("weights", String(64)),  # sha256 of the trained model that it uses
     Column("engine", String(16), nullable=False, default="auto"),
     Column("destination", String(130)),  # of a training
+    Column("note", Text),  # of a training: what to say of the version that it makes, in its changelog
     Column("deployment", String(130)),
     Column("input", JSON, nullable=False),  # as the client sent it, data: links put into files
     Column("files", JSON, nullable=False),  # link in the input → {"sha256", "name"} of the artifact behind it
@@ -156,6 +157,7 @@ runs = Table(
     Column("device", String(32), nullable=False, default="any"),
     Column("reserved_usd", Double, nullable=False, default=0.0),  # what it is expected to cost, held of a budget
     Column("priority", Integer, nullable=False, default=0),
+    Column("rank", Integer, nullable=False, default=0),  # -priority: an index is read in one direction
     Column("turn", Double, nullable=False, default=0.0),  # fair order within a priority
     Column("created_at", Double, nullable=False),
     Column("started_at", Double),
@@ -166,7 +168,10 @@ runs = Table(
     Column("lease_until", Double),
     Column("fence", Integer, nullable=False, default=0),  # grows with every claim; writes of an older one are refused
     Column("attempts", Integer, nullable=False, default=0),
-    Index("ix_runs_line", "status", "priority", "turn"),
+    Index("ix_runs_line", "status", "rank", "turn"),
+    Index("ix_runs_token_line", "token_id", "status", "turn"),
+    Index("ix_runs_lease_until", "lease_until"),
+    Index("ix_runs_deadline", "deadline"),
     Index("ix_runs_account_created", "account_id", "kind", "created_at"),
     Index("ix_runs_model_created", "model", "created_at"),
 )  # fmt: skip
