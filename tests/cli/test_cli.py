@@ -175,7 +175,7 @@ def test_a_folder_is_not_a_song_and_a_choice_is_one_of_the_choices(home: Path, t
     status, _, said = call("song", "separate", str(tmp_path), "-o", str(tmp_path / "stems"))
     assert status == 2 and "is a folder" in said
     status, _, said = call("voice", "dataset", str(tmp_path), "--isolate", "maybe", "-o", str(tmp_path / "d.zip"))
-    assert status == 2 and "isolate='maybe'" in said
+    assert status == 2 and "'maybe' is not one of 'auto', 'yes', 'no'" in said
 
 
 def test_after_ctrl_c_whatever_a_dying_part_says_it_is_canceled(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -213,6 +213,43 @@ def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[s
     lines(Event("done", "song/separate", 1.0, elapsed=2.0))
     said = capsys.readouterr().err.splitlines()
     assert said == ["[ 10%] song/separate: start", "note: mono song", "song/separate: done in 2.0 s"]
+
+
+def completed(words: str) -> list[str]:
+    """What bash is offered behind `words`."""
+    environment = os.environ | {
+        "_VIVIDCOVER_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" ")),
+    }  # fmt: skip
+    program = str(Path(sys.executable).parent / "vividcover")
+    done = subprocess.run([program], capture_output=True, text=True, env=environment, check=False)
+    return [line.rsplit(",", 1)[-1] for line in done.stdout.split()]
+
+
+def test_the_shell_is_offered_models_and_trained_voices_and_images(home: Path) -> None:
+    for folder, name in (("voices", "ana.zip"), ("voices", "anton.zip"), ("voices", "ana.json"), ("images", "ann.tar")):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+        (home / folder / name).touch()
+    assert completed("vividcover run zsx") == [
+        "zsxkib/create-rvc-dataset", "zsxkib/realistic-voice-cloning", "zsxkib/sonic",
+    ]  # fmt: skip
+    assert completed("vividcover cover s.mp3 --voice a") == ["ana", "anton"]
+    assert completed("vividcover song cover s.mp3 --voice an") == ["ana", "anton"]
+    assert completed("vividcover cover s.mp3 --image a") == completed("vividcover image generate a") == ["ann"]
+
+
+def test_every_command_is_described_in_the_list_without_being_cut_short(home: Path) -> None:
+    for words in ([], ["voice"], ["image"], ["song"], ["weights"], ["cache"]):
+        _, out, _ = call(*words, "--help")
+        assert "..." not in out.partition("Commands:")[2], out
+
+
+def test_the_help_says_what_the_classic_engine_does_not_follow_and_what_a_format_is_by_default(home: Path) -> None:
+    command = typer.main.get_command(build())
+    generate = {p.name: p.help for p in command.commands["image"].commands["generate"].params if p.name != "image"}  # type: ignore[attr-defined]
+    assert "Not followed by the classic engine" in generate["guidance_scale"]
+    assert "Not followed" not in generate["seed"]
+    convert = {p.name: p.help for p in command.commands["voice"].commands["convert"].params}  # type: ignore[attr-defined]
+    assert "else wav" in convert["output_format"]
 
 
 def test_completion_and_version(home: Path) -> None:

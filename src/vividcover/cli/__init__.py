@@ -40,12 +40,14 @@ def _open_streams() -> None:
 
 def build() -> Any:
     """The Typer application."""
-    from vividcover.cli import demo, housekeeping, image, models, song, video, voice
+    from vividcover.cli import access, demo, housekeeping, image, models, song, video, voice
 
     app = typer.Typer(
         name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
         context_settings={"help_option_names": ["-h", "--help"]},
         help="Photos of a person, recordings of their voice and a song in; a video of them singing it out.",
+        epilog="First steps: `vividcover demo` makes a cover of the sample; `vividcover doctor` says what works here. "
+        "Then `voice train`, `image train` and `cover`.",
     )  # fmt: skip
     app.callback(invoke_without_command=True)(_root)
     app.command()(video.cover)
@@ -60,6 +62,8 @@ def build() -> Any:
     app.add_typer(housekeeping.cache, name="cache")
     app.command()(housekeeping.doctor)
     app.command()(demo.demo)
+    app.add_typer(access.account, name="account")
+    app.add_typer(access.token, name="token")
     return app
 
 

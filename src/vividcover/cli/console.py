@@ -31,6 +31,7 @@ Engine = Annotated[
     Literal["auto", "classic", "neural", "hosted"], typer.Option("--engine", help="Which engine serves the model.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout when done.")]
+JsonRows = Annotated[bool, typer.Option("--json", help="Print the rows as one JSON array.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Cookies = Annotated[
     Path | None, typer.Option("--cookies", help="A cookies file (Netscape format), for links that ask for a login.")
@@ -218,5 +219,5 @@ def table(rows: list[dict[str, Any]], columns: list[str], as_json: bool, empty: 
     headers = [column.replace("_", " ") for column in columns]
     drawn = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*(str(row.get(column, "")) for column in columns))
+        drawn.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)

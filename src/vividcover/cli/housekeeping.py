@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Common, Json, Quiet, fail, perform, table
+from vividcover.cli.console import Common, Json, JsonRows, Quiet, fail, perform, table
 from vividcover.errors import VividCoverError, WeightsError
 
 weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
@@ -18,14 +18,21 @@ Nets = Annotated[list[str] | None, typer.Argument(help="Names; default: all that
 
 
 @weights.command("list")
-def weights_list(json: Json = False) -> None:
-    """The nets, where they come from, their licences, and whether they are here."""
-    table(_nets(), ["name", "state", "licence", "size", "source"], json, "")
+def weights_list(json: JsonRows = False) -> None:
+    """The nets, and whether they are here.
+
+    With their licences, sizes and where they come from.
+    """
+    rows = [row | {"MB": round(row["size"] / 1e6, 2)} for row in _nets()]
+    table(rows, ["name", "state", "licence", "MB", "source"], json, "")
 
 
 @weights.command()
 def pull(names: Nets = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Fetch nets that are not here yet; afterwards runs need no network."""
+    """Fetch nets that are not here yet.
+
+    Afterwards runs need no network, save for links.
+    """
     from vividcover import weights as registry
 
     def fetch(session: Any) -> None:
@@ -35,8 +42,8 @@ def pull(names: Nets = None, json: Json = False, quiet: Quiet = False) -> None:
 
 
 @weights.command()
-def verify(json: Json = False) -> None:
-    """Compare every net that is here with its recorded sha256."""
+def verify(json: JsonRows = False) -> None:
+    """Compare every net with its recorded sha256."""
     weights_list(json)
     try:
         _whole()
@@ -62,7 +69,7 @@ def _nets() -> list[dict[str, Any]]:
 
 
 @cache.command("list")
-def cache_list(json: Json = False) -> None:
+def cache_list(json: JsonRows = False) -> None:
     """Finished stages, least recently used first."""
     import datetime
 
@@ -85,7 +92,10 @@ def prune(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Remove the least recently used stages beyond a limit, and what killed runs left behind."""
+    """Make the cache smaller.
+
+    Removes the least recently used stages beyond a limit, and what killed runs left behind.
+    """
     from vividcover.settings import settings
 
     _freed(settings().cache_limit if limit is None else int(limit * 1e9), json)
@@ -113,7 +123,7 @@ def _workspace() -> Any:
     return Workspace(settings().cache)
 
 
-def doctor(json: Json = False) -> None:
+def doctor(json: JsonRows = False) -> None:
     """What works on this machine, and why not."""
     rows = [_check(name, check) for name, check in CHECKS.items()]
     table(rows, ["part", "works", "says"], json, "")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
-from vividcover.cli.console import Common, Consent, Engine, Json, Quiet, perform, table
+from vividcover.cli.complete import image_names
+from vividcover.cli.console import Common, Consent, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
 from vividcover.cli.voice import _advice
 
@@ -20,10 +21,15 @@ def train(
     photos: Annotated[str, typer.Argument(help="A folder or zip of photos.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="The image model's name.")],
     trigger_word: Annotated[str, typer.Option("--trigger-word", help="The word for the person in prompts.")] = "TOK",
-    type: Annotated[str, typer.Option("--type", help="subject or style.")] = "subject",
+    type: Annotated[
+        Literal["subject", "style"], typer.Option("--type", help="A person or thing, or a style.")
+    ] = "subject",
     consent: Consent = "", engine: Engine = "auto", json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Learn a person (or a style) from photos and keep it under NAME."""
+    """Learn a person or a style from photos.
+
+    One photo works, 10 to 20 varied ones are best. It is kept under NAME; --consent is asked for, in words.
+    """
     from vividcover import sdk
 
     perform(
@@ -32,9 +38,14 @@ def train(
 
 
 @app.command()
-@takes_inputs(FluxLoraInput, skip=frozenset({"replicate_weights", "prompt"}))
+@takes_inputs(FluxLoraInput, skip=frozenset({"replicate_weights", "prompt"}), ignored=FluxLora.ignores["classic"])
 def generate(
-    image: Annotated[str, typer.Argument(help="Trained image model: a name, a path or a link.", show_default=False)],
+    image: Annotated[
+        str,
+        typer.Argument(
+            help="Trained image model: a name, a path or a link.", show_default=False, autocompletion=image_names
+        ),
+    ],
     options: dict[str, Any],
     prompt: Annotated[str, typer.Option("--prompt", "-p", help="What to show.")] = "TOK on stage performing",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The picture to write.")] = None,
@@ -52,7 +63,7 @@ def generate(
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: JsonRows = False) -> None:
     """The image models that are trained."""
     from vividcover.catalog import shelf
     from vividcover.settings import settings

@@ -7,11 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, Quiet, fail, parsed, perform, table
+from vividcover.cli.complete import model_names
+from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, JsonRows, Quiet, fail, parsed, perform, table
 from vividcover.errors import VividCoverError
 
-Name = Annotated[str, typer.Argument(help="owner/name, as `vividcover models` lists it.", show_default=False)]
+Name = Annotated[
+    str,
+    typer.Argument(help="owner/name, as `vividcover models` lists it.", show_default=False, autocompletion=model_names),
+]
 Pairs = Annotated[list[str] | None, typer.Option("--input", "-i", help="key=value, as often as needed.")]
+BIG = 2**31  # from here on an upper end is no limit that anybody meets
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="Where to write what is made.")]
 
 
@@ -19,7 +24,12 @@ def run(
     model: Name, input: Pairs = None, output: Output = None, consent: Consent = "", engine: Engine = "auto",
     cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Run a model with its own inputs: vividcover run zsxkib/sonic -i image=me.jpg -i audio=me.wav"""
+    """Run any model by its name.
+
+    With its own inputs, as `vividcover models NAME` shows them:
+
+    vividcover run zsxkib/sonic -i image=me.jpg -i audio=vocals.wav -o portrait.mp4
+    """
     _go(model, input, output, consent, False, Common(engine, json, quiet, cookies))
 
 
@@ -27,7 +37,12 @@ def train(
     model: Name, input: Pairs = None, output: Output = None, consent: Consent = "", engine: Engine = "auto",
     cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Train a model that has a training: vividcover train replicate/fast-flux-trainer -i input_images=photos.zip"""
+    """Train any model that has a training.
+
+    With its own inputs, as `vividcover models NAME` shows them:
+
+    vividcover train replicate/fast-flux-trainer -i input_images=photos.zip --consent "…" -o me.tar
+    """
     _go(model, input, output, consent, True, Common(engine, json, quiet, cookies))
 
 
@@ -45,8 +60,11 @@ def _go(name: str, pairs: list[str] | None, output: Path | None, consent: str, t
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="One model, with its inputs.", show_default=False)] = None,
-    json: Json = False,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="One model, with its inputs.", show_default=False, autocompletion=model_names),
+    ] = None,
+    json: JsonRows = False,
 ) -> None:  # fmt: skip
     """List the models, or one model's inputs."""
     from vividcover.cover import get
@@ -72,8 +90,13 @@ def models(
             rows.append(
                 {
                     "of": kind, "name": key, "type": kinds, "default": field.get("default", "required" if key in
-                    found.get("required", []) else ""), "range": "" if low is None else f"{low}..{high}",
+                    found.get("required", []) else ""), "range": _range(low, high),
                     "description": field.get("description", ""),
                 }
             )  # fmt: skip
     table(rows, ["of", "name", "type", "default", "range", "description"], json, "")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    """`0.5..2.0`, or `0..` where the upper end is only that of the number's kind."""
+    return "" if low is None else f"{low}.." if high is None or high >= BIG else f"{low}..{high}"

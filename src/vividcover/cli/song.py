@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.cli.complete import voice_names
 from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
 from vividcover.cli.options import takes_inputs
 
@@ -26,17 +27,25 @@ def separate(
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")] = Path("stems"),
     cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Split a song into vocals, instrumental and, where it can, backing vocals."""
+    """Split a song into vocals and instrumental.
+
+    And backing vocals, where they can be told from the lead. The parts are float WAV files that add up to the song.
+    """
     from vividcover import sdk
 
     perform(lambda s: sdk.separate_in(s, song, output), Common("auto", json, quiet, cookies))
 
 
 @app.command()
-@takes_inputs(RealisticVoiceCloningInput, skip=frozenset({"song_input", "rvc_model", "custom_rvc_model_download_url"}))
+@takes_inputs(
+    RealisticVoiceCloningInput, skip=frozenset({"song_input", "rvc_model", "custom_rvc_model_download_url"}),
+    ignored=RealisticVoiceCloning.ignores["classic"],
+)  # fmt: skip
 def cover(
     song: Song,
-    voice: Annotated[str, typer.Option("--voice", help="Trained voice: a name, a path or a link.")],
+    voice: Annotated[
+        str, typer.Option("--voice", help="Trained voice: a name, a path or a link.", autocompletion=voice_names)
+    ],
     options: dict[str, Any], output: Output = None,
     engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip

@@ -8,17 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from vividcover.catalog.sonic import Sonic, SonicInput
+from vividcover.cli.complete import image_names, voice_names
 from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
 from vividcover.cli.options import takes_inputs
 from vividcover.cover import CoverInput
 
 
-@takes_inputs(CoverInput, arguments={"song": "A file, a link to audio, or a page (YouTube and others)."})
+@takes_inputs(
+    CoverInput, arguments={"song": "A file, a link to audio, or a page (YouTube and others)."},
+    complete={"voice": voice_names, "image": image_names},
+)  # fmt: skip
 def cover(
     options: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("cover.mp4"),
     parts: Annotated[
-        Path | None, typer.Option("--parts", help="Also write still, portrait, mix and vocals into this folder.")
+        Path | None,
+        typer.Option("--parts", help="Also write still, portrait, mix, vocals and instrumental into this folder."),
     ] = None,
     engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -33,7 +38,10 @@ def cover(
     perform(lambda s: sdk.cover_in(s, output, options, parts), Common(engine, json, quiet, cookies))
 
 
-@takes_inputs(SonicInput, arguments={"image": "The picture.", "audio": "The voice, without music."})
+@takes_inputs(
+    SonicInput, arguments={"image": "The picture.", "audio": "The voice, without music."},
+    ignored=Sonic.ignores["classic"],
+)  # fmt: skip
 def portrait(
     options: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("portrait.mp4"),

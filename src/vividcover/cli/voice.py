@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
-from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, Quiet, perform, table
+from vividcover.cli.complete import voice_names
+from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")]
@@ -23,10 +24,13 @@ Name = Annotated[str, typer.Option("--name", help="The voice's name.")]
 def dataset(
     recordings: Clips, name: Name = "rvc_v2_voices",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The zip to write.")] = None,
-    isolate: Annotated[str, typer.Option(help="Take music away first: auto, yes or no.")] = "auto",
+    isolate: Annotated[Literal["auto", "yes", "no"], typer.Option(help="Take music away first.")] = "auto",
     cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Cut recordings into a dataset zip, dataset/NAME/split_I.wav."""
+    """Cut recordings into a dataset zip.
+
+    Its files are dataset/NAME/split_I.wav, as RVC trainers read them. `voice train` takes recordings as they are, too.
+    """
     from vividcover import sdk
 
     perform(
@@ -39,7 +43,10 @@ def train(
     clips: Clips, name: Name, consent: Consent = "", engine: Engine = "auto", cookies: Cookies = None,
     json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Learn a voice from 30 seconds to 30 minutes of recordings and keep it under NAME."""
+    """Learn a voice from recordings.
+
+    From 30 seconds to 30 minutes of one person. It is kept under NAME; --consent is asked for, in words.
+    """
     from vividcover import sdk
 
     perform(lambda s: sdk.train_voice_in(s, clips, name, consent), Common(engine, json, quiet, cookies), _advice)
@@ -49,24 +56,31 @@ def train(
 @takes_inputs(
     RealisticVoiceCloningInput,
     skip=frozenset(RealisticVoiceCloningInput.model_fields)
-    - {"pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect", "output_format"},
+    - {"pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect"},
 )
 def convert(
     vocals: Annotated[str, typer.Argument(help="Vocals without music: a file or a link.", show_default=False)],
-    voice: Annotated[str, typer.Option("--voice", help="Trained voice: a name, a path or a link.")],
+    voice: Annotated[
+        str, typer.Option("--voice", help="Trained voice: a name, a path or a link.", autocompletion=voice_names)
+    ],
     options: dict[str, Any], output: Output = None,
+    output_format: Annotated[
+        Literal["wav", "flac", "mp3"] | None, typer.Option(help="Default: what --output's name says, else wav.")
+    ] = None,
     engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Sing or say vocals again in a trained voice."""
     from vividcover import sdk
 
     if output and output.suffix:
-        options.setdefault("output_format", output.suffix[1:].lower())
+        options["output_format"] = output.suffix[1:].lower()
+    if output_format:
+        options["output_format"] = output_format
     perform(lambda s: sdk.convert_voice_in(s, vocals, voice, output, options), Common(engine, json, quiet, cookies))
 
 
 @app.command("list")
-def list_(json: Json = False) -> None:
+def list_(json: JsonRows = False) -> None:
     """The voices that are trained."""
     from vividcover.catalog import shelf
     from vividcover.settings import settings
@@ -79,7 +93,8 @@ def list_(json: Json = False) -> None:
 
 
 def _advice(made: Any) -> None:
-    """What the dataset or training report has to say to a person."""
+    """What the dataset or training report has to say to a person, where it was not said on the way."""
     report = made.result.details.get("report", {})
     for line in [*report.get("advice", []), *report.get("warnings", [])]:
-        typer.echo(f"  {line}", err=True)
+        if line not in made.result.notes:
+            typer.echo(f"  {line}", err=True)
