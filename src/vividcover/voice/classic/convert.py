@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter1d, median_filter, uniform_filter1d
 
 from vividcover.errors import AudioError, ParameterError
-from vividcover.processes import map_in_children
+from vividcover.processes import Children
 from vividcover.song.pcm import PcmReader, PcmWriter
 from vividcover.voice.classic import f0, sound
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
@@ -117,13 +117,13 @@ def convert(
     reporter = reporter or Silent()
     settings.check()
     voice = load(model)
-    with PcmReader(vocals) as reader:
+    with PcmReader(vocals) as reader, Children(threads, reporter) as children:
         if reader.rate != RATE:
             raise AudioError(f"The vocals are at {reader.rate} Hz.", f"Decode them to {RATE} Hz first.")
-        pitch, level = _pitch(reader, settings, threads, reporter)
+        pitch, level = _pitch(reader, settings, children, reporter)
         semitones, why = choose_pitch(settings.pitch_change, pitch, voice)
-        plan = _plan(reader, Path(model), settings, semitones, pitch, level, threads, reporter)
-        _write(reader, out, plan, pitch, _gate(pitch, level), threads, reporter)
+        plan = _plan(reader, Path(model), settings, semitones, pitch, level, children, reporter)
+        _write(reader, out, plan, pitch, _gate(pitch, level), children, reporter)
     voiced = pitch[pitch > 0]
     if not len(voiced):
         reporter.note("No singing was found in the vocals.")
@@ -168,7 +168,7 @@ def _not_honoured(settings: Conversion) -> list[str]:
 # --- 1 pitch -------------------------------------------------------------------------------------------------------
 
 
-def _pitch(reader: PcmReader, settings: Conversion, threads: int, reporter: Reporter) -> tuple[Array, Array]:
+def _pitch(reader: PcmReader, settings: Conversion, children: Children, reporter: Reporter) -> tuple[Array, Array]:
     """f0 in Hz and level in dB of the whole song, [T] each."""
     frames = frame_count(reader.frames)
     starts = range(0, frames, 2 * BLOCK)
@@ -180,7 +180,7 @@ def _pitch(reader: PcmReader, settings: Conversion, threads: int, reporter: Repo
             yield samples, MARGIN, count
 
     parts: tuple[list[Array], list[Array], list[Array]] = ([], [], [])
-    for number, found in enumerate(map_in_children(f"{HERE}:listen", items(), workers=threads, reporter=reporter)):
+    for number, found in enumerate(children.map(f"{HERE}:listen", items())):
         for kept, new in zip(parts, found):
             kept.append(new)
         reporter.progress(0.15 * (number + 1) / len(starts), "finding the melody")
@@ -223,11 +223,11 @@ def _gate(pitch: Array, level: Array) -> Array:
 
 def _plan(
     reader: PcmReader, model: Path, settings: Conversion, semitones: float, pitch: Array, level: Array,
-    threads: int, reporter: Reporter,
+    children: Children, reporter: Reporter,
 ) -> Plan:  # fmt: skip
     singing, starts = _phrases(pitch, level)
-    heard = _singer(reader, pitch, singing, starts, threads, reporter)
-    (singer,) = map_in_children(f"{HERE}:compare", [(heard, model)], workers=1, reporter=reporter)
+    heard = _singer(reader, pitch, singing, starts, children, reporter)
+    (singer,) = children.map(f"{HERE}:compare", [(heard, model)])
     stereo = reader.channels == 2 and semitones == 0 and _is_wide(reader)
     plan = Plan(settings, 2 ** (semitones / 12), model, singer, stereo)
     if not singer.known:
@@ -237,7 +237,7 @@ def _plan(
         (Block(plan, samples, part, np.zeros(len(part), np.float32), 0, samples.shape[1]), singing[s : s + PIECE])
         for s, (samples, part) in zip(some, _pieces(reader, pitch, some))
     )
-    found = list(map_in_children(f"{HERE}:rehearse", items, workers=threads, reporter=reporter))
+    found = list(children.map(f"{HERE}:rehearse", items))
     values, voiced = (np.concatenate(part) for part in zip(*found))
     return replace(plan, singer=corrected(singer, values, voiced, load(model)))
 
@@ -277,11 +277,12 @@ def _pieces(reader: PcmReader, pitch: Array, starts: list[int]) -> Iterator[tupl
 
 
 def _singer(
-    reader: PcmReader, pitch: Array, singing: NDArray[np.bool_], starts: list[int], threads: int, reporter: Reporter
-) -> Heard:
+    reader: PcmReader, pitch: Array, singing: NDArray[np.bool_], starts: list[int],
+    children: Children, reporter: Reporter,
+) -> Heard:  # fmt: skip
     bands: list[Array] = []
     items = _pieces(reader, pitch, starts)
-    for number, found in enumerate(map_in_children(f"{HERE}:look", items, workers=threads, reporter=reporter)):
+    for number, found in enumerate(children.map(f"{HERE}:look", items)):
         bands.append(found)
         reporter.progress(0.15 + 0.1 * (number + 1) / len(starts), "studying the singer")
     if not bands:
@@ -309,7 +310,7 @@ def _is_wide(reader: PcmReader) -> bool:
 
 
 def _write(
-    reader: PcmReader, out: Path, plan: Plan, pitch: Array, gate: Array, threads: int, reporter: Reporter
+    reader: PcmReader, out: Path, plan: Plan, pitch: Array, gate: Array, children: Children, reporter: Reporter
 ) -> None:
     cuts = cut_frames(pitch, gate)
 
@@ -328,7 +329,7 @@ def _write(
     rise = (np.arange(BLEND, dtype=np.float32) + 0.5) / BLEND
     tail: Array | None = None
     with PcmWriter(out, reader.rate, reader.channels) as writer:
-        blocks = map_in_children(f"{HERE}:sing", items(), workers=threads, reporter=reporter)
+        blocks = children.map(f"{HERE}:sing", items())
         for number, (block, end) in enumerate(zip(blocks, cuts[1:])):
             if tail is not None:
                 blend = min(BLEND, block.shape[1])
