@@ -120,6 +120,8 @@ def may_see(principal: Principal) -> sa.ColumnElement[bool]:
 
 def find(db: Connection, owner: str, name: str) -> RowMapping | None:
     """A model's row, whoever asks."""
+    if not (NAME.fullmatch(owner) and NAME.fullmatch(name)):
+        return None
     query = sa.select(models).where(models.c.owner == owner, models.c.name == name)
     return db.execute(query).mappings().first()
 
@@ -140,7 +142,7 @@ def parse(reference: str) -> tuple[str, str, str]:
     where, _, version = text.partition(":")
     owner, slash, name = where.partition("/")
     version = version.rpartition(":")[2]
-    if not slash or not owner or not name or "/" in name or "/" in version:
+    if not slash or not NAME.fullmatch(owner) or not NAME.fullmatch(name) or "/" in version:
         raise NotFoundError(f"There is no version {reference!r}, or you may not use it.", HINT)
     return owner, name, version
 
@@ -306,11 +308,11 @@ def add_trained_version(
     trainer = catalog()[run["serves"]]
     db.execute(sa.insert(versions).values(
         id=version, model_id=row["id"], number=_next_number(db, row["id"]), serves=trainer.trains or trainer.name,
-        weights=sha256, weights_file=file_name, engine=details.get("engine"), trained_by=run["id"],
+        weights=sha256, weights_file=file_name, engine=details.get("engine") or run["engine"], trained_by=run["id"],
         trainer=f"{run['model']}:{run['version']}", training_input=_without_secrets(run["input"]),
         dataset=details.get("dataset") or _dataset(trainer, run), licence=details.get("licence"),
         trigger_word=details.get("trigger_word") or _trigger_word(trainer, run["input"]),
-        consent=run["consent"] or None, changelog=str(details.get("changelog") or ""), created_at=now(),
+        consent=run["consent"] or None, changelog=run["note"] or "", created_at=now(),
     ))  # fmt: skip
     return version
 
