@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,13 +131,21 @@ def hand_over(result: Result, output: Path | None) -> Made:
     """Copies outputs out of the cache and writes the record beside each of them."""
     sources = result.files
     if not sources:
-        return Made((), result.text, _story(result, ()), result)
+        return _text_over(result, output)
     fits(output, sources[0].suffix)
     output = output or Path(sources[0].name)
     if output.is_dir():
         output = output / sources[0].name
     names = (output.name, *(f"{output.stem}-{i}{output.suffix}" for i in range(2, len(sources) + 1)))
     return _told(result, [publish(s, output.with_name(name)) for s, name in zip(sources, names)])
+
+
+def _text_over(result: Result, output: Path | None) -> Made:
+    """A text, also as a file where one is wanted."""
+    if output is None:
+        return Made((), result.text, _story(result, ()), result)
+    file = write_text(output / "output.txt" if output.is_dir() else output, result.text + "\n")
+    return replace(_told(result, [file]), text=result.text)
 
 
 def _told(result: Result, files: Sequence[Path], record: Path | None = None, **more: Any) -> Made:

@@ -114,6 +114,20 @@ def test_the_sizes_of_pictures(given: dict[str, object], size: tuple[int, int]) 
     assert size_of(validated(FluxLora.name, FluxLoraInput, {"prompt": "x", **given})) == size
 
 
+def test_the_hint_to_a_wrong_value_is_where_the_ranges_are_and_to_an_unknown_name_the_names() -> None:
+    with pytest.raises(ParameterError) as caught:
+        validated("zsxkib/sonic", SonicInput, {"image": "a", "audio": "b", "dynamic_scale": 9})
+    assert caught.value.hint == "Types, ranges and choices of each: vividcover models zsxkib/sonic"
+    with pytest.raises(ParameterError) as caught:
+        validated("zsxkib/sonic", SonicInput, {"image": "a", "audio": "b", "dynamic": 9})
+    assert "did you mean 'dynamic_scale'?" in caught.value.message and "min_resolution" in caught.value.hint
+
+
+def test_the_folder_one_stands_in_has_a_name(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert context.file("photos", ".", folder=True).name == tmp_path.name
+
+
 def test_a_custom_size_needs_both_sides() -> None:
     with pytest.raises(ParameterError, match="needs width and height"):
         size_of(validated(FluxLora.name, FluxLoraInput, {"prompt": "x", "aspect_ratio": "custom", "width": 512}))

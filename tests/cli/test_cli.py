@@ -71,6 +71,13 @@ def test_the_forms_that_scripts_rely_on_are_understood(home: Path, tmp_path: Pat
     assert call("cover", clip, "--voice", "v", "--image", "i", "--prompt", "p", "-o", str(tmp_path / "c.mp4"))[0] == 3
 
 
+def test_a_text_is_printed_and_written_where_it_is_wanted(home: Path, tmp_path: Path) -> None:
+    wanted = tmp_path / "hello.txt"
+    status, out, _ = call("run", "vividcover/hello", "-i", "text=you", "-o", str(wanted))
+    assert status == 0 and out.splitlines() == [str(wanted), "hello there, you"]
+    assert wanted.read_text() == "hello there, you\n" and (tmp_path / "hello.txt.json").is_file()
+
+
 def test_an_unknown_model_exits_3_and_names_the_nearest(home: Path) -> None:
     status, _, said = call("run", "zsxkib/sonik", "-i", "image=x")
     assert status == 3 and "Did you mean zsxkib/sonic?" in said

@@ -155,7 +155,7 @@ class Context:
                 raise NotFoundError(f"{name}: there is no file {value!r}.", "Check the path, or give an http(s) link.")
             if path.is_dir() and not folder:
                 raise InputError(f"{name}: {value!r} is a folder.", "Give one file.")
-            return self.used(name, str(value), path)
+            return self.used(name, str(value), path if path.name else path.resolve())  # "." has no name to speak of
         s = self.settings
         limits = FetchLimits(s.max_download_bytes, s.max_song_seconds, s.download_timeout)
 
@@ -374,8 +374,12 @@ def parameter_error(model: str, schema: type[BaseModel], error: ValidationError)
         else:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
-    names = ", ".join(schema.model_fields)
-    return ParameterError(f"{model}: {'; '.join(lines)}.", f"The parameters are: {names}.")
+    kinds = {problem["type"] for problem in error.errors()}
+    if kinds & {"extra_forbidden", "missing"}:
+        hint = f"The parameters are: {', '.join(schema.model_fields)}."
+    else:
+        hint = f"Types, ranges and choices of each: vividcover models {model}"
+    return ParameterError(f"{model}: {'; '.join(lines)}.", hint)
 
 
 __all__ = [
