@@ -44,6 +44,7 @@ class Principal:
     priority: int
     rate: int | None  # requests that create, a minute; None: the setting
     consent: str  # what the holder states about the people whom they train on; "": nothing
+    budgeted: bool = False  # the account or the token has a budget
 
     def may(self, scope: str) -> bool:
         return self.admin or scope in self.scopes
@@ -240,7 +241,7 @@ def authenticate(database: Database, token: str) -> Principal:
     query = (
         sa.select(
             t.id, t.name, t.scopes, t.consent, t.priority, t.rate_per_minute, t.account_id, a.username, t.expires_at,
-            t.revoked_at, t.last_used_at, now().label("now"),
+            t.revoked_at, t.last_used_at, now().label("now"), t.budget_usd, a.budget_usd.label("account_budget"),
         )
         .join(tables.accounts, a.id == t.account_id)
         .where(t.hash == hash_of(token))
@@ -259,7 +260,7 @@ def authenticate(database: Database, token: str) -> Principal:
     scopes = frozenset(row["scopes"].split())
     return Principal(
         row["account_id"], row["username"], row["id"], row["name"], scopes, "admin" in scopes, row["priority"],
-        row["rate_per_minute"], row["consent"],
+        row["rate_per_minute"], row["consent"], (row["budget_usd"], row["account_budget"]) != (None, None),
     )  # fmt: skip
 
 
