@@ -198,13 +198,23 @@ def _shelf(kind: Any) -> str:
     return ", ".join(t.name for t in shelf.listed(kind, settings())) or "none trained yet"
 
 
-def _absent(engine: str) -> str:
-    raise VividCoverError(f"The {engine} engine is not part of this release.", "The classic engine serves every model.")
+def _neural() -> str:
+    raise VividCoverError("The neural engine is not part of this release.", "The classic engine serves every model.")
+
+
+def _hosted() -> str:
+    from vividcover.settings import settings
+
+    if not settings().replicate_token:
+        raise VividCoverError(
+            "No token for hosted models is set.", "Set VIVIDCOVER_REPLICATE_TOKEN; the classic engine needs none."
+        )
+    return f"a token for {settings().replicate_url} is set (not tried)"
 
 
 CHECKS: dict[str, Any] = {
     "python": _python, "libraries": _libraries, "codecs": _codecs, "data folder": _home, "face nets": _faces,
     "voices": lambda: _shelf("voice"), "images": lambda: _shelf("image"),
     "engine classic": lambda: "serves every model",
-    "engine neural": lambda: _absent("neural"), "engine hosted": lambda: _absent("hosted"),
+    "engine neural": _neural, "engine hosted": _hosted,
 }  # fmt: skip
