@@ -89,11 +89,13 @@ def models(
             low, high = choice.get("minimum"), choice.get("maximum")
             rows.append(
                 {
-                    "of": kind, "name": key, "type": kinds, "default": field.get("default", "required" if key in
-                    found.get("required", []) else ""), "range": _range(low, high),
+                    "of": kind, "name": key, "type": kinds, "required": key in found.get("required", []),
+                    "default": field.get("default"), "range": _range(low, high),
                     "description": field.get("description", ""),
                 }
             )  # fmt: skip
+    if not json:
+        rows = [row | ({"default": "required"} if row["required"] else {}) for row in rows]
     table(rows, ["of", "name", "type", "default", "range", "description"], json, "")
 
 
