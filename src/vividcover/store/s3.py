@@ -20,7 +20,9 @@ class Bucket:
             import obstore
             from obstore.store import S3Store
         except ImportError:
-            raise ParameterError("The S3 library is not installed.", "Install it: pip install 'vividcover[s3]'.") from None
+            raise ParameterError(
+                "The S3 library is not installed.", "Install it: pip install 'vividcover[s3]'."
+            ) from None
         self._obstore, self.url = obstore, url
         self._store = S3Store.from_url(url)
 

@@ -1,0 +1,124 @@
+"""A worker's side of its warm children: start one, talk to it, kill it with all that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Any
+
+from vividcover.settings import Settings
+
+WARM = 2  # children that are kept
+READ = 1 << 16  # bytes
+
+
+class Child:
+    """One runner process. `fileno()` is readable when it has said something, or has died."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.ready = False
+        self.dead = False
+        self._buffer = b""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "vividcover.runs.runner"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+        os.set_blocking(self.fileno(), False)
+        self.send("begin", settings=settings.model_dump(mode="json"))
+
+    def fileno(self) -> int:
+        assert self.process.stdout is not None
+        return self.process.stdout.fileno()
+
+    def up(self) -> bool:
+        """It is waiting for work."""
+        if not self.ready:
+            list(self.heard())
+        return self.ready and self.process.poll() is None
+
+    def send(self, what: str, **more: Any) -> None:
+        """A child that is dead does not hear it; `heard` tells."""
+        assert self.process.stdin is not None
+        line = json.dumps({"do": what, **more}).encode() + b"\n"
+        with contextlib.suppress(BrokenPipeError):
+            while line:
+                line = line[self.process.stdin.write(line) or 0 :]
+
+    def heard(self) -> Iterator[dict[str, Any]]:
+        """What it has said since; does not wait. Sets `ready`, and `dead` at the end of all that it said."""
+        while True:
+            try:
+                data = os.read(self.fileno(), READ)
+            except BlockingIOError:
+                break
+            if not data:
+                self.dead = True
+                break
+            self._buffer += data
+        *lines, self._buffer = self._buffer.split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if message["say"] == "ready":
+                self.ready = True
+            else:
+                yield message
+
+    def kill(self) -> int:
+        """Ends it and its group at once; its exit status."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        status = self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+        self.dead = True
+        return status
+
+
+class Children:
+    """The warm children of a worker, one a kind of model; of more than `WARM`, the least recently used ends."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._kinds: OrderedDict[str, Child] = OrderedDict()
+        self._spare: Child | None = None
+
+    def prepare(self) -> None:
+        """Starts one for the first model that comes, whichever it is."""
+        self._spare = self._spare or Child(self._settings)
+
+    def warm(self) -> set[str] | None:
+        """Kinds whose child is up; None: any, there is one to spare."""
+        if self._spare and self._spare.up():
+            return None
+        return {kind for kind, child in self._kinds.items() if child.up()}
+
+    def take(self, kind: str) -> Child:
+        """The kind's child, started if need be."""
+        child = self._kinds.pop(kind, None)
+        if child is None or child.process.poll() is not None:
+            if child is not None:
+                child.kill()
+            child, self._spare = self._spare or Child(self._settings), None
+        self._kinds[kind] = child
+        while len(self._kinds) > WARM:
+            self._kinds.popitem(last=False)[1].kill()
+        return child
+
+    def drop(self, kind: str) -> int:
+        """Kills the kind's child; its exit status."""
+        child = self._kinds.pop(kind, None)
+        return child.kill() if child else 0
+
+    def close(self) -> None:
+        for child in (*self._kinds.values(), *([self._spare] if self._spare else [])):
+            child.kill()
+        self._kinds.clear()
+        self._spare = None

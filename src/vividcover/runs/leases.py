@@ -1,0 +1,334 @@
+"""What a worker does with a run's row: take it for a while (a lease), write to it, end it. All by the database's clock.
+
+    claim = claim_one(database, worker, device, warm=("zsxkib/sonic",), lease=30)
+    with database.write() as db: record_stage(db, claim, stage)
+
+Every claim raises the row's fence, and every write names the fence it was claimed with. So a worker that was taken for
+dead, and whose run somebody else has taken up, can write nothing more: `LostLease`.
+
+A run whose worker or child died is taken up again, and continues after its last finished stage. Attempts are counted
+from there: three without finishing another stage, and the run fails with a text that says so.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Select, and_, case, delete, func, insert, or_, select, true, update
+from sqlalchemy.engine import Connection
+
+from vividcover.errors import VividCoverError
+from vividcover.runs.states import OPEN, Row, close, happened
+from vividcover.store.database import Database, now
+from vividcover.store.ids import new_id
+from vividcover.store.tables import events, facts, files, models, runs, stages, tokens, versions, workers
+
+ATTEMPTS = 3  # claims of a run without another finished stage
+MANY = 100  # rows that one call of `tend` looks at
+Say = tuple[str, str]  # kind (log, output, progress) and data
+
+
+class LostLease(VividCoverError):
+    """The run is no longer this worker's: it was taken up by another, or is over."""
+
+    code = "lost-lease"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run that this worker holds. `run` is its row as it was claimed."""
+
+    run: Mapping[str, Any]
+    worker: str
+    device: str
+    fence: int
+    weights_file: str | None = None
+
+    @property
+    def id(self) -> str:
+        return str(self.run["id"])
+
+    @property
+    def again(self) -> bool:
+        """Somebody has had it before."""
+        return self.fence > 1
+
+    @property
+    def mine(self) -> Any:
+        return and_(runs.c.id == self.id, runs.c.fence == self.fence, runs.c.lease_owner == self.worker)
+
+
+@dataclass
+class Outcome:
+    """How a run ended. Of the outputs, one of `files`, `text` and `items` is given."""
+
+    status: str  # succeeded | failed | canceled
+    error: str | None = None
+    files: list[Mapping[str, Any]] = field(default_factory=list)  # {sha256, md5, bytes, name}
+    text: str | None = None
+    items: list[str] | None = None
+    engine: str | None = None  # the one that served it
+    details: Mapping[str, Any] = field(default_factory=dict)  # what a training's version should know
+
+
+# --- taking ---------------------------------------------------------------------------------------------------------
+
+
+def claim_one(
+    database: Database, worker: str, device: str = "cpu", warm: Collection[str] | None = (), lease: float = 30.0
+) -> Claim | None:
+    """Takes the next run: one whose worker fell silent, else the first in the line. None: there is none.
+
+    One of the models in `warm` (None: any) begins at once, since its child is waiting; others when theirs is up.
+    """
+    with database.write() as db:
+        run_id = db.scalar(_fallen(device)) or db.scalar(_first(device))
+        if run_id is None:
+            return None
+        begins = true() if warm is None else runs.c.serves.in_(warm)
+        before = db.execute(select(runs.c.started_at).where(runs.c.id == run_id)).scalar()
+        taken = {
+            "lease_owner": worker, "lease_until": now() + lease, "fence": runs.c.fence + 1,
+            "attempts": runs.c.attempts + 1, "status": case((begins, "processing"), else_=runs.c.status),
+            "started_at": case((and_(begins, runs.c.started_at.is_(None)), now()), else_=runs.c.started_at),
+        }  # fmt: skip
+        row = dict(db.execute(update(runs).where(runs.c.id == run_id).values(**taken).returning(runs)).mappings().one())
+        db.execute(
+            update(tokens).where(tokens.c.id == row["token_id"], tokens.c.turn < row["turn"]).values(turn=row["turn"])
+        )
+        if before is None and row["started_at"] is not None:
+            happened(db, row, "start")
+        return Claim(row, worker, device, row["fence"], _weights_file(db, row))
+
+
+def _line(device: str) -> Select[tuple[str]]:
+    able = runs.c.device.in_(("any", device))
+    return (
+        select(runs.c.id).where(able, runs.c.cancel_requested_at.is_(None)).limit(1).with_for_update(skip_locked=True)
+    )
+
+
+def _fallen(device: str) -> Select[tuple[str]]:
+    late = runs.c.lease_until < now()
+    return _line(device).where(late, runs.c.status.in_(OPEN), runs.c.attempts < ATTEMPTS).order_by(runs.c.lease_until)
+
+
+def _first(device: str) -> Select[tuple[str]]:
+    due = or_(runs.c.deadline.is_(None), runs.c.deadline > now())
+    waits = and_(runs.c.status == "starting", runs.c.lease_until.is_(None), due)
+    return _line(device).where(waits).order_by(runs.c.rank, runs.c.turn, runs.c.created_at)
+
+
+def _weights_file(db: Connection, row: Row) -> str | None:
+    if row["weights"] is None:
+        return None
+    return db.scalar(select(versions.c.weights_file).where(versions.c.id == row["version"]))
+
+
+def beat(database: Database, claim: Claim, lease: float) -> None:
+    """Says that the worker lives. Raises `LostLease`."""
+    with database.write() as db:
+        _hold(db, claim, lease_until=now() + lease)
+        db.execute(update(workers).where(workers.c.id == claim.worker).values(seen_at=now(), run_id=claim.id))
+
+
+def look(database: Database, claim: Claim) -> str | None:
+    """Whether the run should stop, and why: "canceled", "deadline". Raises `LostLease`."""
+    wanted = select(
+        runs.c.cancel_requested_at.is_not(None).label("asked"), (runs.c.deadline < now()).label("late")
+    ).where(claim.mine)
+    with database.read() as db:
+        row = db.execute(wanted).first()
+    if row is None:
+        raise _lost(claim)
+    return "canceled" if row.asked else "deadline" if row.late else None
+
+
+def release(database: Database, claim: Claim, why: str = "", *, counts: bool = True) -> None:
+    """Gives the run back, to be taken up again at once. `counts=False`: nobody failed, the worker is leaving."""
+    with database.write() as db:
+        if why:
+            say(db, claim, [("log", why + "\n")])
+        _hold(db, claim, lease_owner=None, lease_until=0.0, attempts=runs.c.attempts - (0 if counts else 1))
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def _hold(db: Connection, claim: Claim, **values: Any) -> Row:
+    """Every write of a worker goes through here. Raises `LostLease`."""
+    row = db.execute(update(runs).where(claim.mine).values(**values).returning(runs)).mappings().first()
+    if row is None:
+        raise _lost(claim)
+    return dict(row)
+
+
+def _lost(claim: Claim) -> LostLease:
+    return LostLease(f"Run {claim.id} is no longer this worker's.", "Another has taken it up, or it is over.")
+
+
+def started(db: Connection, claim: Claim) -> None:
+    """Its child is up and begins. Raises `LostLease`."""
+    first = _hold(db, claim, status="processing")["started_at"] is None
+    if first:
+        happened(db, _hold(db, claim, started_at=now()), "start")
+
+
+def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None:
+    """A finished stage: {name, key, hit, seconds}. One that was finished before and comes from the cache is known.
+
+    Raises `LostLease`.
+    """
+    _hold(db, claim, **({} if stage["hit"] else {"attempts": 1}), status="processing")
+    done = select(stages.c.position).where(stages.c.run_id == claim.id)
+    if stage["hit"] and db.scalar(done.where(stages.c.key == stage["key"]).limit(1)) is not None:
+        return
+    last = db.scalar(select(func.max(stages.c.position)).where(stages.c.run_id == claim.id))
+    db.execute(
+        insert(stages).values(
+            run_id=claim.id, position=0 if last is None else last + 1, name=stage["name"], key=stage["key"],
+            hit=stage["hit"], seconds=stage["seconds"], fence=claim.fence, finished_at=now(),
+        )
+    )  # fmt: skip
+
+
+def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, Any] | None = None) -> None:
+    """What the run said, in order; `output` is what there is of its output by now. Raises `LostLease`."""
+    said = list(said)
+    row = _hold(db, claim, **({} if output is None else {"output": dict(output)}), status="processing")
+    _write(db, claim.id, said)
+    if output is not None:
+        happened(db, row, "output")
+    if any(kind == "log" for kind, _ in said):
+        happened(db, row, "logs")
+
+
+def _write(db: Connection, run_id: str, said: list[Say]) -> None:
+    if said:
+        db.execute(insert(events).values(at=now()), [{"run_id": run_id, "kind": k, "data": d} for k, d in said])
+
+
+def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0) -> Row:
+    """Ends the run with all that belongs to it: last words, files, a trained version. Raises `LostLease`.
+
+    `keep_seconds`: how long its files are kept; 0: for good.
+    """
+    if db.scalar(select(runs.c.id).where(claim.mine).with_for_update()) is None:
+        raise _lost(claim)
+    _write(db, claim.id, list(said))
+    output, size = _output(db, claim, outcome, keep_seconds)
+    row = close(
+        db, claim.id, outcome.status, where=claim.mine, error=outcome.error, output=output, device=claim.device,
+        engine=outcome.engine, size=size,
+    )  # fmt: skip
+    if row is None:
+        raise _lost(claim)
+    owner, _, name = row["model"].partition("/")
+    db.execute(
+        update(models).where(models.c.owner == owner, models.c.name == name).values(run_count=models.c.run_count + 1)
+    )
+    return row
+
+
+def _output(db: Connection, claim: Claim, outcome: Outcome, keep: float) -> tuple[dict[str, Any] | None, int]:
+    """The run's output as its column has it, and its bytes; the rows of its files are written."""
+    if outcome.status != "succeeded":
+        return None, 0
+    if outcome.items is not None:
+        return {"items": outcome.items}, len("".join(outcome.items).encode())
+    if outcome.text is not None:
+        return {"text": outcome.text}, len(outcome.text.encode())
+    told = []
+    for file in outcome.files:
+        kind = mimetypes.guess_type(file["name"])[0] or "application/octet-stream"
+        told.append({"id": new_id(), "name": file["name"]})
+        db.execute(
+            insert(files).values(
+                id=told[-1]["id"], account_id=claim.run["account_id"], run_id=claim.id, sha256=file["sha256"],
+                md5=file["md5"], name=file["name"], content_type=kind, bytes=file["bytes"], metadata={},
+                created_at=now(), expires_at=now() + keep if keep else None,
+            )
+        )  # fmt: skip
+    size = sum(file["bytes"] for file in outcome.files)
+    if claim.run["kind"] != "training":
+        return {"files": told}, size
+    from vividcover.runs import registry
+
+    first = outcome.files[0]
+    version = registry.add_trained_version(db, claim.run, first["sha256"], first["name"], outcome.details)
+    return {"version": f"{claim.run['destination']}:{version}", "files": told}, size
+
+
+# --- what nobody else does ------------------------------------------------------------------------------------------
+
+
+def tend(database: Database) -> list[str]:
+    """Ends runs that nobody will end: past their deadline in the line, or left by dead workers. Returns their ids.
+
+    Any number of workers may do it at once.
+    """
+    idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now())
+    gone = runs.c.lease_until < now()
+    late = and_(runs.c.deadline < now(), idle)
+    asked = and_(runs.c.cancel_requested_at.is_not(None), gone)
+    worn = and_(runs.c.attempts >= ATTEMPTS, gone)
+    wanted = select(runs.c.id, runs.c.started_at, runs.c.aborts, late.label("late"), asked.label("asked")).where(
+        runs.c.status.in_(OPEN), or_(late, asked, worn)
+    )
+    with database.read() as db:
+        found = db.execute(wanted.limit(MANY)).all()
+    ended = []
+    for row in found:
+        if row.late or row.asked:
+            status, error = "aborted" if row.late and row.aborts and row.started_at is None else "canceled", None
+        else:
+            status, error = "failed", WORN
+        with database.write() as db:
+            if close(db, row.id, status, where=or_(late, asked, worn), error=error):
+                ended.append(row.id)
+    return ended
+
+
+WORN = (
+    f"The run was begun {ATTEMPTS} times and its process died each time before another stage was finished. "
+    "If memory ran out, give it less to do or use a larger machine; the run's logs tell what it did last."
+)
+
+
+def arrive(database: Database, worker: str, device: str) -> None:
+    """Signs a worker on; workers that were silent for a day are forgotten."""
+    with database.write() as db:
+        db.execute(insert(workers).values(id=worker, device=device, started_at=now(), seen_at=now()))
+        db.execute(delete(workers).where(workers.c.seen_at < now() - 86_400.0))
+
+
+def leave(database: Database, worker: str) -> None:
+    with database.write() as db:
+        db.execute(delete(workers).where(workers.c.id == worker))
+
+
+def idle(database: Database, worker: str) -> None:
+    with database.write() as db:
+        db.execute(update(workers).where(workers.c.id == worker).values(seen_at=now(), run_id=None))
+
+
+def my_turn(database: Database, chore: str, every: float) -> bool:
+    """Whether a chore that one process does every `every` seconds is this one's now."""
+    from vividcover.runs.registry import insert_missing
+
+    with database.write() as db:
+        insert_missing(db, facts, {"name": chore, "value": "0"})
+        last, at = db.execute(select(facts.c.value, now()).where(facts.c.name == chore)).one()
+        if at - float(last) < every:
+            return False
+        mine = update(facts).where(facts.c.name == chore, facts.c.value == last).values(value=str(at))
+        return db.execute(mine).rowcount > 0
+
+
+def progress(told: Mapping[str, Any]) -> str:
+    """What a child told of its progress, as an event's data."""
+    return json.dumps({key: told.get(key) for key in ("stage", "fraction", "overall", "eta")})

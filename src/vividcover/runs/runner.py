@@ -1,0 +1,215 @@
+"""The warm child: carries out one run after the other, each in its worker's name (`python -m vividcover.runs.runner`).
+
+It talks in lines of JSON. In: `{"do": "begin", "settings": …}` once, `{"do": "run", …}`, `{"do": "cancel"}`. Out:
+
+    {"say": "ready"}                                    the child is up
+    {"say": "log", "text": …}                           one or more lines
+    {"say": "progress", "stage", "fraction", …}
+    {"say": "output", "text": …}                        a piece of a model that gives its output in pieces
+    {"say": "stage", "name", "key", "hit", "seconds"}   finished and kept: a run that is taken up again finds it
+    {"say": "over", "outcome": {…}}                     fields of `leases.Outcome`
+
+What the model needs is imported when it runs, so a child is up in a moment. Outputs are artifacts before the worker
+hears of them. The child leads a process group of its own, and ends with all of it when its worker is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from vividcover.catalog.contract import Context, Model, Result
+from vividcover.cover import get
+from vividcover.errors import Canceled, VividCoverError
+from vividcover.runs import lifeline
+from vividcover.settings import Settings
+from vividcover.store.artifacts import Artifacts
+from vividcover.workspace import Event, Workspace
+
+WEIGHTS = "vividcover:weights"  # stands in the input for the trained version's own weights
+WEIGHTS_INPUT = "replicate_weights"  # the input of a catalog model that takes them
+BAR = 20  # characters of a progress bar in the logs
+APART = 1.0  # seconds between two lines of progress
+
+
+class Runner:
+    """One child. `messages` are what the worker sent, decoded."""
+
+    def __init__(self, out: int) -> None:
+        self._out, self._lock = out, threading.Lock()
+        self.requests: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._workspace: Workspace | None = None
+        self._canceled = False
+        self._told = 0.0
+        self._known, self._counting = 0, threading.Lock()  # stages that the worker has heard of
+
+    def hear(self, line: bytes) -> None:
+        """A line from the worker; called in the lifeline's thread, so that cancel is heard in the midst of work."""
+        message = json.loads(line)
+        if message["do"] != "cancel":
+            self.requests.put(message)
+            return
+        self._canceled = True
+        if self._workspace:
+            self._workspace.cancel()
+
+    def say(self, what: str, **more: Any) -> None:
+        line = json.dumps({"say": what, **more}, default=str).encode() + b"\n"
+        with self._lock:
+            while line:
+                line = line[os.write(self._out, line) :]
+
+    def log(self, text: str) -> None:
+        self.say("log", text=text.rstrip("\n") + "\n")
+
+    def serve(self) -> None:
+        begin = self.requests.get()
+        self.settings = Settings(**begin["settings"])
+        self.artifacts = Artifacts.of(self.settings)
+        self.say("ready")
+        while True:
+            self.carry_out(self.requests.get())
+
+    def carry_out(self, run: Mapping[str, Any]) -> None:
+        """One run, from its row to its outcome. Nothing that goes wrong in it ends the child."""
+        self._canceled, self._told, self._known = False, 0.0, 0
+        try:
+            with (
+                tempfile.TemporaryDirectory(prefix="vividcover-run-") as folder,
+                Workspace(self.settings.cache, self.event, self.settings.cache_limit) as self._workspace,
+            ):
+                if self._canceled:  # it came before there was something to cancel
+                    self._workspace.cancel()
+                outcome = self._run(run, self._workspace, Path(folder))
+        except Canceled:
+            outcome = {"status": "canceled"}
+        except VividCoverError as error:
+            outcome = {"status": "failed", "error": str(error)}
+        except Exception as error:
+            self.log(traceback.format_exc())
+            outcome = {"status": "failed", "error": f"Something unforeseen happened: {type(error).__name__}: {error}"}
+        self._workspace = None
+        self.say("over", outcome=outcome)
+
+    def _run(self, run: Mapping[str, Any], workspace: Workspace, folder: Path) -> dict[str, Any]:
+        model = get(run["serves"])
+        context = Context(
+            workspace, self.settings, run["engine"], run["consent"], resolve=Files(run, self.artifacts, folder).find,
+            on_output=lambda piece: self.say("output", text=piece),
+        )  # fmt: skip
+        values = self._values(run, model)
+        training = run["kind"] == "training" and model.TrainingInput is not None
+        result = model.train(values, context) if training else model.run(values, context)
+        workspace.check()
+        self._explain(run, result)
+        return self._outcome(run, result)
+
+    def _values(self, run: Mapping[str, Any], model: Model) -> dict[str, Any]:
+        values = dict(run["input"])
+        if run["weights"] and values.get(WEIGHTS_INPUT) is None and WEIGHTS_INPUT in model.Input.model_fields:
+            values[WEIGHTS_INPUT] = WEIGHTS
+        return values
+
+    def _explain(self, run: Mapping[str, Any], result: Result) -> None:
+        """What the user should know of how it was made."""
+        lines = [f"engine: {result.engine} ({result.why})"] if run["serves"] != "vividcover/hello" else []
+        if (seed := result.input.get("seed")) is not None:
+            lines.insert(0, f"Using seed: {seed}")
+        lines += [f"not honoured: {one.parameter}={one.value} ({one.why})" for one in result.not_honoured]
+        if lines:
+            self.log("\n".join(lines))
+
+    def _outcome(self, run: Mapping[str, Any], result: Result) -> dict[str, Any]:
+        story: dict[str, Any] = {"status": "succeeded", "engine": result.engine, "details": {}}
+        if isinstance(result.output, str):
+            return story | {"text": result.output}
+        if isinstance(result.output, list) and not result.files:
+            return story | {"items": result.output}
+        names = [path.name for path in result.files]
+        if len(set(names)) < len(names):
+            names = [f"out-{number}{path.suffix}" for number, path in enumerate(result.files)]
+        kept = [asdict(self.artifacts.keep(path)) | {"name": name} for path, name in zip(result.files, names)]
+        if run["kind"] == "training":
+            story["details"] = {
+                "engine": result.engine, "input": dict(result.input), "inputs": dict(result.inputs),
+                "nets": result.nets, "report": dict(result.details),
+                "licence": next((one.get("licence") for one in result.materials), None),
+            }  # fmt: skip
+        return story | {"files": kept}
+
+    def event(self, event: Event) -> None:
+        """What the workspace tells, as lines for people and for the clients' progress bars."""
+        if event.kind == "note":
+            self.log(event.text)
+        elif event.kind == "wait":
+            self.log(f"{event.stage}: {event.text}")
+        elif event.kind in ("hit", "done"):
+            self._stages()
+        elif event.kind == "progress" and time.monotonic() - self._told >= APART:
+            self._told = time.monotonic()
+            fraction = event.fraction if event.overall is None else event.overall
+            eta = event.eta if event.overall_eta is None else event.overall_eta
+            self.say("progress", stage=event.stage, fraction=event.fraction, overall=event.overall, eta=eta)
+            self.log(bar(fraction))
+
+    def _stages(self) -> None:
+        """Tells of the stages that were finished since the last call; branches finish theirs at the same time."""
+        assert self._workspace is not None
+        with self._counting:
+            fresh, self._known = self._workspace.results[self._known :], len(self._workspace.results)
+        for done in fresh:
+            self.say("stage", name=done.name, key=done.key, hit=done.hit, seconds=done.seconds)
+            self.log(f"{done.name}: {'from the cache' if done.hit else f'{done.seconds:.1f} s'}")
+
+
+class Files:
+    """The artifacts behind the links in a run's input, under the names that they had."""
+
+    def __init__(self, run: Mapping[str, Any], artifacts: Artifacts, folder: Path) -> None:
+        self._artifacts, self._folder = artifacts, folder
+        self._known: dict[str, Mapping[str, str]] = dict(run["files"])
+        if run["weights"]:
+            self._known[WEIGHTS] = {"sha256": run["weights"], "name": run["weights_file"] or "trained_model.tar"}
+
+    def find(self, link: str) -> Path | None:
+        """None for a link that is to be fetched."""
+        if (known := self._known.get(link)) is None:
+            return None
+        place = self._folder / known["sha256"][:16] / (Path(known["name"]).name or "file")
+        if not place.is_symlink():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(self._artifacts.path(known["sha256"]).resolve())
+        return place
+
+
+def bar(fraction: float) -> str:
+    """A line as tqdm writes it, which the official clients read: ` 45%|█████████           | 45/100`."""
+    percent = round(100 * min(max(fraction, 0.0), 1.0))
+    full = round(BAR * percent / 100)
+    return f"{percent:3d}%|{'█' * full}{' ' * (BAR - full)}| {percent}/100"
+
+
+def main() -> None:
+    out = os.dup(1)
+    os.dup2(2, 1)  # whatever a library prints must not get among the answers
+    runner = Runner(out)
+    lifeline.hold(runner.hear)
+    runner.serve()
+
+
+if __name__ == "__main__":
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the worker decides
+    sys.stdout = sys.stderr
+    main()

@@ -1,0 +1,164 @@
+"""A run's row: how it comes to be, how it is canceled, how it ends (contract 3 of docs/architecture).
+
+    starting ──► processing ──► succeeded | failed | canceled
+        └──► canceled | aborted
+
+The row is the only truth. What workers do with it is in `leases.py`; both end a run through `close`, so that whoever
+ends it, its webhook and its usage are written in the same transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, func, insert, or_, select, update
+from sqlalchemy.engine import Connection
+
+from vividcover.runs import bell
+from vividcover.store.database import Database, now
+from vividcover.store.ids import new_id
+from vividcover.store.tables import runs, tokens
+
+TERMINAL = ("succeeded", "failed", "canceled", "aborted")
+OPEN = ("starting", "processing")
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What `enqueue` needs. The fields are the columns of `tables.runs`, but for `deadline_in`."""
+
+    kind: str  # prediction | training
+    account_id: str
+    token_id: str
+    model: str  # owner/name as shown
+    version: str
+    serves: str  # the catalog model that does it
+    input: Mapping[str, Any]
+    files: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # link in the input → {"sha256", "name"}
+    weights: str | None = None
+    engine: str = "auto"
+    destination: str | None = None
+    note: str | None = None
+    deployment: str | None = None
+    consent: str = ""
+    output_shape: str = "file"
+    source: str = "api"
+    webhook: str | None = None
+    webhook_secret: str | None = None
+    webhook_events: str = ""
+    stream_key: str | None = None
+    aborts: bool = False
+    device: str = "any"
+    reserved_usd: float = 0.0
+    priority: int = 0
+    deadline_in: float | None = None  # seconds from now, by the database's clock
+    id: str = field(default_factory=new_id)
+
+
+def enqueue(db: Connection, new: NewRun) -> Row:
+    """Puts a run in the line; its row. Afterwards, when it is committed: `bell.ring("work")`."""
+    values = asdict(new)
+    seconds = values.pop("deadline_in")
+    values |= {
+        "status": "starting", "metrics": {}, "rank": -new.priority, "turn": _turn(new.token_id), "created_at": now(),
+        "deadline": None if seconds is None else now() + seconds,
+    }  # fmt: skip
+    return dict(db.execute(insert(runs).values(**values).returning(runs)).mappings().one())
+
+
+def _turn(token_id: str) -> ColumnElement[float]:
+    """A place in the line that is fair between tokens, however many runs each of them sends (start-time fair queueing).
+
+    Behind the token's own last run, and not before what was begun last for anybody: who comes anew is served in turn
+    with the others, and cannot save up places by having been silent.
+    """
+    begun = func.coalesce(select(func.max(tokens.c.turn)).scalar_subquery(), 0.0)
+    own = func.coalesce(select(tokens.c.turn).where(tokens.c.id == token_id).scalar_subquery(), 0.0)
+    waiting = func.coalesce(
+        select(func.max(runs.c.turn)).where(runs.c.token_id == token_id, runs.c.status == "starting").scalar_subquery(),
+        0.0,
+    )
+    return _greatest(begun, _greatest(own, waiting) + 1.0)
+
+
+def _greatest(one: ColumnElement[float], other: ColumnElement[float]) -> ColumnElement[float]:
+    return case((one > other, one), else_=other)
+
+
+def get(db: Connection, run_id: str) -> Row | None:
+    row = db.execute(select(runs).where(runs.c.id == run_id)).mappings().first()
+    return None if row is None else dict(row)
+
+
+def cancel(db: Connection, run_id: str) -> Row | None:
+    """Asks a run to stop; its row afterwards, None for an unknown one. One that is over stays as it is.
+
+    One that nobody works on is canceled here and now; for the others the worker is told, by the row and by the bell
+    that the caller rings when this is committed: `bell.ring("work", run_id)`, and `bell.ring("runs", run_id)`.
+    """
+    idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now())
+    if (row := close(db, run_id, "canceled", where=idle)) is not None:
+        return row
+    db.execute(
+        update(runs)
+        .where(runs.c.id == run_id, runs.c.status.in_(OPEN), runs.c.cancel_requested_at.is_(None))
+        .values(cancel_requested_at=now())
+    )
+    return get(db, run_id)
+
+
+def request_cancel(database: Database, run_id: str) -> Row | None:
+    """`cancel` in a transaction of its own, and the bells."""
+    with database.write() as db:
+        row = cancel(db, run_id)
+    bell.ring("work", run_id)
+    bell.ring("runs", run_id)
+    return row
+
+
+def close(
+    db: Connection, run_id: str, status: str, *, where: ColumnElement[bool], error: str | None = None,
+    output: Mapping[str, Any] | None = None, device: str = "cpu", engine: str | None = None, size: int = 0,
+) -> Row | None:  # fmt: skip
+    """Ends an open run for which `where` holds, with all that belongs to it; its row, or None if it did not hold.
+
+    The fence grows, so that whoever still works on it can write nothing more. `size`: bytes of the output.
+    """
+    values = {
+        "status": status, "error": error, "output": None if output is None else dict(output), "completed_at": now(),
+        "lease_owner": None, "lease_until": None, "fence": runs.c.fence + 1, "engine": engine or runs.c.engine,
+    }  # fmt: skip
+    ending = update(runs).where(runs.c.id == run_id, runs.c.status.in_(OPEN), where).values(**values).returning(runs)
+    ended = db.execute(ending).mappings().first()
+    if ended is None:
+        return None
+    metrics = {**ended["metrics"], "total_time": _seconds(ended["created_at"], ended["completed_at"])}
+    if ended["started_at"] is not None:
+        metrics["predict_time"] = _seconds(ended["started_at"], ended["completed_at"])
+    db.execute(update(runs).where(runs.c.id == run_id).values(metrics=metrics))
+    row = {**ended, "metrics": metrics}
+    _tell(db, row, device, size)
+    return row
+
+
+def _tell(db: Connection, row: Row, device: str, size: int) -> None:
+    from vividcover.runs import usage
+
+    seconds = row["metrics"].get("predict_time", 0.0)
+    usage.record(db, row, device, row["engine"], seconds, size)
+    happened(db, row, "completed")
+
+
+def happened(db: Connection, row: Row, event: str) -> None:
+    """start, output, logs or completed: for the run's webhook, if it has one."""
+    if row["webhook"]:
+        from vividcover.runs import webhooks
+
+        webhooks.on_event(db, row, event)
+
+
+def _seconds(since: float, until: float) -> float:
+    return round(max(0.0, until - since), 6)

@@ -1,0 +1,30 @@
+"""What has had its time: rows of files that expired, and artifacts that no row speaks of any more."""
+
+from __future__ import annotations
+
+from sqlalchemy import delete, select
+
+from vividcover.runs.states import OPEN
+from vividcover.store.artifacts import Artifacts
+from vividcover.store.database import Database, now
+from vividcover.store.tables import files, runs, versions
+
+GRACE = 3600.0  # seconds that an artifact without a row is kept: its row may be on the way
+
+
+def sweep(database: Database, artifacts: Artifacts) -> tuple[int, int]:
+    """(rows of files, artifacts) that were removed. Any number of processes may do it at once."""
+    with database.write() as db:
+        expired = db.execute(delete(files).where(files.c.expires_at < now())).rowcount
+    return expired, artifacts.sweep(live(database), GRACE)
+
+
+def live(database: Database) -> set[str]:
+    """sha256 of every artifact that a file, a version or a run that is not over still needs."""
+    with database.read() as db:
+        wanted = set(db.execute(select(files.c.sha256)).scalars())
+        wanted |= set(db.execute(select(versions.c.weights).where(versions.c.weights.is_not(None))).scalars())
+        going = select(runs.c.files, runs.c.weights).where(runs.c.status.in_(OPEN))
+        for linked, weights in db.execute(going):
+            wanted |= {one["sha256"] for one in linked.values()} | ({weights} if weights else set())
+    return wanted

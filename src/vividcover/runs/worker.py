@@ -1,0 +1,237 @@
+"""A worker: one a device. Takes a run, has its warm child carry it out, writes down what comes of it, takes the next.
+
+    Worker(settings).work()         # until SIGTERM or SIGINT; then it gives back what it holds
+
+One thread does it all, woken by the child's words, by the bell and by the clock. Whatever dies, the run is taken up
+again: the child (by this worker), the worker (by another one, when the lease is over), the database (when it is back).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any
+
+from vividcover.errors import StorageError
+from vividcover.runs import bell, leases
+from vividcover.runs.child import Child, Children
+from vividcover.runs.leases import Claim, LostLease, Outcome, Say
+from vividcover.settings import Settings
+from vividcover.store import migrate
+from vividcover.store.artifacts import Artifacts
+from vividcover.store.database import Database
+from vividcover.store.ids import new_id
+
+LOOK = 0.5  # seconds between two looks at the line when no bell rings
+WATCH = 0.2  # seconds between two looks at whether a run is to stop
+GATHER = 0.03  # seconds in which what a run says is gathered for one write
+CHORES = 5.0  # seconds between two rounds of what nobody else does
+SWEEP = 300.0  # seconds between two sweeps of files that expired, by all workers together
+
+log = logging.getLogger("vividcover.worker")
+
+
+class Worker:
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        self.settings, self.device = settings, device
+        self.id = f"{socket.gethostname()[:40]}:{os.getpid()}:{new_id()[:8]}"
+        self.database = Database(settings.database_url)
+        self.children = Children(settings)
+        self.stopping = False
+        self._chores_at = 0.0
+
+    def work(self) -> None:
+        """The worker's life."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(name, self._stop)
+        migrate.upgrade(self.database)
+        leases.arrive(self.database, self.id, self.device)
+        self.children.prepare()
+        with bell.Listener("work", self.settings.home) as self.bell:
+            try:
+                while not self.stopping:
+                    self._turn()
+            finally:
+                self.children.close()
+        leases.leave(self.database, self.id)
+        self.database.close()
+
+    def _stop(self, *_: object) -> None:
+        self.stopping = True
+
+    def _turn(self) -> None:
+        """One run, or a while of waiting for one."""
+        try:
+            self._chores()
+            claim = leases.claim_one(
+                self.database, self.id, self.device, self.children.warm(), self.settings.lease_seconds
+            )
+        except StorageError as error:
+            log.warning("%s", error)
+            time.sleep(LOOK)
+            return
+        if claim is None:
+            self.bell.wait(LOOK)
+            return
+        bell.ring("runs", claim.id, self.settings.home)
+        try:
+            Drive(self, claim).go()
+        except LostLease as error:  # somebody else has it: the child must not go on
+            log.warning("%s", error)
+            self.children.drop(claim.run["serves"])
+        except StorageError as error:  # the lease will end, and the run be taken up again
+            log.warning("%s", error)
+            self.children.drop(claim.run["serves"])
+
+    def _chores(self) -> None:
+        if time.monotonic() < self._chores_at:
+            return
+        self._chores_at = time.monotonic() + CHORES
+        leases.idle(self.database, self.id)
+        for run_id in leases.tend(self.database):
+            bell.ring("runs", run_id, self.settings.home)
+        if leases.my_turn(self.database, "sweep", SWEEP):
+            from vividcover.runs.sweep import sweep
+
+            sweep(self.database, Artifacts.of(self.settings))
+
+
+class Drive:
+    """One run on its way through the child."""
+
+    def __init__(self, worker: Worker, claim: Claim) -> None:
+        self.worker, self.claim = worker, claim
+        self.database, self.settings = worker.database, worker.settings
+        self.kind = str(claim.run["serves"])
+        self.said: list[Say] = []  # not written yet
+        self.pieces: list[str] = []  # of an output that comes in pieces
+        earlier = claim.run["output"] or {}
+        self.before: list[str] = list(earlier.get("items", []))  # told by an attempt that died
+        self.outcome: Outcome | None = None
+        self.stop: str | None = None  # why it is being stopped
+        now = time.monotonic()
+        self.began = now
+        self.beat_at, self.watch_at = now + self.settings.lease_seconds / 3, now + WATCH
+        self.write_at = self.kill_at = float("inf")
+
+    def go(self) -> None:
+        """From the claim to the end. Raises `LostLease`, `StorageError`."""
+        if self.claim.again:
+            self.said.append(("log", "Taken up again; finished stages are kept.\n"))
+        child = self.worker.children.take(self.kind)
+        run = {k: self.claim.run[k] for k in ("id", "kind", "serves", "input", "files", "weights", "engine", "consent")}
+        child.send("run", **run, weights_file=self.claim.weights_file)
+        if child.ready and self.claim.run["status"] != "processing":
+            self._begins()
+        waiting = not child.ready
+        while self.outcome is None:
+            self._wait(child)
+            for message in child.heard():
+                self._hear(message)
+            if waiting and child.ready:
+                waiting = False
+                self._begins()
+            if child.dead and self.outcome is None:
+                self._died()
+                return
+            if self.worker.stopping and self.outcome is None:
+                self.worker.children.drop(self.kind)
+                leases.release(self.database, self.claim, counts=False)
+                return
+            if self.outcome is None:
+                self._timers(child)
+        self._finish(self.outcome)
+
+    def _wait(self, child: Child) -> None:
+        due = min(self.beat_at, self.watch_at, self.write_at, self.kill_at)
+        sources: list[Child | bell.Listener] = [child, self.worker.bell]
+        ready, _, _ = select.select(sources, [], [], max(0.0, due - time.monotonic()))
+        if self.worker.bell in ready and self.claim.id in self.worker.bell.drain():
+            self.watch_at = 0.0
+
+    def _begins(self) -> None:
+        if self.claim.run["status"] != "processing":
+            with self.database.write() as db:
+                leases.started(db, self.claim)
+            self._ring()
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        what = message["say"]
+        if what == "log":
+            self._say("log", message["text"])
+        elif what == "output":
+            self._piece(message["text"])
+        elif what == "progress":
+            self._say("progress", leases.progress(message))
+        elif what == "stage":
+            with self.database.write() as db:
+                leases.record_stage(db, self.claim, message)
+        elif what == "over":
+            self.outcome = Outcome(**message["outcome"])
+
+    def _say(self, kind: str, data: str) -> None:
+        if not self.said:
+            self.write_at = time.monotonic() + GATHER
+        self.said.append((kind, data))
+
+    def _piece(self, piece: str) -> None:
+        """One that was told before the run was taken up again is not told twice."""
+        at = len(self.pieces)
+        self.pieces.append(piece)
+        if self.before[at : at + 1] != [piece]:
+            self._say("output", piece)
+
+    def _timers(self, child: Child) -> None:
+        now = time.monotonic()
+        if now >= self.write_at:
+            self._write()
+        if now >= self.beat_at:
+            self.beat_at = now + self.settings.lease_seconds / 3
+            leases.beat(self.database, self.claim, self.settings.lease_seconds)
+        if now >= self.watch_at:
+            self.watch_at = now + WATCH
+            self._watch(child, now)
+        if now >= self.kill_at:
+            self.worker.children.drop(self.kind)
+            self.outcome = Outcome("canceled")
+
+    def _watch(self, child: Child, now: float) -> None:
+        if self.stop is not None:
+            return
+        limit = self.settings.run_limit_seconds
+        self.stop = leases.look(self.database, self.claim) or ("limit" if 0 < limit < now - self.began else None)
+        if self.stop is not None:
+            child.send("cancel")
+            self.kill_at = now + self.settings.cancel_grace
+
+    def _write(self) -> None:
+        said, self.said, self.write_at = self.said, [], float("inf")
+        output = {"items": list(self.pieces)} if any(kind == "output" for kind, _ in said) else None
+        with self.database.write() as db:
+            leases.say(db, self.claim, said, output)
+        self._ring()
+
+    def _finish(self, outcome: Outcome) -> None:
+        if outcome.status == "canceled" and self.stop == "limit":
+            limit = self.settings.run_limit_seconds
+            outcome = Outcome("failed", f"It took longer than the {limit:g} seconds that a run may take here.")
+        with self.database.write() as db:
+            leases.finish(db, self.claim, outcome, self.said, self.settings.output_keep_seconds)
+        self._ring()
+
+    def _died(self) -> None:
+        """The child is gone in the middle of the run: crashed, out of memory, or killed."""
+        status = self.worker.children.drop(self.kind)
+        how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+        if self.stop is not None:
+            self._finish(Outcome("canceled"))
+            return
+        leases.release(self.database, self.claim, f"The run's process {how}.")
+        self._ring()
+
+    def _ring(self) -> None:
+        bell.ring("runs", self.claim.id, self.settings.home)
