@@ -40,7 +40,7 @@ def _open_streams() -> None:
 
 def build() -> Any:
     """The Typer application."""
-    from vividcover.cli import access, demo, housekeeping, image, models, song, video, voice
+    from vividcover.cli import access, cog, demo, housekeeping, image, models, serve, song, video, voice
 
     app = typer.Typer(
         name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -61,9 +61,12 @@ def build() -> Any:
     app.add_typer(housekeeping.weights, name="weights")
     app.add_typer(housekeeping.cache, name="cache")
     app.command()(housekeeping.doctor)
+    app.command()(serve.up)
+    app.command()(serve.worker)
     app.command()(demo.demo)
     app.add_typer(access.account, name="account")
     app.add_typer(access.token, name="token")
+    app.add_typer(cog.app, name="cog")
     return app
 
 
