@@ -1,7 +1,7 @@
 """What runs cost: seconds by device and model, bytes kept, and USD by a table of prices; budgets and their alerts.
 
-    expected = admit(db, principal, new.model, new.serves, new.input)   # in the transaction that creates the run
-    record(db, row, device, engine, seconds, bytes)                     # in the transaction that ends it
+    new = reserve(db, principal, new)                   # in the transaction that creates the run
+    record(db, row, device, engine, seconds, bytes)     # in the transaction that ends it
 
 A budget is of a calendar month (UTC), of an account or of a token. It is exact however many runs are created at once:
 every open run holds what it is expected to cost, and whoever creates one under a budget holds the account's row.
@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -21,6 +22,9 @@ from vividcover.settings import settings
 from vividcover.store import tables
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
+
+if TYPE_CHECKING:
+    from vividcover.runs.states import NewRun
 
 # USD. `second:WHAT` for a second of work and `output:WHAT` for a file that was made. WHAT is owner/name:variant (the
 # input `model`), owner/name, a device or *; the first of these that is there counts, and `output` before `second`.
@@ -74,18 +78,18 @@ def record(
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def admit(db: Connection, principal: Principal, model: str, serves: str, input: Mapping[str, Any]) -> float:
-    """What a run that is about to be created is expected to cost, to be kept as its `reserved_usd`.
+def reserve(db: Connection, principal: Principal, new: NewRun) -> NewRun:
+    """The run with what it is expected to cost, which it holds until it is over. In the transaction that creates it.
 
-    Raises `BudgetError` when the account or the token cannot pay for it this month. Call it in the same transaction.
+    Raises `BudgetError` when the account or the token cannot pay for it this month.
     """
     if not principal.budgeted:
-        return 0.0
+        return new
     purses = _purses(db, principal.account_id, principal.token_id)
     if not purses:
-        return 0.0
+        return new
     since = month_start(db)
-    expected = _expected(db, principal.account_id, model, serves, input, since)
+    expected = _expected(db, new, since)
     for purse in purses:
         used, held = _spent(db, purse, since), _held(db, purse)
         budget = purse["budget_usd"]
@@ -96,7 +100,7 @@ def admit(db: Connection, principal: Principal, model: str, serves: str, input: 
                 f"run is expected to cost {expected:.4f} USD.",
                 f"It begins anew on the 1st; `vividcover {purse['kind']} budget` changes it.",
             )
-    return expected
+    return replace(new, reserved_usd=expected)
 
 
 def _purses(db: Connection, account_id: str, token_id: str, *, lock: bool = True) -> list[dict[str, Any]]:
@@ -114,17 +118,15 @@ def _purses(db: Connection, account_id: str, token_id: str, *, lock: bool = True
     return found
 
 
-def _expected(
-    db: Connection, account_id: str, model: str, serves: str, input: Mapping[str, Any], since: float
-) -> float:
-    """By the number of outputs asked for, or by how long the account's last runs of the model took."""
-    unit, each = price(serves, input)
+def _expected(db: Connection, new: NewRun, since: float) -> float:
+    """By the number of outputs asked for, or by what the account's last runs of the model cost."""
+    unit, each = price(new.serves, new.input)
     if unit == "output":
-        count = input.get("num_outputs", 1)
+        count = new.input.get("num_outputs", 1)
         return each * (count if isinstance(count, int) and 1 <= count <= 100 else 1)
     u = tables.usage.c
     latest = (
-        sa.select(u.usd).where(u.account_id == account_id, u.at >= since, u.model == model)
+        sa.select(u.usd).where(u.account_id == new.account_id, u.at >= since, u.model == new.model)
         .order_by(u.at.desc()).limit(LATEST).subquery()
     )  # fmt: skip
     return float(db.execute(sa.select(sa.func.avg(latest.c.usd))).scalar() or 0.0)
