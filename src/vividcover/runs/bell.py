@@ -44,7 +44,7 @@ def ring(topic: Topic, about: str = "", home: Path | None = None) -> None:
 
 
 class Listener:
-    """One who is woken. `fileno()` makes it fit for `select` and for asyncio's `add_reader`; then call `drain()`."""
+    """One who is woken. `fileno()` makes it fit for `select` and for asyncio's `add_reader`; then call `heard()`."""
 
     def __init__(self, topic: Topic, home: Path | None = None) -> None:
         folder = Path(_folder(topic, home))
@@ -57,7 +57,7 @@ class Listener:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def drain(self) -> set[str]:
+    def heard(self) -> set[str]:
         """What the rings since the last call were about ("" for a ring about nothing); does not wait."""
         about = set()
         with contextlib.suppress(BlockingIOError):
@@ -68,7 +68,7 @@ class Listener:
     def wait(self, timeout: float) -> set[str] | None:
         """Waits at most `timeout` seconds for a ring."""
         ready, _, _ = select.select([self], [], [], max(0.0, timeout))
-        return self.drain() if ready else None
+        return self.heard() if ready else None
 
     def close(self) -> None:
         self._socket.close()

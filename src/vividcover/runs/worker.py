@@ -150,7 +150,7 @@ class Drive:
         due = min(self.beat_at, self.watch_at, self.write_at, self.kill_at)
         sources: list[Child | bell.Listener] = [child, self.worker.bell]
         ready, _, _ = select.select(sources, [], [], max(0.0, due - time.monotonic()))
-        if self.worker.bell in ready and self.claim.id in self.worker.bell.drain():
+        if self.worker.bell in ready and self.claim.id in self.worker.bell.heard():
             self.watch_at = 0.0
 
     def _begins(self) -> None:
