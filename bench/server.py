@@ -3,10 +3,10 @@
     python bench/server.py                      about two minutes on two cores
     python bench/server.py --quick --json       half a minute; the last line is one JSON object
 
-Both servers run here, one after the other, with the same load generator: keep-alive connections over plain sockets, 1
-and 16 clients. Ours: `vividcover up` on SQLite with one worker and the model `vividcover/hello`. cog: an ordinary runner
-that returns the same text. Both do one run at a time; where ours queues, cog refuses, and its client asks again at once.
-cog's server has no database, queue, accounts or kept runs, and no GET of a run.
+Both servers run here, one after the other, with the same load generator: keep-alive connections over plain sockets,
+1 and 16 clients. Ours: `vividcover up` on SQLite with one worker and the model `vividcover/hello`. cog: an ordinary
+runner that returns the same text. Both do one run at a time; where ours queues, cog refuses, and its client asks again
+at once. cog's server has no database, queue, accounts or kept runs, and no GET of a run.
 Results go to bench/results/server.json and .md; those of --quick to bench/.work/.
 """
 
