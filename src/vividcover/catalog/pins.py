@@ -29,4 +29,7 @@ PINS: dict[str, tuple[str, ...]] = {
         "4ffd32160efd92e956d39c5338a9b8fbafca58e03f791f6d8011f3e20e8ea6fa",
     ),
     "black-forest-labs/flux-pro-finetuned": ("3412257f7a7c2741f0d980da3219f681cb420c0fd3e00a585871ab05d5f538bc",),
+    "black-forest-labs/flux-1.1-pro-ultra-finetuned": (
+        "1ab8454c1cc3e6229898e4bbb4904602d6f1b44628d81dd2b5fc43f95919c65e",
+    ),
 }  # fmt: skip

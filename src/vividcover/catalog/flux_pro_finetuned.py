@@ -1,0 +1,260 @@
+"""`black-forest-labs/flux-pro-finetuned` and its siblings: a prompt and a `finetune_id` in, a picture out.
+
+On this machine a finetune_id is the name or path of a trained image model. BFL's API has five endpoints of this kind;
+what a control picture or a mask can mean to an engine without a diffusion network stands with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover import provenance
+from vividcover.catalog import shelf
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
+from vividcover.catalog.flux_lora import NO_NETWORK, FluxLora, FluxLoraInput, size_of
+from vividcover.catalog.pins import PINS
+from vividcover.errors import ImageError
+from vividcover.workspace import Stage, StageResult
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NAME = "black-forest-labs/flux-pro-finetuned"
+ULTRA = "black-forest-labs/flux-1.1-pro-ultra-finetuned"
+SMALLEST, LARGEST, GRID = 256, 1440, 32  # px
+Ratio = Literal["custom", "1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
+Format = Literal["jpg", "png", "webp"]
+Text = Literal["file", "files", "text", "stream"]
+NO_SAFETY = "the classic engine shows only what is in the photos; there is nothing to check"
+IGNORES = {
+    "image_prompt": "the classic engine composes a scene from words; it takes no picture as a prompt",
+    "image_prompt_strength": "the classic engine takes no picture as a prompt",
+    "prompt_upsampling": "the classic engine reads the prompt as it is", "steps": NO_NETWORK, "guidance": NO_NETWORK,
+    "safety_tolerance": NO_SAFETY, "raw": NO_NETWORK,
+    "control_image": "the classic engine takes the size of a control picture, not its shapes",
+}  # fmt: skip
+PROMPT = "What to show; use the trigger word for the subject."
+FINETUNE = "The trained image model: on a server a finetune_id, here a name or path."
+
+
+def _strength(default: float = 1.0) -> Any:
+    return Field(default=default, ge=0, le=2, description="How strongly the trained model is applied.")
+
+
+def _seed() -> Any:
+    return Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
+
+
+def _tolerance() -> Any:
+    return Field(default=2, ge=1, le=6, description="1 is most strict, 6 is most permissive.")
+
+
+def _ignores(schema: type[Inputs]) -> dict[str, dict[str, str]]:
+    return {"classic": {key: why for key, why in IGNORES.items() if key in schema.model_fields}}
+
+
+class FluxProFinetunedInput(Inputs):
+    prompt: str = Field(min_length=1, max_length=2000, description=PROMPT)
+    finetune_id: str = Field(min_length=1, max_length=1000, description=FINETUNE)
+    finetune_strength: float = _strength()
+    image_prompt: str | None = uri("A picture that guides the composition.", required=False)
+    aspect_ratio: Ratio = Field(default="1:1", description="Aspect ratio; custom uses width and height.")
+    width: int | None = Field(default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 32.")
+    height: int | None = Field(
+        default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 32."
+    )
+    prompt_upsampling: bool = Field(default=False, description="Change the prompt for more variety.")
+    steps: int = Field(default=40, ge=1, le=50, description="Diffusion steps.")
+    guidance: float = Field(default=3, ge=2, le=5, description="How closely to follow the prompt.")
+    safety_tolerance: int = _tolerance()
+    seed: int | None = _seed()
+    output_format: Format = Field(default="jpg", description="Format of the picture.")
+
+
+class FluxProUltraFinetunedInput(Inputs):
+    prompt: str = Field(min_length=1, max_length=2000, description=PROMPT)
+    finetune_id: str = Field(min_length=1, max_length=1000, description=FINETUNE)
+    finetune_strength: float = _strength()
+    image_prompt: str | None = uri("A picture that guides the composition.", required=False)
+    image_prompt_strength: float = Field(default=0.1, ge=0, le=1, description="How much it guides.")
+    aspect_ratio: Ratio = Field(default="1:1", description="Aspect ratio.")
+    prompt_upsampling: bool = Field(default=False, description="Change the prompt for more variety.")
+    safety_tolerance: int = _tolerance()
+    seed: int | None = _seed()
+    raw: bool = Field(default=False, description="Less processed pictures.")
+    output_format: Format = Field(default="jpg", description="Format of the picture.")
+
+
+class FluxProControlInput(Inputs):
+    prompt: str = Field(min_length=1, max_length=2000, description=PROMPT)
+    finetune_id: str = Field(min_length=1, max_length=1000, description=FINETUNE)
+    control_image: str = uri("The picture whose depth or edges to follow.")
+    finetune_strength: float = _strength()
+    prompt_upsampling: bool = Field(default=False, description="Change the prompt for more variety.")
+    steps: int = Field(default=50, ge=15, le=50, description="Diffusion steps.")
+    guidance: float = Field(default=15, ge=1, le=100, description="How closely to follow the prompt.")
+    safety_tolerance: int = _tolerance()
+    seed: int | None = _seed()
+    output_format: Format = Field(default="jpg", description="Format of the picture.")
+
+
+class FluxProFillInput(Inputs):
+    prompt: str = Field(min_length=1, max_length=2000, description=PROMPT)
+    finetune_id: str = Field(min_length=1, max_length=1000, description=FINETUNE)
+    image: str = uri("The picture to change; with transparency, that is the mask.")
+    mask: str | None = uri("White where the picture is to be made anew, black where it stays.", required=False)
+    finetune_strength: float = _strength()
+    prompt_upsampling: bool = Field(default=False, description="Change the prompt for more variety.")
+    steps: int = Field(default=50, ge=15, le=50, description="Diffusion steps.")
+    guidance: float = Field(default=60, ge=1.5, le=100, description="How closely to follow the prompt.")
+    safety_tolerance: int = _tolerance()
+    seed: int | None = _seed()
+    output_format: Format = Field(default="jpg", description="Format of the picture.")
+
+
+class FluxProFinetuned(Model):
+    name: ClassVar[str] = NAME
+    description: ClassVar[str] = "A picture from a trained image model, named by its finetune_id."
+    Input: ClassVar[type[Inputs]] = FluxProFinetunedInput
+    output: ClassVar[Text] = "file"
+    pinned: ClassVar[str] = PINS[NAME][-1]
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProFinetunedInput)
+
+    def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
+        return shelf.engine_of("image", input.finetune_id, context)
+
+    def classic(self, input: FluxProFinetunedInput, context: Context) -> Made:
+        custom = {"width": input.width, "height": input.height} if input.aspect_ratio == "custom" else {}
+        sizes = {key: round(value / GRID) * GRID for key, value in custom.items() if value}
+        still = draw(self.name, input, context, aspect_ratio=input.aspect_ratio, **sizes)
+        return Made(still.path(still.meta["file"]), {"stills": [still.meta["report"]]})
+
+
+class FluxProUltraFinetuned(Model):
+    name: ClassVar[str] = ULTRA
+    description: ClassVar[str] = "The same with the inputs of FLUX1.1 [pro] ultra."
+    Input: ClassVar[type[Inputs]] = FluxProUltraFinetunedInput
+    output: ClassVar[Text] = "file"
+    pinned: ClassVar[str] = PINS[ULTRA][-1]
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProUltraFinetunedInput)
+
+    def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
+        return shelf.engine_of("image", input.finetune_id, context)
+
+    def classic(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
+        still = draw(self.name, input, context, aspect_ratio=input.aspect_ratio)
+        return Made(still.path(still.meta["file"]), {"stills": [still.meta["report"]]})
+
+
+class FluxProControl(Model):
+    """Depth and canny: what their control picture is to the classic engine is a size."""
+
+    Input: ClassVar[type[Inputs]] = FluxProControlInput
+    output: ClassVar[Text] = "file"
+    is_hosted: ClassVar[bool] = False  # neither place offers them any more
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProControlInput)
+
+    def classic(self, input: FluxProControlInput, context: Context) -> Made:
+        picture = context.file("control_image", input.control_image)
+        width, height = fitting(*opened(picture).size)
+        still = draw(self.name, input, context, aspect_ratio="custom", width=width, height=height)
+        return Made(still.path(still.meta["file"]), {"stills": [still.meta["report"]]})
+
+
+class FluxProDepthFinetuned(FluxProControl):
+    name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-depth-finetuned"
+    description: ClassVar[str] = "The same with a picture whose depth is followed, on engines that can."
+
+
+class FluxProCannyFinetuned(FluxProControl):
+    name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-canny-finetuned"
+    description: ClassVar[str] = "The same with a picture whose edges are followed, on engines that can."
+
+
+class FluxProFillFinetuned(Model):
+    name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-fill-finetuned"
+    description: ClassVar[str] = "Part of a picture made anew from a trained image model."
+    Input: ClassVar[type[Inputs]] = FluxProFillInput
+    output: ClassVar[Text] = "file"
+    is_hosted: ClassVar[bool] = False
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProFillInput)
+
+    def classic(self, input: FluxProFillInput, context: Context) -> Made:
+        """A scene of the picture's size shows through the mask; what the mask leaves alone stays as it is."""
+        picture = context.file("image", input.image)
+        mask = context.file("mask", input.mask) if input.mask else None
+        width, height = fitting(*opened(picture).size)
+        plain = input.model_copy(update={"output_format": "png"})
+        scene = draw(self.name, plain, context, aspect_ratio="custom", width=width, height=height)
+        file = f"filled.{input.output_format}"
+
+        def compute(stage: Stage) -> None:
+            provenance.save_picture(
+                filled(picture, mask, scene.path(scene.meta["file"])), stage.folder / file, format=input.output_format,
+                quality=90, engine="classic", description=f"{self.name}, classic engine, seed {input.seed}.",
+            )  # fmt: skip
+
+        inputs = {"scene": scene.path(scene.meta["file"]), "picture": picture} | ({"mask": mask} if mask else {})
+        params = {"format": input.output_format, "seed": input.seed}
+        done = context.stage("image/fill", version=1, inputs=inputs, params=params, compute=compute)
+        return Made(done.path(file), {"stills": [scene.meta["report"]]})
+
+
+def draw(name: str, input: Any, context: Context, **size: Any) -> StageResult:
+    """One still of the trained model behind `finetune_id`."""
+    values = {
+        "prompt": input.prompt, "replicate_weights": input.finetune_id, "seed": input.seed,
+        "lora_scale": input.finetune_strength, "output_format": input.output_format, **size,
+    }  # fmt: skip
+    wanted: FluxLoraInput = validated(name, FluxLoraInput, values)
+    width, height = size_of(wanted)
+    return FluxLora().still(wanted, input.seed, width, height, context)
+
+
+def opened(path: Path) -> Image:
+    """The picture, turned as its camera says. Raises `ImageError`."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ImageError(f"{path.name} is not a picture: {error}.", "Give a JPEG, PNG or WebP.") from None
+
+
+def fitting(width: int, height: int) -> tuple[int, int]:
+    """The size nearest to a picture's that can be drawn: its shape, sides of 256 to 1440 px, a multiple of 32."""
+    scale = min(1.0, LARGEST / max(width, height))
+    scale = max(scale, SMALLEST / min(width, height))
+    sides = (min(max(round(side * scale / GRID) * GRID, SMALLEST), LARGEST) for side in (width, height))
+    return next(sides), next(sides)
+
+
+def filled(picture: Path, mask: Path | None, scene: Path) -> Any:
+    """`picture` with `scene` where the mask is white, or where the picture is transparent: uint8 [H,W,3].
+
+    Raises `ImageError` without a mask, and for one that is all black.
+    """
+    import numpy as np
+    from PIL import Image
+
+    source = opened(picture)
+    if mask is not None:
+        where = opened(mask).convert("L").resize(source.size, Image.Resampling.BILINEAR)
+    elif "A" in source.getbands():
+        where = source.getchannel("A").point([255 - value for value in range(256)])
+    else:
+        raise ImageError(
+            f"{picture.name} has no transparency, and there is no mask.", "Give a mask: white is made anew."
+        )
+    share = np.asarray(where, np.float32)[..., None] / 255
+    if not share.any():
+        raise ImageError("The mask is black: nothing is to be made anew.", "Paint the part to change in white.")
+    with Image.open(scene) as drawn:
+        fresh = np.asarray(drawn.convert("RGB").resize(source.size, Image.Resampling.LANCZOS), np.float32)
+    base = np.asarray(source.convert("RGB"), np.float32)
+    return np.rint(base + (fresh - base) * share).astype(np.uint8)

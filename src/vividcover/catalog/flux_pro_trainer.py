@@ -1,0 +1,87 @@
+"""`black-forest-labs/flux-pro-trainer`: a zip of photos in, a `finetune_id` out, for `flux-pro-finetuned` to use.
+
+The published model is run, and gives back the id; trained like the other trainers it makes a version of a destination.
+On this machine the id is a name on the shelf of image models; on a server it is one of the account's fine-tunes.
+Inputs as callers of the published model and of BFL's own API give them.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from vividcover.catalog import shelf
+from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
+from vividcover.catalog.flux_dev_lora_trainer import NO_LORA, NO_WORDS, ONCE, as_fast
+
+TRAINED = "trained_model"  # the part that is the trained model's file
+Mode = Literal["general", "character", "style", "product"]
+CLASSIC_IGNORES = {
+    "captioning": NO_WORDS, "training_steps": ONCE, "iterations": ONCE, "learning_rate": ONCE, "lora_rank": NO_LORA,
+    "finetune_type": NO_LORA, "priority": "the classic engine has one speed",
+}  # fmt: skip
+
+
+class FluxProTraining(Inputs):
+    input_images: str = uri("A zip of 1 to 20 photos; a caption for img_0.jpg may stand in img_0.txt.")
+    trigger_word: str = Field(
+        default="TOK", min_length=1, max_length=64, pattern=r"^\S+$",
+        description="The word that stands for the subject.",
+    )  # fmt: skip
+    mode: Mode = Field(
+        default="general", description="What the photos show; style learns a style, the others a person."
+    )
+    finetune_comment: str | None = Field(default=None, max_length=500, description="What to call it.")
+    training_steps: int = Field(default=300, ge=100, le=1000, description="Training steps.")
+    iterations: int | None = Field(default=None, ge=100, le=1000, description="Another name for training_steps.")
+    learning_rate: float | None = Field(default=None, ge=1e-6, le=5e-3, description="Size of a step.")
+    captioning: Literal["automatic", "captioning-enabled", "captioning-disabled"] = Field(
+        default="automatic", description="Whether to write captions for photos that have none."
+    )
+    priority: Literal["speed", "quality", "high_res_only"] = Field(default="quality", description="What matters more.")
+    finetune_type: Literal["lora", "full"] = Field(default="full", description="What is trained.")
+    lora_rank: Literal[16, 32] = Field(default=32, description="Rank of the LoRA.")
+
+
+class FluxProTrainer(Model):
+    name: ClassVar[str] = "black-forest-labs/flux-pro-trainer"
+    description: ClassVar[str] = (
+        "Train an image model from photos; gives the finetune_id that flux-pro-finetuned takes."
+    )
+    Input: ClassVar[type[Inputs]] = FluxProTraining
+    TrainingInput: ClassVar[type[Inputs] | None] = FluxProTraining
+    output: ClassVar[Literal["file", "files", "text", "stream"]] = "text"
+    needs_consent: ClassVar[bool] = True
+    synthetic: ClassVar[bool] = False
+    training_suffix: ClassVar[str] = ".tar"
+    trains: ClassVar[str] = "vividcover/flux-lora"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
+
+    def classic(self, input: FluxProTraining, context: Context) -> Made:
+        made = self.classic_train(input, context)
+        assert isinstance(made.output, Path)
+        finetune_id = str(uuid.UUID(context.workspace.hash_of(made.output)[:32]))
+        if context.resolve is None:  # on a server it becomes a version and a fine-tune of the account's
+            shelf.shelve("image", finetune_id, made.output, context.settings)
+            context.note(f"the image model is on the shelf as {finetune_id}")
+        return Made(finetune_id, made.details, {TRAINED: made.output})
+
+    def classic_train(self, input: FluxProTraining, context: Context) -> Made:
+        photos = context.file("input_images", input.input_images, folder=True)
+        if input.mode == "product":
+            context.cannot("mode", input.mode, "the classic engine learns a person or a style; it looks for a person")
+        kind = "style" if input.mode == "style" else "subject"
+        wish = as_fast(input.input_images, input.trigger_word, kind)
+        return FastFluxTrainer().from_photos(photos, wish, TRAINED, context)
+
+    def hosted_train(self, input: FluxProTraining, context: Context) -> Made:
+        from vividcover.errors import EngineError
+
+        raise EngineError(
+            f"{self.name} on the hosted engine gives an id, not a file.", "Run it instead of training it."
+        )
