@@ -33,11 +33,11 @@ def up(
         chosen = settings()
         certificate = tls_of(tls, chosen, [host])
         supervisor = Supervisor(chosen, host, port, workers, certificate, on_ready=lambda url: _greet(url, certificate))
+        for name in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(name, supervisor.stop)
+        supervisor.run()
     except VividCoverError as error:
         fail(error, False)
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, supervisor.stop)
-    supervisor.run()
 
 
 def _greet(url: str, certificate: Any) -> None:

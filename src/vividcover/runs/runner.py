@@ -85,12 +85,12 @@ class Runner:
         self._canceled, self._told, self._known = False, 0.0, 0
         try:
             with (
-                tempfile.TemporaryDirectory(prefix="vividcover-run-") as folder,
+                Files(run, self.artifacts) as files,
                 Workspace(self.settings.cache, self.event, self.settings.cache_limit) as self._workspace,
             ):
                 if self._canceled:  # it came before there was something to cancel
                     self._workspace.cancel()
-                outcome = self._run(run, self._workspace, Path(folder))
+                outcome = self._run(run, self._workspace, files)
         except Canceled:
             outcome = {"status": "canceled"}
         except VividCoverError as error:
@@ -101,15 +101,14 @@ class Runner:
         self._workspace = None
         self.say("over", outcome=outcome)
 
-    def _run(self, run: Mapping[str, Any], workspace: Workspace, folder: Path) -> dict[str, Any]:
+    def _run(self, run: Mapping[str, Any], workspace: Workspace, files: Files) -> dict[str, Any]:
         model = get(run["serves"])
         context = Context(
-            workspace, self.settings, run["engine"], run["consent"], resolve=Files(run, self.artifacts, folder).find,
+            workspace, self.settings, run["engine"], run["consent"], resolve=files.find,
             on_output=lambda piece: self.say("output", text=piece),
         )  # fmt: skip
         values = self._values(run, model)
-        training = run["kind"] == "training" and model.TrainingInput is not None
-        result = model.train(values, context) if training else model.run(values, context)
+        result = model.train(values, context) if run["kind"] == "training" else model.run(values, context)
         workspace.check()
         self._explain(run, result)
         return self._outcome(run, result)
@@ -140,9 +139,10 @@ class Runner:
             names = [f"out-{number}{path.suffix}" for number, path in enumerate(result.files)]
         kept = [asdict(self.artifacts.keep(path)) | {"name": name} for path, name in zip(result.files, names)]
         if run["kind"] == "training":
+            hashes = [str(one["sha256"]) for one in result.inputs.values()]
             story["details"] = {
-                "engine": result.engine, "input": dict(result.input), "inputs": dict(result.inputs),
-                "nets": result.nets, "report": dict(result.details),
+                "engine": result.engine, "trigger_word": result.input.get("trigger_word"),
+                "dataset": hashes[0] if len(hashes) == 1 else None,
                 "licence": next((one.get("licence") for one in result.materials), None),
             }  # fmt: skip
         return story | {"files": kept}
@@ -173,10 +173,11 @@ class Runner:
 
 
 class Files:
-    """The artifacts behind the links in a run's input, under the names that they had."""
+    """The artifacts behind the links in a run's input, under the names that they had, in a folder for this run."""
 
-    def __init__(self, run: Mapping[str, Any], artifacts: Artifacts, folder: Path) -> None:
-        self._artifacts, self._folder = artifacts, folder
+    def __init__(self, run: Mapping[str, Any], artifacts: Artifacts) -> None:
+        self._artifacts = artifacts
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._known: dict[str, Mapping[str, str]] = dict(run["files"])
         if run["weights"]:
             self._known[WEIGHTS] = {"sha256": run["weights"], "name": run["weights_file"] or "trained_model.tar"}
@@ -185,11 +186,20 @@ class Files:
         """None for a link that is to be fetched."""
         if (known := self._known.get(link)) is None:
             return None
-        place = self._folder / known["sha256"][:16] / (Path(known["name"]).name or "file")
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="vividcover-run-")
+        place = Path(self._folder.name) / known["sha256"][:16] / (Path(known["name"]).name or "file")
         if not place.is_symlink():
             place.parent.mkdir(parents=True, exist_ok=True)
             place.symlink_to(self._artifacts.path(known["sha256"]).resolve())
         return place
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def bar(fraction: float) -> str:

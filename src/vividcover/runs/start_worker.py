@@ -7,13 +7,18 @@ import sys
 
 
 def main(device: str = "cpu") -> None:
+    from vividcover.errors import VividCoverError
     from vividcover.runs import lifeline
     from vividcover.runs.worker import Worker
     from vividcover.settings import settings
 
     logging.basicConfig(level="WARNING", format="%(asctime)s %(name)s %(message)s")
     lifeline.hold()
-    Worker(settings(), device).work()
+    try:
+        Worker(settings(), device).work()
+    except VividCoverError as error:
+        logging.getLogger("vividcover.worker").error("%s", error)
+        raise SystemExit(error.exit_code) from None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from vividcover.store.tables import runs, tokens
 
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
 OPEN = ("starting", "processing")
+BELLS: tuple[bell.Topic, ...] = ("work", "runs", "webhooks")  # who may have to act when a run is canceled
 Row = Mapping[str, Any]
 
 
@@ -97,7 +98,7 @@ def cancel(db: Connection, run_id: str) -> Row | None:
     """Asks a run to stop; its row afterwards, None for an unknown one. One that is over stays as it is.
 
     One that nobody works on is canceled here and now; for the others the worker is told, by the row and by the bell
-    that the caller rings when this is committed: `bell.ring("work", run_id)`, and `bell.ring("runs", run_id)`.
+    that the caller rings when this is committed: `bell.ring(topic, run_id)` for each of `BELLS`.
     """
     idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now())
     if (row := close(db, run_id, "canceled", where=idle)) is not None:
@@ -114,8 +115,8 @@ def request_cancel(database: Database, run_id: str) -> Row | None:
     """`cancel` in a transaction of its own, and the bells."""
     with database.write() as db:
         row = cancel(db, run_id)
-    bell.ring("work", run_id)
-    bell.ring("runs", run_id)
+    for topic in BELLS:
+        bell.ring(topic, run_id)
     return row
 
 

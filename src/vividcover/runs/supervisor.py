@@ -22,12 +22,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vividcover.errors import ParameterError
+from vividcover.errors import ParameterError, VividCoverError
 from vividcover.settings import Settings
 
 SOON = 0.05  # seconds before a child that died is started again
 LATE = 5.0  # seconds, of one that keeps dying
 STEADY = 5.0  # seconds after which a child has not just died at its start
+HOPELESS = 5  # deaths in a row, right after the start, of a server that has never answered
 LEAVE = 4.0  # seconds that children get to end by themselves
 TICK = 0.1  # seconds between two looks
 
@@ -94,7 +95,10 @@ class Part:
 
 @dataclass
 class Supervisor:
-    """`run()` returns when `stop()` was called, from a signal handler or another thread."""
+    """`run()` returns when `stop()` was called, from a signal handler or another thread.
+
+    It raises `VividCoverError` when the server cannot be started at all.
+    """
 
     settings: Settings
     host: str = "127.0.0.1"
@@ -108,6 +112,7 @@ class Supervisor:
         self.socket = listen(self.host, self.port)
         self.port = self.socket.getsockname()[1]
         self._stopping = threading.Event()
+        self._answered = False
 
     @property
     def url(self) -> str:
@@ -125,6 +130,8 @@ class Supervisor:
             while not self._stopping.wait(TICK):
                 for part in self.parts:
                     part.tend()
+                if self.parts[0].restarts >= HOPELESS and not self._answered:
+                    raise VividCoverError("The server does not start.", "What it says of it stands above.")
         finally:
             for part in self.parts:
                 part.ask_to_end()
@@ -146,7 +153,10 @@ class Supervisor:
                 urllib.request.urlopen(address, timeout=60, context=trust).close()
                 break
             time.sleep(TICK)
-        if self.on_ready and not self._stopping.is_set():
+        else:
+            return
+        self._answered = True
+        if self.on_ready:
             self.on_ready(self.url)
 
 

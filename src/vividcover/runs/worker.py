@@ -38,14 +38,14 @@ log = logging.getLogger("vividcover.worker")
 class Worker:
     def __init__(self, settings: Settings, device: str = "cpu") -> None:
         self.settings, self.device = settings, device
-        self.id = f"{socket.gethostname()[:40]}:{os.getpid()}:{new_id()[:8]}"
+        self.id = f"{_machine()}:{os.getpid()}:{new_id()[:8]}"
         self.database = Database(settings.database_url)
         self.children = Children(settings)
         self.stopping = False
         self._chores_at = 0.0
 
     def work(self) -> None:
-        """The worker's life."""
+        """The worker's life. Raises `StorageError` when there is no database to begin with."""
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stop)
         migrate.upgrade(self.database)
@@ -77,9 +77,11 @@ class Worker:
         if claim is None:
             self.bell.wait(LOOK)
             return
-        bell.ring("runs", claim.id, self.settings.home)
+        drive = Drive(self, claim)
+        if claim.run["status"] == "processing":
+            drive.ring()
         try:
-            Drive(self, claim).go()
+            drive.go()
         except LostLease as error:  # somebody else has it: the child must not go on
             log.warning("%s", error)
             self.children.drop(claim.run["serves"])
@@ -92,12 +94,38 @@ class Worker:
             return
         self._chores_at = time.monotonic() + CHORES
         leases.idle(self.database, self.id)
+        leases.bury(self.database, _dead)
         for run_id in leases.tend(self.database):
             bell.ring("runs", run_id, self.settings.home)
+            bell.ring("webhooks", run_id, self.settings.home)
         if leases.my_turn(self.database, "sweep", SWEEP):
             from vividcover.runs.sweep import sweep
 
             sweep(self.database, Artifacts.of(self.settings))
+
+
+def _machine() -> str:
+    """Names what process ids belong to: the host, and on Linux the namespace (containers have their own)."""
+    try:
+        space = os.readlink("/proc/self/ns/pid").strip("pid:[]")  # noqa: PTH115 (it is no path)
+    except OSError:
+        space = "0"
+    return f"{socket.gethostname()[:40].replace(':', '-')}-{space}"
+
+
+def _dead(worker: str) -> bool:
+    """Whether a worker of this machine is surely gone. One of another machine never is: its lease tells."""
+    machine, _, rest = worker.partition(":")
+    pid = rest.partition(":")[0]
+    if machine != _machine() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 class Drive:
@@ -157,7 +185,7 @@ class Drive:
         if self.claim.run["status"] != "processing":
             with self.database.write() as db:
                 leases.started(db, self.claim)
-            self._ring()
+            self.ring()
 
     def _hear(self, message: dict[str, Any]) -> None:
         what = message["say"]
@@ -213,7 +241,7 @@ class Drive:
         output = {"items": list(self.pieces)} if any(kind == "output" for kind, _ in said) else None
         with self.database.write() as db:
             leases.say(db, self.claim, said, output)
-        self._ring()
+        self.ring()
 
     def _finish(self, outcome: Outcome) -> None:
         if outcome.status == "canceled" and self.stop == "limit":
@@ -221,7 +249,7 @@ class Drive:
             outcome = Outcome("failed", f"It took longer than the {limit:g} seconds that a run may take here.")
         with self.database.write() as db:
             leases.finish(db, self.claim, outcome, self.said, self.settings.output_keep_seconds)
-        self._ring()
+        self.ring()
 
     def _died(self) -> None:
         """The child is gone in the middle of the run: crashed, out of memory, or killed."""
@@ -231,7 +259,9 @@ class Drive:
             self._finish(Outcome("canceled"))
             return
         leases.release(self.database, self.claim, f"The run's process {how}.")
-        self._ring()
+        self.ring()
 
-    def _ring(self) -> None:
+    def ring(self) -> None:
         bell.ring("runs", self.claim.id, self.settings.home)
+        if self.claim.run["webhook"] or self.outcome:  # the end of any run may pass a budget's threshold
+            bell.ring("webhooks", self.claim.id, self.settings.home)
