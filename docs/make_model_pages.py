@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 
 from vividcover import weights
 from vividcover.catalog.contract import ENGINES, Inputs, Model, takes_file
+from vividcover.catalog.pins import PINS
 from vividcover.cli import build
 from vividcover.cover import models
 from vividcover.image import words
@@ -32,12 +33,16 @@ EXAMPLES: dict[str, str] = {  # a value for each input that a page's example nee
     "song": "song.mp3", "voice": "me", "image": "me", "prompt": "TOK on stage performing", "youtube_url": "talk.mp3",
     "dataset_zip": "dataset_me.zip", "song_input": "song.mp3", "rvc_model": "me", "replicate_weights": "me",
     "input_images": "photos.zip", "audio": "vocals.wav", "txt": "hello",
+    "finetune_id": "me", "control_image": "room.jpg",
 }  # fmt: skip
 ALSO: dict[str, tuple[str, ...]] = {  # inputs that are not required and yet belong into the example
     "vividcover/cover": ("image",), "zsxkib/realistic-voice-cloning": ("rvc_model",),
-    "vividcover/flux-lora": ("replicate_weights",),
+    "vividcover/flux-lora": ("replicate_weights",), "black-forest-labs/flux-pro-1.0-fill-finetuned": ("mask",),
 }  # fmt: skip
-PICTURES = {"zsxkib/sonic": {"image": "me.jpg"}}
+PICTURES = {
+    "zsxkib/sonic": {"image": "me.jpg"},
+    "black-forest-labs/flux-pro-1.0-fill-finetuned": {"image": "room.jpg", "mask": "mask.png"},
+}
 SHORT: dict[str, str] = {  # the command that does the same with the shelf of trained models
     "vividcover/cover": "vividcover cover song.mp3 --voice me --image me -o cover.mp4",
     "zsxkib/create-rvc-dataset": "vividcover voice dataset talk.mp3 --name me",
@@ -95,7 +100,7 @@ def _models(known: Mapping[str, Model]) -> str:
 def _model(model: Model) -> str:
     text = f"# {model.name}\n\n{model.description}\n\nMakes {MAKES[model.output]}."
     if model.needs_consent:
-        text += " It learns a person's voice, so it asks for their consent in words (`--consent`)."
+        text += " It learns a person's face or voice, so it asks for their consent in words (`--consent`)."
     text += "\n\n"
     if model.TrainingInput:
         text += "## Training\n\nIt learns from what you give, so it asks for consent in words (`--consent`).\n\n"
@@ -106,6 +111,10 @@ def _model(model: Model) -> str:
         rows = [(f"`{name}`", why) for name, why in ignored.items()]
         text += "\n\n## What the classic engine cannot follow\n\nIf you give one of these, the run goes on and says so."
         text += "\n\n" + _table(("Parameter", "Why"), rows)
+    if model.name in PINS:
+        listed = "\n".join(f"- `{version}`" for version in reversed(PINS[model.name]))
+        text += "\n\n## Version ids\n\nA server answers to each of these ids, which code for the published model pins:"
+        text += "\n\n" + listed
     if model.name in SHORT:
         text += f"\n\n## The short way\n\n```bash\n{SHORT[model.name]}\n```"
     return text
