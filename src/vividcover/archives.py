@@ -51,6 +51,7 @@ OTHER_KINDS = (
     (b"<!doctype html", "a web page"),
     (b"<html", "a web page"),
 )
+UNPACKING = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, struct.error, RuntimeError)
 AGAIN = "Make the zip again and check that it opens on your computer; if you downloaded it, download it once more."
 OUTSIDE = "Such an archive can overwrite other files, so nothing was unpacked. Make the zip again from a plain folder."
 
@@ -84,6 +85,38 @@ def extract(
         raise
     shutil.rmtree(beside, ignore_errors=True)
     return sorted(folder / target for _, target in targets)
+
+
+def inspect(archive: Path, name: str = "", *, max_bytes: int = 4 << 30, max_files: int = 20_000, head: int = 262
+            ) -> dict[str, bytes]:  # fmt: skip
+    """The first `head` bytes of every file in a zip, by its path, without unpacking it.
+
+    Raises `ArchiveError` for whatever the list of contents shows to be wrong: `extract` would refuse it too. Sizes are
+    those that the archive claims; more than that never comes out of an entry, and `extract` counts what does.
+    `name` stands for the archive in messages.
+    """
+    archive = Path(archive)
+    name = name or archive.name
+    with _open(archive) as zipped:
+        plan = _plan(zipped, name, max_files)
+        budget = _Budget(name, archive.stat().st_size, max_bytes)
+        for info, _ in plan:
+            budget.spend(info.file_size, _name(info))
+        heads = {}
+        for info, target in plan:
+            try:
+                with zipped.open(info) as data:
+                    heads[str(target)] = data.read(head)
+            except UNPACKING as error:
+                raise ArchiveError(
+                    f"{name} is damaged: “{_show(_name(info))}” cannot be unpacked ({error}).", AGAIN
+                ) from None
+    return heads
+
+
+def looks_like_zip(head: bytes) -> bool:
+    """Whether a file that begins like this says that it is a zip."""
+    return head.startswith((b"PK\x03\x04", ZIP_END))
 
 
 def write_zip(
@@ -302,7 +335,7 @@ def _chunks(zipped: zipfile.ZipFile, info: zipfile.ZipInfo, archive: str) -> Ite
         with zipped.open(info) as data:
             while chunk := data.read(CHUNK):
                 yield chunk
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, struct.error, RuntimeError) as error:
+    except UNPACKING as error:
         raise ArchiveError(
             f"{archive} is damaged: “{_show(_name(info))}” cannot be unpacked ({error}).", AGAIN
         ) from error

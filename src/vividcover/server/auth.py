@@ -45,9 +45,7 @@ async def authenticate(state: State, token: str) -> Principal:
         state.known.pop(token, None)
         if status_of(error) >= 500:
             raise
-        raise Problem(
-            401, f"{UNAUTHENTICATED}: {error.message}", headers={"WWW-Authenticate": "Bearer"}
-        ) from None
+        raise Problem(401, f"{UNAUTHENTICATED}: {error.message}", headers={"WWW-Authenticate": "Bearer"}) from None
     if len(state.known) >= MAX_KNOWN:
         state.known.clear()
     state.known[token] = (now + KNOWN_FOR, who)

@@ -1,8 +1,8 @@
 """Links that leave the server: absolute, as the client reaches it, and signed where they work without a token.
 
-    {base}/v1/predictions/{id}                    needs a token
-    {base}/outputs/{file}/{signature}/{name}      whoever has the link may read it
-    {base}/v1/streams/{stream_key}                likewise
+{base}/v1/predictions/{id}                    needs a token
+{base}/outputs/{file}/{signature}/{name}      whoever has the link may read it
+{base}/v1/streams/{stream_key}                likewise
 """
 
 from __future__ import annotations

@@ -66,8 +66,8 @@ class Writer:
             failed = error if isinstance(error, StorageError) else StorageError(f"The database failed: {error}.")
             results = [(None, failed)] * len(batch)
         answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
-        for (_, loop, future), (value, error) in zip(batch, results, strict=True):
-            answers.setdefault(loop, []).append((future, value, error))
+        for (_, loop, future), result in zip(batch, results, strict=True):
+            answers.setdefault(loop, []).append((future, *result))
         for loop, settled in answers.items():
             with contextlib.suppress(RuntimeError):  # the loop was closed: nobody waits any more
                 loop.call_soon_threadsafe(_settle, settled)

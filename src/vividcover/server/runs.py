@@ -1,0 +1,234 @@
+"""Runs over HTTP: what predictions and trainings have in common. Creating one is one short transaction, looking at one
+is one query.
+
+    POST …            resolve the version → prepare the input → enqueue → ring the bell → (wait) → 201, or 202
+    GET …/{id}        404 for what is not there and for what is another account's
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import Request
+from pydantic import Field
+from sqlalchemy.engine import Connection, RowMapping
+from starlette.responses import JSONResponse
+
+from vividcover import outbound
+from vividcover.catalog.contract import Inputs, Model
+from vividcover.cover import models as catalog
+from vividcover.errors import InputError
+from vividcover.runs import bell, registry, states, usage
+from vividcover.runs.registry import Resolved
+from vividcover.server import inputs, shapes
+from vividcover.server.bodies import Body
+from vividcover.server.problems import Problem, invalid, not_found
+from vividcover.server.public import Links
+from vividcover.server.state import State
+from vividcover.store.accounts import Principal
+from vividcover.store.database import now
+from vividcover.store.ids import new_id
+from vividcover.store.tables import events, runs
+
+EVENTS = ("start", "output", "logs", "completed")
+DEFAULT_EVENTS = ("output", "completed")
+WAIT = 60  # seconds that a request may be held open, and does when it does not say how long
+PREFER = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,6})\"?)?(?=$|[,;\s])", re.IGNORECASE)
+DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?|(\d{1,9})")
+SHORTEST = 5.0  # seconds of Cancel-After
+MODELS: dict[str, Model] = {}  # the catalog, looked up once
+GONE = "The specified version does not exist (or perhaps you don't have permission to use it?)"
+
+
+class RunBody(Body):
+    """A prediction."""
+
+    input: dict[str, Any] = Field(default_factory=dict)
+    """The model's inputs."""
+    webhook: str | None = None
+    """Link that is told what happens."""
+    webhook_events_filter: list[str] | None = None
+    """start, output, logs, completed."""
+    webhook_completed: str | None = None
+    """An older name: a webhook that is told of the end only."""
+    stream: bool | None = None
+    """Not needed: every prediction can be streamed."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the headers of a request for a run ask for."""
+
+    wait: int | None  # seconds
+    seconds: float | None  # of Cancel-After
+    old: bool  # the client does not know the status "aborted"
+
+    @classmethod
+    def of(cls, request: Request) -> Asked:
+        after = request.headers.get("cancel-after")
+        return cls(_wait(request), _duration(after) if after else None, is_old(request))
+
+
+def is_old(request: Request) -> bool:
+    """Whether the client would break at the status "aborted"."""
+    return request.headers.get("user-agent", "").startswith("replicate-python/1.")
+
+
+def _wait(request: Request) -> int | None:
+    found = PREFER.search(request.headers.get("prefer", ""))
+    if found is None:
+        return None
+    return min(WAIT, int(found[1])) if found[1] else WAIT
+
+
+def _duration(text: str) -> float:
+    """`30`, `30s`, `1h30m45s` → seconds. Raises `Problem` 422."""
+    found = DURATION.fullmatch(text.strip().lower())
+    if not found or not text.strip():
+        raise invalid({"Cancel-After": f"{text[:40]!r} is not a duration such as 30s, 5m or 1h30m"})
+    hours, minutes, seconds, plain = (int(part or 0) for part in found.groups())
+    total = float(hours * 3600 + minutes * 60 + seconds + plain)
+    if total < SHORTEST:
+        raise invalid({"Cancel-After": f"{text[:40]!r} is shorter than {SHORTEST:.0f} seconds"})
+    return total
+
+
+def model_of(serves: str) -> Model:
+    if not MODELS:
+        MODELS.update(catalog())
+    return MODELS[serves]
+
+
+async def create(
+    request: Request, state: State, who: Principal, resolved: Resolved, body: RunBody, *, destination: str = "",
+) -> JSONResponse:  # fmt: skip
+    """Makes a run of a version and answers with it, when it is over or the wait is. Raises `Problem`."""
+    asked, links, model = Asked.of(request), state.links(request), model_of(resolved.serves)
+    schema = _schema(model, bool(destination))
+    given = dict(body.input)
+    consent = _consent(request, who, model, schema, given, training=bool(destination))
+    webhook, told = _webhook(state, body)
+    prepared = await inputs.prepare(state, who, links, schema, given, model.name)
+    new = states.NewRun(
+        kind="training" if destination else "prediction", account_id=who.account_id, token_id=who.token_id,
+        model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
+        input=prepared.input, files=prepared.files, destination=destination or None, deployment=resolved.deployment,
+        consent=consent, output_shape="training" if destination else model.output, webhook=webhook,
+        webhook_events=told, stream_key=None if destination else new_id() + new_id(),
+        aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
+    )  # fmt: skip
+    row = await state.write(lambda db: _enqueue(db, who, new, prepared.dropped))
+    bell.ring("work", new.id, state.settings.home)
+    if asked.wait:
+        return await _waited(state, links, row, asked)
+    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201)
+
+
+def _enqueue(db: Connection, who: Principal, new: states.NewRun, dropped: list[str]) -> shapes.Row:
+    if new.destination:
+        registry.destination(db, who, new.destination)
+    new = usage.reserve(db, who, new)
+    row = states.enqueue(db, new)
+    if dropped:
+        names = ", ".join(sorted(name[:64] for name in dropped)[:40])
+        line = f"Not known to {new.model}, so left out: {names}.\n"
+        db.execute(sa.insert(events).values(run_id=new.id, kind="log", data=line, at=now()))
+    return row
+
+
+async def _waited(state: State, links: Links, row: shapes.Row, asked: Asked) -> JSONResponse:
+    """The finished run; or, when the time is over, the run as "starting", which clients take for "not yet"."""
+    assert asked.wait is not None
+    applied = {"Preference-Applied": f"wait={asked.wait}"}
+    run_id = str(row["id"])
+    if await state.watch.finished(run_id, asked.wait):
+        finished, logs = await state.read(lambda db: with_logs(db, run_id))
+        return JSONResponse(shapes.run(finished, links, logs=logs, old=asked.old), 201, applied)
+    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 202, applied)
+
+
+def _schema(model: Model, training: bool) -> type[Inputs]:
+    if not training:
+        return model.Input
+    if model.TrainingInput is None:
+        raise Problem(422, f"{model.name} cannot be trained: it has no training. Create a prediction instead.")
+    return model.TrainingInput
+
+
+def _consent(
+    request: Request, who: Principal, model: Model, schema: type[Inputs], given: dict[str, Any], *, training: bool
+) -> str:
+    """What the caller states about the people that a model is trained on. Raises `ConsentError` where it is needed."""
+    words = request.headers.get("vividcover-consent", "")
+    if "consent" not in schema.model_fields and isinstance(given.get("consent"), str):
+        words = given.pop("consent") or words
+    words = (words or who.consent).strip()
+    if training or model.needs_consent:
+        model.check_consent(words)
+    return words
+
+
+def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:
+    """(link, events) of a run's webhook. Raises `Problem` 422 for a link that must not be called."""
+    link = body.webhook or body.webhook_completed
+    chosen = body.webhook_events_filter
+    if chosen is not None and (unknown := [one for one in chosen if one not in EVENTS]):
+        raise invalid({"webhook_events_filter": f"{unknown[0][:40]!r} is none of {', '.join(EVENTS)}"})
+    if not link:
+        return None, ""
+    try:
+        outbound.check_link(link, state.settings.private_endpoints)
+    except InputError as error:
+        raise invalid({"webhook": f"{error.message} {error.hint}"}) from None
+    if not body.webhook:
+        return link, "completed"
+    return link, " ".join(one for one in EVENTS if one in (DEFAULT_EVENTS if chosen is None else chosen))
+
+
+# --- looking ------------------------------------------------------------------------------------------------------
+
+
+def with_logs(db: Connection, run_id: str) -> tuple[RowMapping, str]:
+    """A run's row and everything that it logged. Raises `Problem` 404."""
+    row = db.execute(_WITH_LOGS, {"run": run_id}).mappings().first()
+    if row is None:
+        raise not_found()
+    return row, row["logs"] or ""
+
+
+_said = (
+    sa.select(events.c.data)
+    .where(events.c.run_id == sa.bindparam("run"), events.c.kind == "log")
+    .order_by(events.c.id)
+    .subquery()
+)
+_WITH_LOGS = sa.select(
+    runs, sa.select(sa.func.aggregate_strings(_said.c.data, "")).scalar_subquery().label("logs")
+).where(runs.c.id == sa.bindparam("run"))
+
+
+async def look(request: Request, state: State, who: Principal, run_id: str, kind: str = "") -> dict[str, Any]:
+    """A run as the API shows it. Raises `Problem` 404, also for another account's."""
+    row, logs = await state.read(lambda db: with_logs(db, run_id))
+    own(row, who, kind)
+    return shapes.run(row, state.links(request), logs=logs, old=is_old(request))
+
+
+def own(row: shapes.Row, who: Principal, kind: str = "") -> None:
+    """Raises `Problem` 404 unless the run is the caller's, and of the kind."""
+    if (row["account_id"] != who.account_id and not who.admin) or (kind and row["kind"] != kind):
+        raise not_found()
+
+
+async def cancel(request: Request, state: State, who: Principal, run_id: str, kind: str = "") -> dict[str, Any]:
+    """Asks a run to stop; as it is then. One that is over stays as it is."""
+    own((await state.read(lambda db: with_logs(db, run_id)))[0], who, kind)
+    row = await state.write(lambda db: states.cancel(db, run_id))
+    if row is None:
+        raise not_found()
+    bell.ring("work", run_id, state.settings.home)
+    bell.ring("runs", run_id, state.settings.home)
+    return await look(request, state, who, run_id, kind)
