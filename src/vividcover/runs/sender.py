@@ -234,7 +234,7 @@ class Sender:
 
 
 def _hear(listener: bell.Listener, rung: asyncio.Event) -> None:
-    listener.drain()
+    listener.heard()
     rung.set()
 
 
