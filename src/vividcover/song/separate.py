@@ -69,7 +69,7 @@ def separate(
                 mixture = reader.read(start, part.shape[1])
                 sung.write(part)
                 played.write(mixture - part)
-                power += np.square([mixture, part, mixture - part], dtype=np.float64).sum((1, 2))
+                power += [np.square(x, dtype=np.float64).sum() for x in (mixture, part, mixture - part)]
         plan = choose.judge(plan, power, voice(found))
         if plan.lean != 0 or plan.scale != 1:
             _lean(reader, folder, plan, reporter)

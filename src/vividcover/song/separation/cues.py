@@ -25,7 +25,7 @@ BANDS = np.unique(np.round(np.geomspace(4, 1499, 90)).astype(int))  # bins where
 LONG = 16384  # samples of the long window, 372 ms
 LONG_HOP = LONG // 4
 LONG_TIME, LONG_FREQUENCY = 7, 31  # frames and bins of the medians through the long window
-SLICE = 64  # frames handled at a time by the medians, for memory
+SLICE = 64  # frames handled at a time, for memory
 TINY = np.float32(1e-5)  # of the block's level: below this nothing is told apart
 
 
@@ -58,8 +58,13 @@ def fluctuating(signal: Signal, check: Check) -> Signal:
     lines, clicks = _median(size, LONG_TIME, 0, check), _median(size, LONG_FREQUENCY, 1, check)
     np.square(lines, out=lines)
     np.square(clicks, out=clicks)
-    spectrum *= clicks / (clicks + lines + 1e-12)
-    parts = scipy.fft.irfft(spectrum, n=LONG, axis=-1) * window
+    lines += clicks
+    lines += np.float32(1e-12)
+    spectrum *= np.divide(clicks, lines, out=clicks)
+    del size, lines, clicks
+    parts = scipy.fft.irfft(spectrum, n=LONG, axis=-1)
+    del spectrum
+    parts *= window
     out = np.zeros((len(parts) + 3, LONG_HOP), np.float32)
     quarters = parts.reshape(-1, 4, LONG_HOP)
     for k in range(4):
@@ -74,9 +79,9 @@ def _median(values: Real, width: int, axis: int, check: Check) -> Real:
     pad[axis] = (width // 2, width // 2)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, pad, mode="reflect"), width, axis=axis)
     result = np.empty_like(values)
-    for t in range(0, len(values), SLICE // 4):
+    for t in range(0, len(values), SLICE // 16):
         check()
-        result[t : t + SLICE // 4] = np.partition(windows[t : t + SLICE // 4], width // 2, axis=-1)[..., width // 2]
+        result[t : t + SLICE // 16] = np.partition(windows[t : t + SLICE // 16], width // 2, axis=-1)[..., width // 2]
     return result
 
 
@@ -146,12 +151,17 @@ def filtered(spectrum: Spectrum, vocal: Real) -> Spectrum:
     v = s Rv (s Rv + (1 - s) Ra)^-1 x. Without a difference of place this is s x.
     """
     voice, band = place(spectrum, np.square(vocal)), place(spectrum, np.square(1 - vocal))
-    left, right = spectrum
-    rest = 1 - vocal
-    ll, rr = vocal * voice[0] + rest * band[0], vocal * voice[1] + rest * band[1]
-    lr = vocal * voice[2] + rest * band[2]
-    scale = vocal / np.maximum(ll * rr - np.square(np.abs(lr)), 1e-6)
-    a, b = rr * left - lr * right, ll * right - lr.conj() * left  # the inverse's numerator times x
-    a *= scale
-    b *= scale
-    return np.stack([voice[0] * a + voice[2] * b, voice[2].conj() * a + voice[1] * b])
+    result = np.empty_like(spectrum)
+    for t in range(0, len(vocal), SLICE):
+        left, right = spectrum[:, t : t + SLICE]
+        share = vocal[t : t + SLICE]
+        rest = 1 - share
+        ll, rr = share * voice[0] + rest * band[0], share * voice[1] + rest * band[1]
+        lr = share * voice[2] + rest * band[2]
+        scale = share / np.maximum(ll * rr - np.square(np.abs(lr)), 1e-6)
+        a, b = rr * left - lr * right, ll * right - lr.conj() * left  # the inverse's numerator times x
+        a *= scale
+        b *= scale
+        result[0, t : t + SLICE] = voice[0] * a + voice[2] * b
+        result[1, t : t + SLICE] = voice[2].conj() * a + voice[1] * b
+    return result

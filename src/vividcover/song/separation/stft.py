@@ -14,6 +14,7 @@ from vividcover.song.pcm import Signal
 SIZE = 4096  # samples of a frame, 93 ms at 44.1 kHz: resolves the harmonics of a voice from 80 Hz
 HOP = 1024  # samples between frames, 23 ms
 BINS = SIZE // 2 + 1
+SLICE = 64  # frames handled at a time, for memory
 
 Spectrum = NDArray[np.complex64]  # [..., frames, BINS]
 Real = NDArray[np.float32]
@@ -30,17 +31,21 @@ def span(first: int, count: int) -> tuple[int, int]:
 def analyse(signal: Signal) -> Spectrum:
     """Spectra [channels, frames, BINS] of samples [channels, (frames - 1) * HOP + SIZE]."""
     frames = np.lib.stride_tricks.sliding_window_view(signal, SIZE, axis=-1)[..., ::HOP, :]
-    spectrum: Spectrum = scipy.fft.rfft(frames * _WINDOW, axis=-1)
+    spectrum: Spectrum = np.empty((*frames.shape[:-1], BINS), np.complex64)
+    for t in range(0, frames.shape[-2], SLICE):
+        spectrum[..., t : t + SLICE, :] = scipy.fft.rfft(frames[..., t : t + SLICE, :] * _WINDOW, axis=-1)
     return spectrum
 
 
 def synthesise(spectrum: Spectrum) -> Signal:
     """Samples [channels, (frames - 1) * HOP + SIZE]; the first and last SIZE - HOP of them lack some frames."""
-    frames = scipy.fft.irfft(spectrum, n=SIZE, axis=-1) * _WINDOW
-    channels, count, _ = frames.shape
+    channels, count, _ = spectrum.shape
     out = np.zeros((channels, (count - 1) + SIZE // HOP, HOP), np.float32)
-    parts = frames.reshape(channels, count, SIZE // HOP, HOP)
-    for k in range(SIZE // HOP):
-        out[:, k : k + count] += parts[:, :, k]
+    for channel in range(channels):
+        frames = scipy.fft.irfft(spectrum[channel], n=SIZE, axis=-1)
+        frames *= _WINDOW
+        parts = frames.reshape(count, SIZE // HOP, HOP)
+        for k in range(SIZE // HOP):
+            out[channel, k : k + count] += parts[:, k]
     out *= np.float32(1 / _GAIN)
     return out.reshape(channels, -1)

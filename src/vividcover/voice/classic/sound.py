@@ -15,6 +15,7 @@ from vividcover.voice.classic.features import HOP, RATE, Array, spread
 
 WINDOW = 1024  # samples, 23 ms: of the filter
 STEP = 256
+SLICE = 128  # pieces filtered at a time, for memory
 FILTER_FFT = 2048  # room for the filter's own response of ±512 samples
 GAIN_LIMIT = 7.0  # nepers of power (30 dB) that the filter may add or take
 MARK_BAND = (60.0, 1500.0)  # Hz, where the pulses of a voice are seen: running means of 1/f take off what lies outside
@@ -32,15 +33,20 @@ def apply_envelope(signal: Array, difference: Array) -> Array:
     low = np.minimum(at.astype(int), len(difference) - 2)
     part = np.clip(at - low, 0, 1)[:, None].astype(np.float32)
     smooth = (1 - part) * difference[low] + part * difference[low + 1]
-    gain = np.exp(0.5 * np.clip(smooth @ spread(FILTER_FFT // 2 + 1), -GAIN_LIMIT, GAIN_LIMIT))
+    gain = smooth @ spread(FILTER_FFT // 2 + 1)
+    np.clip(gain, -GAIN_LIMIT, GAIN_LIMIT, out=gain)
+    gain *= np.float32(0.5)
+    np.exp(gain, out=gain)
     window = np.hanning(WINDOW + 1)[:WINDOW].astype(np.float32)
     lead = (FILTER_FFT - WINDOW) // 2
     out = np.zeros_like(signal)
     for channel, samples in enumerate(signal):
         padded = np.pad(samples, (WINDOW // 2 + 2 * STEP, 2 * WINDOW))
         pieces = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::STEP][:frames]
-        spectra = np.fft.rfft(pieces * window, FILTER_FFT, axis=1) * gain
-        filtered = np.roll(np.fft.irfft(spectra, axis=1), lead, axis=1).astype(np.float32)
+        filtered = np.empty((frames, FILTER_FFT), np.float32)
+        for t in range(0, frames, SLICE):
+            spectra = np.fft.rfft(pieces[t : t + SLICE] * window, FILTER_FFT, axis=1) * gain[t : t + SLICE]
+            filtered[t : t + SLICE] = np.roll(np.fft.irfft(spectra, axis=1), lead, axis=1)
         total = np.zeros((frames + FILTER_FFT // STEP, STEP), np.float32)
         for piece in range(FILTER_FFT // STEP):
             total[piece : piece + frames] += filtered[:, piece * STEP : (piece + 1) * STEP]
