@@ -250,7 +250,10 @@ def convert_voice_in(
     singer, context = RealisticVoiceCloning(), session.context(output=output)
     values = {"song_input": str(vocals), "rvc_model": voice, "output_format": "wav", **options}
     input: RealisticVoiceCloningInput = validated(singer.name, RealisticVoiceCloningInput, values)
-    engine, why = singer.choose("classic" if context.engine == "auto" else context.engine, context.settings)
+    if context.engine == "auto":
+        engine, why = "classic", "vocals alone are converted on this machine"
+    else:
+        engine, why = singer.choose(context.engine, context.settings)
     if engine != "classic":
         raise EngineError("Vocals alone are converted on this machine only.", "Use --engine classic, or auto.")
     fits(output, f".{input.output_format}")
@@ -259,7 +262,7 @@ def convert_voice_in(
     fields = ("pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect")
     conversion = Conversion(**{k: getattr(input, k) for k in fields})
     sung = steps.converted(context, decoded.path("audio.wav"), trained, conversion)
-    file = f"{decoded.meta['title'] or 'vocals'}.{input.output_format}"
+    file = f"{steps.file_name(decoded.meta['title'] or '', 'vocals')}.{input.output_format}"
     tags = provenance.tags(Path(file).stem, singer.name, engine)
     encoded = steps.encoded(context, "voice/encode", sung.path("vocals.wav"), input.output_format, file, tags)
     made = ModelMade(encoded.path(file), dict(sung.meta))

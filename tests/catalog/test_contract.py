@@ -11,6 +11,7 @@ from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic, SonicInput
+from vividcover.catalog.steps import file_name
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import ALONE, Cover, CoverInput, get, models
 from vividcover.errors import ConsentError, EngineError, NotFoundError, ParameterError
@@ -126,6 +127,17 @@ def test_the_hint_to_a_wrong_value_is_where_the_ranges_are_and_to_an_unknown_nam
 def test_the_folder_one_stands_in_has_a_name(context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert context.file("photos", ".", folder=True).name == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("AC/DC", "AC_DC"), ("../../etc/passwd", "_.._etc_passwd"), ("C:\\x", "C__x"), ("...", "song"), ("", "song"),
+        ("Ärger im Paradies (live)", "Ärger im Paradies (live)"), ("x" * 200, "x" * 80),
+    ],
+)  # fmt: skip
+def test_a_songs_title_becomes_a_name_that_stays_in_its_folder(title: str, name: str) -> None:
+    assert file_name(title, "song") == name
 
 
 def test_a_custom_size_needs_both_sides() -> None:

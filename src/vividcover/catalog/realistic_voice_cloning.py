@@ -112,7 +112,7 @@ class RealisticVoiceCloning(Model):
     def classic(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
         stems = self.stems(input, context)
         mixed = self.mix(input, stems, context)
-        file = f"{_safe(stems.title)}.{input.output_format}"
+        file = f"{steps.file_name(stems.title, 'song')}.{input.output_format}"
         tags = provenance.tags(stems.title, self.name, "classic")
         encoded = steps.encoded(context, "song/encode", mixed, input.output_format, file, tags)
         parts = {"pcm": mixed, "vocals": stems.vocals, "instrumental": stems.instrumental}
@@ -169,8 +169,3 @@ class RealisticVoiceCloning(Model):
                 "rvc_model=CUSTOM needs custom_rvc_model_download_url.", "Give the path or link of a trained voice."
             )
         return input.rvc_model
-
-
-def _safe(title: str) -> str:
-    kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in title).strip(" .")[:80]
-    return kept or "song"

@@ -24,6 +24,12 @@ def files_of(sources: list[Path]) -> list[Path]:
     return sorted({f for s in sources for f in (s.rglob("*") if s.is_dir() else [s]) if f.is_file()})
 
 
+def file_name(title: str, otherwise: str) -> str:
+    """A title as a file's name without suffix: only what every file system takes, 80 characters at most."""
+    kept = "".join(c if c.isalnum() or c in " ._-()" else "_" for c in title).strip(" .")[:80]
+    return kept or otherwise
+
+
 def face_kit(context: Context) -> FaceKit:
     """The nets that find and cut out faces.
 
