@@ -66,6 +66,8 @@ def build() -> Any:
     app.command()(demo.demo)
     app.add_typer(access.account, name="account")
     app.add_typer(access.token, name="token")
+    app.command()(access.usage)
+    app.add_typer(access.webhooks, name="webhooks")
     app.add_typer(cog.app, name="cog")
     return app
 

@@ -9,7 +9,7 @@ import datetime
 import json as jsonlib
 import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 account = typer.Typer(no_args_is_help=True, help="Accounts of the server: create, list, budget.")
 token = typer.Typer(no_args_is_help=True, help="Tokens of the server's API: create, list, revoke, budget.")
+
+webhooks = typer.Typer(no_args_is_help=True, help="Webhooks that were sent and are to be: list, log, redeliver.")
 
 UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0, "y": 365 * 86400.0}  # seconds
 NONE = "none"
@@ -174,6 +176,102 @@ def token_budget(
     row = accounts.find_token(database, which)
     accounts.change_token(database, row["id"], budget_usd=_usd(usd))
     _told({"id": row["id"], "budget_usd": _usd(usd)}, f"{row['hint']}: {usd} USD a month.", json)
+
+
+def usage(
+    by: Annotated[
+        Literal["model", "token", "device", "engine", "day"], typer.Option("--by", help="What the rows stand for.")
+    ] = "model",
+    account: Annotated[str, typer.Option("--account", help="Only this account's; default: all.")] = "",
+    days: Annotated[
+        float | None, typer.Option("--days", min=0.001, help="The last days; default: this calendar month (UTC).")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What runs used: how many, seconds of work, bytes of output, USD by the table of prices."""
+    from sqlalchemy import select
+
+    from vividcover.runs import usage as ledger
+    from vividcover.store import accounts
+    from vividcover.store.database import now
+
+    database = opened()
+    owner = accounts.get_account(database, account)["id"] if account else None
+    with database.read() as db:
+        since = ledger.month_start(db) if days is None else db.execute(select(now())).scalar_one() - days * 86400
+        rows = ledger.totals(db, by, account_id=owner, since=since)
+        total = ledger.totals(db, None, account_id=owner, since=since)[0]
+    if json:
+        typer.echo(jsonlib.dumps({"since": _day(since), "by": by, "rows": rows, "total": total}))
+        return
+    _table([*rows, {by: "in all", **total}] if rows else [], False, f"Nothing was used since {_day(since)}.")
+
+
+@webhooks.command("list")
+def webhooks_list(
+    run: Annotated[str | None, typer.Option("--run", help="Only those of this run.")] = None,
+    state: Annotated[
+        Literal["waiting", "sent", "failed"] | None, typer.Option("--state", help="Only those in this state.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="How many, the newest first.")] = 50,
+    json: Json = False,
+) -> None:
+    """Deliveries and what came of each."""
+    from vividcover.runs import webhooks as outbox
+
+    with opened().read() as db:
+        rows = [
+            {
+                "id": row["id"], "run": row["run_id"] or "", "event": row["event"], "state": row["state"],
+                "attempts": row["attempts"], "created": _day(row["created_at"]),
+                "next": _day(row["next_at"]) if row["state"] == "waiting" else "", "to": row["url"],
+                "last": row["error"] or (f"HTTP {row['status']}" if row["status"] else ""),
+            }
+            for row in outbox.deliveries(db, run_id=run, state=state, limit=limit)
+        ]  # fmt: skip
+    _table(rows, json, "No webhook was asked for yet.")
+
+
+@webhooks.command("log")
+def webhooks_log(delivery: Annotated[str, typer.Argument(help="Its id, msg_….")], json: Json = False) -> None:
+    """Every attempt of one delivery."""
+    from vividcover.runs import webhooks as outbox
+
+    with opened().read() as db:
+        outbox.delivery(db, delivery)
+        rows = [
+            {
+                "at": _day(row["at"]),
+                "status": row["status"] or "",
+                "seconds": row["seconds"],
+                "error": row["error"] or "",
+            }
+            for row in outbox.attempts(db, delivery)
+        ]
+    _table(rows, json, "It was not tried yet.")
+
+
+@webhooks.command("redeliver")
+def webhooks_redeliver(
+    delivery: Annotated[list[str] | None, typer.Argument(help="Ids, msg_….")] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="All that were given up: ends of runs, alerts.")] = False,
+    json: Json = False,
+) -> None:
+    """Send again what was sent or given up, under the same webhook-id. The running server does it."""
+    from vividcover.runs import bell
+    from vividcover.runs import webhooks as outbox
+    from vividcover.settings import settings
+
+    if not delivery and not failed:
+        raise ParameterError("No delivery is named.", "Give ids, or --failed for all that were given up.")
+    with opened().write() as db:
+        ids = list(delivery or [])
+        given_up = outbox.deliveries(db, state="failed", limit=100_000) if failed else ()
+        ids += [row["id"] for row in given_up if row["event"] in outbox.FINAL]
+        for id in ids:
+            outbox.redeliver(db, id)
+    bell.ring("webhooks", home=settings().home)
+    _told({"redelivered": ids}, f"{len(ids)} to be sent again", json)
 
 
 def _usd(text: str) -> float | None:

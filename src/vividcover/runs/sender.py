@@ -26,7 +26,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from vividcover.errors import VividCoverError
 from vividcover.runs import bell
-from vividcover.runs.webhooks import EVENTS, OVERTAKEN, encoded, note
+from vividcover.runs.webhooks import EVENTS, FINAL, OVERTAKEN, encoded, note
 from vividcover.store import tables
 from vividcover.store.database import Database, now
 
@@ -212,7 +212,7 @@ class Sender:
             db.execute(mine.values(state="sent", attempts=count, done_at=now(), lease_until=None))
             return
         ends = gone or answer.status == 410 or count >= self._tries
-        if row["event"] in EVENTS[:-1] and _newer(db, row):
+        if row["event"] not in FINAL and _newer(db, row):
             note(db, row["id"], None, OVERTAKEN, 0.0)
             ends = True
         if ends:
@@ -272,7 +272,7 @@ def _newer(db: Connection, row: Mapping[str, Any]) -> bool:
 
 def as_at(event: str, run: Mapping[str, Any], body: dict[str, Any]) -> dict[str, Any]:
     """The run's JSON for an event that is sent late: only `completed` says that it is over."""
-    if event not in EVENTS[:-1] or run["completed_at"] is None or run["source"] == "bfl":
+    if event in FINAL or run["completed_at"] is None or run["source"] == "bfl":
         return body
     body = {key: value for key, value in body.items() if key not in LATER} | {"status": "processing", "error": None}
     if event == "start":

@@ -25,6 +25,7 @@ from vividcover.store.ids import new_id
 
 EVENTS = ("start", "output", "logs", "completed")  # in the order of a run
 DEFAULT_EVENTS = ("output", "completed")  # where the caller chose none
+FINAL = ("completed", "alert")  # nothing newer follows them
 PACED = ("output", "logs")
 PACE = 0.5  # seconds between two events of these kinds, of one run
 OVERTAKEN = "not sent again: a newer event of the run tells more"
