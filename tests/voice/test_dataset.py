@@ -18,7 +18,8 @@ from vividcover.errors import ArchiveError, AudioError, Canceled, NotFoundError,
 from vividcover.song.codec import decode
 from vividcover.song.pcm import RATE, read_pcm, write_pcm
 from vividcover.voice import music, slicing
-from vividcover.voice.dataset import make_dataset, open_dataset
+from vividcover.voice.dataset import make_dataset
+from vividcover.voice.recordings import open_dataset
 from vividcover.workspace import Silent
 
 SAMPLE = Path(__file__).parents[2] / "sample"

@@ -72,8 +72,8 @@ class TrainRvcModel(Model):
 
     def from_recordings(self, sources: list[Path], name: str, context: Context) -> Made:
         """The same from zips, folders and files on this machine, under a name of the caller's."""
-        from vividcover.voice import dataset
         from vividcover.voice.classic import train
+        from vividcover.voice.recordings import open_dataset
 
         files = files_of(sources)
         file = f"{name}.zip"
@@ -83,7 +83,7 @@ class TrainRvcModel(Model):
             clips = [
                 clip
                 for i, source in enumerate(sources)
-                for clip in dataset.open_dataset(source, unpacked / str(i), reporter=stage)
+                for clip in open_dataset(source, unpacked / str(i), reporter=stage)
             ]
             clips.sort(key=sha256_file)  # the same recordings in another order give the same model
             stage.meta["report"] = train.train(

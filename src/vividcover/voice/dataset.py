@@ -1,7 +1,6 @@
 """Recordings of a person → a data set: clean clips of their voice, in the seed's layout, with a report.
 
     report = make_dataset([Path("interview.mp4"), Path("memos.zip")], Path("dataset_ana.zip"), name="ana")
-    clips = open_dataset(Path("dataset_ana.zip"), folder)
 
 Each recording is decoded to mono, its music taken out if it has any (`music.py`, `song/separate.py`), brought to an
 even level, cut at its silences (`slicing.py`), and its clips are judged one by one. Memory does not grow with length.
@@ -11,13 +10,11 @@ The zip holds `dataset/<name>/split_<i>.wav`, 16 bit, 44.1 kHz, mono; the same r
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 import shutil
 import unicodedata
 import uuid
 import wave
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,26 +23,19 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vividcover.archives import extract, write_zip
-from vividcover.errors import AudioError, InputError, NotFoundError, ParameterError
-from vividcover.song._fetch_kinds import kind_of
+from vividcover.archives import write_zip
+from vividcover.errors import AudioError, InputError, ParameterError
 from vividcover.song.codec import decode
 from vividcover.song.pcm import RATE, PcmReader
 from vividcover.song.separate import separate
 from vividcover.voice import music, slicing
 from vividcover.voice.music import Verdict
+from vividcover.voice.recordings import gather
 from vividcover.voice.slicing import HOP, Span, Track
 from vividcover.workspace import Reporter, Silent, storage_errors
 
 Isolate = Literal["auto"] | bool
 
-AUDIO = frozenset(
-    (
-        "aac", "aif", "aiff", "amr", "ape", "au", "caf", "flac", "m4a", "m4b", "mka", "mp2", "mp3", "oga", "ogg",
-        "opus", "wav", "wave", "weba", "wma", "wv",
-        "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mpeg", "mts", "ts", "webm", "wmv",
-    )
-)  # fmt: skip
 MAX_SECONDS = 3 * 3600.0  # of one recording
 MIN_RECORDING = 0.5  # s; shorter files are not looked at
 MIN_VOICED = 1.0  # s of sound in a clip
@@ -99,7 +89,7 @@ def make_dataset(
     try:
         with storage_errors("the data set", out.parent):
             work.mkdir(parents=True)
-            sources = _gather(recordings, work, reporter)
+            sources = gather(recordings, work, reporter)
             builder = _Builder(work, isolate, threads)
             for number, source in enumerate(sources):
                 part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
@@ -111,33 +101,6 @@ def make_dataset(
         shutil.rmtree(work, ignore_errors=True)
     reporter.progress(1.0, f"{report['clips']} clips, {report['usable_minutes']:.1f} min")
     return report
-
-
-def open_dataset(source: Path, folder: Path, *, reporter: Reporter | None = None) -> list[Path]:
-    """The audio files of a data set or of a pile of recordings: a zip (unpacked below `folder`), a folder, or one file.
-
-    In natural order (split_2 before split_10). Raises `AudioError` when there is none, `ArchiveError`, `NotFoundError`.
-    """
-    reporter = reporter or Silent()
-    source = Path(source)
-    if not source.exists():
-        raise NotFoundError(f"There is no file or folder {source}.", "Check the path.")
-    if source.is_dir():
-        files = [path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source))]
-    elif _is_zip(source):
-        files = extract(source, folder, reporter=reporter)
-        if len(files) == 1 and _is_zip(files[0]):  # a zip in a zip, as some sites wrap downloads
-            files = extract(files[0], folder / "inside", reporter=reporter)
-    else:
-        return [source]
-    audio = sorted((path for path in files if _is_audio(path)), key=lambda path: _natural(path.as_posix()))
-    if not audio:
-        kinds = Counter(path.suffix.lower() or "no suffix" for path in files)
-        found = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(4)) or "nothing"
-        raise AudioError(
-            f"No audio found in {source.name}: it holds {found}.", "Pack recordings: wav, mp3, flac, m4a, ogg or video."
-        )
-    return audio
 
 
 def clean_name(name: str, reporter: Reporter) -> str:
@@ -358,16 +321,6 @@ def _list(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _gather(recordings: Sequence[Path], work: Path, reporter: Reporter) -> list[Path]:
-    """Every audio file of the given files, folders and zips."""
-    if not recordings:
-        raise AudioError("No recordings were given.", "Give audio or video files, folders or zips of them.")
-    found = [
-        open_dataset(source, work / f"source_{number}", reporter=reporter) for number, source in enumerate(recordings)
-    ]
-    return [path for files in found for path in files]
-
-
 def _sha256(path: Path, reporter: Reporter) -> str:
     """Hex sha256 of a file that may be gigabytes: can be canceled."""
     digest = hashlib.sha256()
@@ -376,26 +329,3 @@ def _sha256(path: Path, reporter: Reporter) -> str:
             reporter.check()
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(4)
-    return path.suffix.lower() == ".zip" or head in (b"PK\x03\x04", b"PK\x05\x06")
-
-
-def _is_audio(path: Path) -> bool:
-    if path.suffix[1:].lower() in AUDIO:
-        return True
-    with path.open("rb") as file:
-        return not path.suffix and kind_of(file.read(4096), "")[0] == "media"
-
-
-def _hidden(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-
-
-def _natural(text: str) -> list[tuple[float, str]]:
-    """A key that puts split_2 before split_10."""
-    parts = re.split(r"(\d+)", text.casefold())
-    return [(float(part), "") if part.isdigit() and len(part) < 16 else (math.inf, part) for part in parts]
