@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -22,6 +23,8 @@ from vividcover.server import (
     search,
     streams,
     trainings,
+    usage,
+    webhooks,
 )
 from vividcover.server.public import signing_key
 from vividcover.server.state import State
@@ -50,9 +53,12 @@ def create_app(settings: Settings) -> FastAPI:
         state = open_state(settings)
         app.state.vividcover = state
         state.watch.start()
+        state.outgoing = webhooks.Outgoing(state)
+        state.outgoing.start()
         try:
             yield
         finally:
+            await asyncio.to_thread(state.outgoing.stop)
             await state.watch.stop()
             state.writer.close()
             state.database.close()
@@ -67,7 +73,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_age=86_400,
     )  # fmt: skip
     for part in (
-        predictions, trainings, files, outputs, streams, models, deployments, search, about
+        predictions, trainings, files, outputs, streams, models, deployments, search, usage, webhooks, about
     ):  # fmt: skip
         app.include_router(part.router)
     return app

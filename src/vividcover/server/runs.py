@@ -110,7 +110,7 @@ async def create(
     schema = _schema(model, bool(destination))
     given = dict(body.input)
     consent = _consent(request, who, model, schema, given, training=bool(destination))
-    webhook, told = _webhook(state, body)
+    webhook, told = await _webhook(state, body)
     prepared = await inputs.prepare(state, who, links, schema, given, model.name)
     new = states.NewRun(
         kind="training" if destination else "prediction", account_id=who.account_id, token_id=who.token_id,
@@ -120,18 +120,22 @@ async def create(
         webhook_events=told, stream_key=None if destination else new_id() + new_id(),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
-    row = await state.write(lambda db: _enqueue(db, who, new, prepared.dropped))
+    row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
     bell.ring("work", new.id, state.settings.home)
     if asked.wait:
         return await _waited(state, links, row, asked)
     return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201)
 
 
-def _enqueue(db: Connection, who: Principal, new: states.NewRun, dropped: list[str]) -> shapes.Row:
+def _enqueue(
+    db: Connection, state: State, who: Principal, links: Links, new: states.NewRun, dropped: list[str]
+) -> shapes.Row:
     if new.destination:
         registry.destination(db, who, new.destination)
     new = usage.reserve(db, who, new)
     row = states.enqueue(db, new)
+    if new.webhook and state.outgoing:
+        state.outgoing.remember(db, who.account_id, links.base)
     if dropped:
         names = ", ".join(sorted(name[:64] for name in dropped)[:40])
         line = f"Not known to {new.model}, so left out: {names}.\n"
@@ -171,7 +175,7 @@ def _consent(
     return words
 
 
-def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:
+async def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:
     """(link, events) of a run's webhook. Raises `Problem` 422 for a link that must not be called."""
     link = body.webhook or body.webhook_completed
     chosen = body.webhook_events_filter
@@ -180,7 +184,7 @@ def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:
     if not link:
         return None, ""
     try:
-        outbound.check_link(link, state.settings.private_endpoints)
+        await outbound.check_target(link, state.settings.private_endpoints)
     except InputError as error:
         raise invalid({"webhook": f"{error.message} {error.hint}"}) from None
     if not body.webhook:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
@@ -17,6 +17,9 @@ from vividcover.settings import Settings
 from vividcover.store.accounts import Principal
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database
+
+if TYPE_CHECKING:
+    from vividcover.server.webhooks import Outgoing
 
 T = TypeVar("T")
 
@@ -32,6 +35,7 @@ class State:
     writer: Writer
     watch: Watch
     known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
+    outgoing: Outgoing | None = None  # sends webhooks while the server runs
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
         """`ask(connection)`. SQLite answers in less time than a change of threads takes; Postgres is waited for."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import sqlalchemy as sa
@@ -10,12 +11,17 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from vividcover.runs import bell
 from vividcover.runs import webhooks as outbox
+from vividcover.runs.sender import Sender
+from vividcover.server import shapes
 from vividcover.server.auth import Reads, Writes
+from vividcover.server.public import Links
+from vividcover.server.runs import with_logs
 from vividcover.server.shapes import time
-from vividcover.server.state import Here
+from vividcover.server.state import Here, State
 from vividcover.store import tables
 
 router = APIRouter(tags=["webhooks"])
+LOCAL = "http://127.0.0.1:5000"
 
 
 @router.get("/v1/webhooks/default/secret", summary="The secret that your webhooks are signed with")
@@ -74,3 +80,48 @@ def _shown(row: RowMapping) -> dict[str, Any]:
         "next_at": time(row["next_at"]) if row["state"] == "waiting" else None,
     }  # fmt: skip
     return shown | {key: row[key] for key in ("status", "error") if key in row}
+
+
+# ── sending ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Outgoing:
+    """The thread that sends webhooks, and what links inside their messages begin with.
+
+    A message is made when nobody asks for it, so there is no request whose address could be taken: it is the setting
+    `public_url`, else the address under which the account last asked for a run with a webhook.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._bases: dict[str, str] = {}  # account id → base, as in the database
+        self._stop = threading.Event()
+        sender = Sender(state.database, state.settings, self.present)
+        self._thread = threading.Thread(target=sender.run, args=(self._stop,), name="webhooks", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(5)
+
+    def remember(self, db: Connection, account_id: str, base: str) -> None:
+        """Called where a run with a webhook is made."""
+        if self._bases.get(account_id) == base:
+            return
+        facts, name = tables.facts, f"base:{account_id}"
+        if not db.execute(sa.update(facts).where(facts.c.name == name).values(value=base)).rowcount:
+            db.execute(sa.insert(facts).values(name=name, value=base))
+        self._bases[account_id] = base
+
+    def present(self, db: Connection, run: RowMapping) -> dict[str, Any]:
+        """The run as GET shows it to its account."""
+        row, logs = with_logs(db, run["id"])
+        base = (
+            self._state.settings.public_url
+            or db.execute(
+                sa.select(tables.facts.c.value).where(tables.facts.c.name == f"base:{run['account_id']}")
+            ).scalar()
+        )
+        return shapes.run(row, Links((base or LOCAL).rstrip("/"), self._state.key), logs=logs)
