@@ -13,6 +13,7 @@ from pydantic import Field
 
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import face_kit, files_of
+from vividcover.trained import read_card
 from vividcover.workspace import Stage
 
 CLASSIC_IGNORES = {
@@ -88,4 +89,5 @@ class FastFluxTrainer(Model):
             },
             compute=compute,
         )  # fmt: skip
-        return Made(made.path(file), details={"report": made.meta["report"]})
+        licence = read_card(made.path(file), "image", "").get("licence")
+        return Made(made.path(file), details={"report": made.meta["report"], "licence": licence})

@@ -73,6 +73,7 @@ class Outcome:
     items: list[str] | None = None
     engine: str | None = None  # the one that served it
     details: Mapping[str, Any] = field(default_factory=dict)  # what a training's version should know
+    trained: Mapping[str, Any] | None = None  # the file that a prediction has trained, which its text is to name
 
 
 # --- taking ---------------------------------------------------------------------------------------------------------
@@ -240,6 +241,12 @@ def _output(db: Connection, claim: Claim, outcome: Outcome, keep: float) -> tupl
         return None, 0
     if outcome.items is not None:
         return {"items": outcome.items}, len("".join(outcome.items).encode())
+    if outcome.trained is not None:
+        from vividcover.runs import finetunes
+
+        known = outcome.trained
+        name = finetunes.finished(db, claim.run, known["sha256"], known["name"], outcome.details)
+        return {"text": name}, int(known["bytes"])
     if outcome.text is not None:
         return {"text": outcome.text}, len(outcome.text.encode())
     told = []

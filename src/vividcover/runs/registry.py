@@ -332,12 +332,11 @@ def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _dataset(trainer: Model, run: Mapping[str, Any]) -> str | None:
-    """The hash of the one file that a training got."""
-    schema = trainer.TrainingInput
-    for key in schema.model_fields if schema else ():
-        known = run["files"].get(run["input"].get(key)) if isinstance(run["input"].get(key), str) else None
-        if known:
-            return str(known["sha256"])
+    """The hash of the file that a training got."""
+    for name in (trainer.TrainingInput or trainer.Input).model_fields:
+        given = run["input"].get(name)
+        if isinstance(given, str) and given in run["files"]:
+            return str(run["files"][given]["sha256"])
     return None
 
 

@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from vividcover.catalog.contract import Context, Model, Result
+from vividcover.catalog.flux_pro_trainer import TRAINED
 from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
 from vividcover.runs import lifeline
@@ -130,6 +131,15 @@ class Runner:
 
     def _outcome(self, run: Mapping[str, Any], result: Result) -> dict[str, Any]:
         story: dict[str, Any] = {"status": "succeeded", "engine": result.engine, "details": {}}
+        training, learnt = run["kind"] == "training", result.parts.get(TRAINED)
+        if training or learnt:
+            hashes = [str(one["sha256"]) for one in result.inputs.values()]
+            story["details"] = {
+                "engine": result.engine, "trigger_word": result.input.get("trigger_word"),
+                "dataset": hashes[0] if len(hashes) == 1 else None, "licence": result.details.get("licence"),
+            }  # fmt: skip
+        if learnt and not training:  # it is run, and gives the name of what it has learnt
+            story["trained"] = asdict(self.artifacts.keep(learnt)) | {"name": learnt.name}
         if isinstance(result.output, str):
             return story | {"text": result.output}
         if isinstance(result.output, list) and not result.files:
@@ -138,13 +148,6 @@ class Runner:
         if len(set(names)) < len(names):
             names = [f"out-{number}{path.suffix}" for number, path in enumerate(result.files)]
         kept = [asdict(self.artifacts.keep(path)) | {"name": name} for path, name in zip(result.files, names)]
-        if run["kind"] == "training":
-            hashes = [str(one["sha256"]) for one in result.inputs.values()]
-            story["details"] = {
-                "engine": result.engine, "trigger_word": result.input.get("trigger_word"),
-                "dataset": hashes[0] if len(hashes) == 1 else None,
-                "licence": next((one.get("licence") for one in result.materials), None),
-            }  # fmt: skip
         return story | {"files": kept}
 
     def event(self, event: Event) -> None:

@@ -29,7 +29,7 @@ from sqlalchemy.engine import RowMapping
 from vividcover import outbound
 from vividcover.catalog.contract import Inputs, takes_file
 from vividcover.errors import InputError, LinkError, NotFoundError, VividCoverError
-from vividcover.runs import registry
+from vividcover.runs import finetunes
 from vividcover.server import media, uploads
 from vividcover.server.problems import invalid
 from vividcover.server.public import Links, signed
@@ -45,7 +45,7 @@ REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}/[A-Za-z0-9][\w.-]{0,63}(:[0-9a-
 # fields whose text may name a trained model on this server (owner/name), link to one, or contain one
 TAKES_MODEL: dict[str, media.Kind] = {
     "voice": "voice model", "rvc_model": "voice model", "custom_rvc_model_download_url": "voice model",
-    "replicate_weights": "image model", "extra_lora": "image model",
+    "replicate_weights": "image model", "extra_lora": "image model", "finetune_id": "image model",
 }  # fmt: skip
 COVER_MODEL: media.Kind = "image model"  # of the field `image` where it is a text, as in vividcover/cover
 LONGEST_SHOWN = 80
@@ -168,7 +168,7 @@ class _Finder:
             await self._store(key, content, "data", found[1], kind)
         elif (row := await self._own(value)) is not None:
             await self._take(value, str(row["sha256"]), str(row["name"]), kind)
-        elif model_kind and REFERENCE.fullmatch(value):
+        elif model_kind and (key == "finetune_id" or REFERENCE.fullmatch(value)):
             await self._trained(value, model_kind)
         elif value.startswith(("http://", "https://")):
             await outbound.probe(value, self.state.settings.private_endpoints)
@@ -210,11 +210,10 @@ class _Finder:
     async def _trained(self, value: str, kind: media.Kind) -> None:
         """A trained model of this server, by its name. A name that nobody knows is left to the model itself."""
         try:
-            resolved = await self.state.read(lambda db: registry.resolve(db, self.who, value))
+            resolved = await self.state.read(lambda db: finetunes.trained(db, self.who, value))
         except NotFoundError as error:
             raise InputError(error.message, error.hint) from None
-        if resolved.weights is None:
-            raise InputError(f"{value} is not a trained model.", "Give the destination of a training of yours.")
+        assert resolved.weights is not None
         await self._take(value, resolved.weights, resolved.weights_file or "model", kind)
 
     async def _take(self, value: str, sha256: str, name: str, kind: media.Kind) -> None:

@@ -36,15 +36,14 @@ def version(row: RowMapping, *, own: bool = False, promoted: bool | None = None)
 
 
 def several(db: Connection, rows: Sequence[RowMapping], links: Links, who: Principal) -> list[dict[str, Any]]:
-    """Models with their current versions, default examples and counts: four queries, however many they are."""
+    """Models with their current versions and default examples: three queries, however many they are."""
     if not rows:
         return []
     current = currents(db, [row["id"] for row in rows])
-    counts = _counts(db, rows)
     wanted = {row["default_example"] for row in rows if row["default_example"]}
     shown = db.execute(sa.select(runs).where(runs.c.id.in_(wanted))).mappings() if wanted else ()
     examples = {run["id"]: shapes.run(dict(run), links, logs="") for run in shown if run["status"] == "succeeded"}
-    return [_model(row, current.get(row["id"]), counts, examples, links, who) for row in rows]
+    return [_model(row, current.get(row["id"]), examples, links, who) for row in rows]
 
 
 def one(db: Connection, row: RowMapping, links: Links, who: Principal) -> dict[str, Any]:
@@ -52,13 +51,13 @@ def one(db: Connection, row: RowMapping, links: Links, who: Principal) -> dict[s
 
 
 def _model(
-    row: RowMapping, current: RowMapping | None, counts: Mapping[str, int], examples: Mapping[str, dict[str, Any]],
+    row: RowMapping, current: RowMapping | None, examples: Mapping[str, dict[str, Any]],
     links: Links, who: Principal,
 ) -> dict[str, Any]:  # fmt: skip
     name = f"{row['owner']}/{row['name']}"
     body: dict[str, Any] = {
         "url": f"{links.base}/{name}", "owner": row["owner"], "name": row["name"], "visibility": row["visibility"],
-        "run_count": counts.get(name, 0), "is_official": row["account_id"] is None,
+        "run_count": row["run_count"], "is_official": row["account_id"] is None,
     }  # fmt: skip
     body |= {key: row[key] for key in TOLD if row[key] is not None}
     if row["default_example"] in examples:
@@ -80,9 +79,3 @@ def currents(db: Connection, model_ids: Sequence[str]) -> dict[str, RowMapping]:
     )
     rows = db.execute(sa.select(ranked).where(ranked.c.place == 1)).mappings()
     return {row["model_id"]: row for row in rows}
-
-
-def _counts(db: Connection, rows: Sequence[RowMapping]) -> dict[str, int]:
-    names = [f"{row['owner']}/{row['name']}" for row in rows]
-    counted = sa.select(runs.c.model, sa.func.count()).where(runs.c.model.in_(names)).group_by(runs.c.model)
-    return dict(db.execute(counted).tuples().all())
