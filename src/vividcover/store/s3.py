@@ -18,13 +18,17 @@ class Bucket:
     def __init__(self, url: str) -> None:
         try:
             import obstore
+            import obstore.exceptions
             from obstore.store import S3Store
         except ImportError:
             raise ParameterError(
                 "The S3 library is not installed.", "Install it: pip install 'vividcover[s3]'."
             ) from None
         self._obstore, self.url = obstore, url
-        self._store = S3Store.from_url(url)
+        try:
+            self._store = S3Store.from_url(url)
+        except obstore.exceptions.BaseError:
+            raise ParameterError(f"{url!r} is not s3://bucket/prefix.", "Set VIVIDCOVER_ARTIFACTS to one.") from None
 
     def put(self, sha: str, file: Path) -> None:
         """Uploads unless it is there and young. Two that put the same at once put the same bytes."""
