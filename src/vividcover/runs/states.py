@@ -10,11 +10,13 @@ ends it, its webhook and its usage are written in the same transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Double, String, bindparam, case, func, insert, or_, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.sql.dml import ReturningInsert
 
 from vividcover.runs import bell
 from vividcover.store.database import Database, now
@@ -61,16 +63,25 @@ class NewRun:
 
 def enqueue(db: Connection, new: NewRun) -> Row:
     """Puts a run in the line; its row. Afterwards, when it is committed: `bell.ring("work")`."""
-    values = asdict(new)
-    seconds = values.pop("deadline_in")
-    values |= {
-        "status": "starting", "metrics": {}, "rank": -new.priority, "turn": _turn(new.token_id), "created_at": now(),
-        "deadline": None if seconds is None else now() + seconds,
-    }  # fmt: skip
-    return dict(db.execute(insert(runs).values(**values).returning(runs)).mappings().one())
+    values = {name: getattr(new, name) for name in _GIVEN}
+    values |= {"rank": -new.priority, "of_token": new.token_id, "seconds": new.deadline_in}
+    return dict(db.execute(_enqueue(), values).mappings().one())
 
 
-def _turn(token_id: str) -> ColumnElement[float]:
+_GIVEN = tuple(one.name for one in fields(NewRun) if one.name != "deadline_in")
+
+
+@lru_cache
+def _enqueue() -> ReturningInsert[Any]:
+    """The statement, made once: making it takes longer than carrying it out."""
+    seconds: ColumnElement[float] = bindparam("seconds", type_=Double())
+    return insert(runs).values(
+        status="starting", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=now(),
+        deadline=now() + seconds,
+    ).returning(runs)  # fmt: skip
+
+
+def _turn(token_id: ColumnElement[str]) -> ColumnElement[float]:
     """A place in the line that is fair between tokens, however many runs each of them sends (start-time fair queueing).
 
     Behind the token's own last run, and not before what was begun last for anybody: who comes anew is served in turn
