@@ -34,6 +34,7 @@ from vividcover.errors import Canceled
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
 from vividcover.memory import give_back
 from vividcover.threads import one_blas_thread
+from vividcover.upkeep import Upkeep
 
 __all__ = [
     "Event", "Reporter", "Silent", "Stage", "StageResult", "Workspace", "canonical", "publish", "sha256_file",
@@ -153,7 +154,7 @@ class Workspace:
         self._done: dict[str, float] = {}
         self._hashes: dict[tuple[str, int, int], str] = {}
         self._id = uuid.uuid4().hex
-        self._pin: FileLock | None = None
+        self._upkeep = Upkeep(self.root, self._id)
 
     # --- reporting and cancelling -----------------------------------------------------------------------------
 
@@ -230,7 +231,7 @@ class Workspace:
         self.check()
         key = self.key(name, version, inputs, params)
         with storage_errors(f"stage {name}", self.root):
-            self._pin_key(key)
+            self._upkeep.pin(key)
             if (found := self._load(key, name)) is not None:
                 return self._finish(found, "hit")
             with self._only_one(key, name):
@@ -333,23 +334,9 @@ class Workspace:
 
     # --- the cache as a whole ---------------------------------------------------------------------------------
 
-    def _pin_key(self, key: str) -> None:
-        """Marks a stage as used by this living run, so that no prune takes it away under our hands."""
-        pins = self.root / "pins"
-        with self._lock:
-            if self._pin is None:
-                (pins / self._id).mkdir(parents=True, exist_ok=True)
-                self._pin = FileLock(pins / f"{self._id}.lock", thread_local=False)
-                self._pin.acquire()
-        (pins / self._id / key).touch()
-
     def close(self) -> None:
-        """Lets go of the pins. A killed process lets go of them too."""
-        if self._pin is not None:
-            self._pin.release()
-            self._pin = None
-            shutil.rmtree(self.root / "pins" / self._id, ignore_errors=True)
-            (self.root / "pins" / f"{self._id}.lock").unlink(missing_ok=True)
+        """Lets go of the stages that this run has used. A killed process lets go of them too."""
+        self._upkeep.close()
 
     def __enter__(self) -> Workspace:
         return self
@@ -357,58 +344,13 @@ class Workspace:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _pinned(self) -> tuple[set[str], set[str]]:
-        """(keys in use by living runs, ids of living runs); sweeps what the dead left."""
-        keys: set[str] = set()
-        alive: set[str] = set()
-        for folder in (self.root / "pins").glob("*/"):
-            lock = FileLock(folder.with_suffix(".lock"), thread_local=False)
-            try:
-                if folder.name != self._id:
-                    lock.acquire(timeout=0)
-                    lock.release()
-                    shutil.rmtree(folder, ignore_errors=True)
-                    folder.with_suffix(".lock").unlink(missing_ok=True)
-                    continue
-            except Timeout:
-                pass
-            alive.add(folder.name)
-            keys.update(p.name for p in folder.iterdir())
-        return keys, alive
-
     def entries(self) -> list[dict[str, Any]]:
         """Every cached stage: name, key, bytes, seconds, used (unix time), folder; least recently used first."""
-        found = []
-        for record_file in (self.root / "stages").glob("*/*/stage.json"):
-            try:
-                record = json.loads(record_file.read_text(encoding="utf-8"))
-                used = record_file.stat().st_mtime
-                entry = {k: record[k] for k in ("name", "key", "seconds")}
-            except (OSError, ValueError, KeyError):
-                continue
-            found.append(entry | {"bytes": sum(record["sizes"].values()), "used": used, "folder": record_file.parent})
-        return sorted(found, key=lambda e: (e["used"], e["key"]))
+        return self._upkeep.entries()
 
     def prune(self, limit: int) -> int:
         """Removes the least recently used stages until at most `limit` bytes are left; returns the bytes freed.
 
         Never touches a stage that a living run has used. Also sweeps what killed runs left half-written.
         """
-        pinned, alive = self._pinned()
-        for leftover in (self.root / "tmp").glob("*"):
-            if leftover.name.split("-")[0] not in alive | {self._id}:
-                shutil.rmtree(leftover, ignore_errors=True)
-        entries = self.entries()
-        total, freed = sum(e["bytes"] for e in entries), 0
-        for entry in entries:
-            if total - freed <= limit:
-                break
-            if entry["key"] in pinned:
-                continue
-            doomed = self.root / "tmp" / f"{self._id}-gone-{entry['key'][:16]}"
-            doomed.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(OSError):
-                entry["folder"].rename(doomed)  # gone at once for readers, then deleted
-                shutil.rmtree(doomed, ignore_errors=True)
-                freed += entry["bytes"]
-        return freed
+        return self._upkeep.prune(limit)

@@ -40,6 +40,7 @@ class Pitch:
 
 
 P = Pitch()
+SLICE = 256  # frames handled at a time, for memory
 STEADY, STEADY_WITHIN = 21, 0.35  # frames, and the deviation in semitones, of a held note or its vibrato
 SPOKEN, SUNG = 0.15, 0.6  # share of held frames: eight people spoke with 0.01 to 0.04, two sang with 0.59 and 0.67
 
@@ -101,10 +102,13 @@ def strengths(signal: NDArray[np.floating], rate: int, frames: int, hop: float) 
     padded = np.pad(np.asarray(low, np.float32), (longest, longest + int(max(0, centres[-1] + 1 - len(low)))))
     for size, weight in zip(P.windows, weights):
         window = np.hanning(size + 1)[:size].astype(np.float32)
-        pieces = np.lib.stride_tricks.sliding_window_view(padded, size)[centres + longest - size // 2] * window
-        if size == 512:
-            power = np.mean(pieces**2, axis=1)
-        spectrum = np.abs(np.fft.rfft(pieces, P.fft, axis=1)).astype(np.float32)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, size)
+        spectrum = np.empty((frames, P.fft // 2 + 1), np.float32)
+        for t in range(0, frames, SLICE):
+            pieces = windows[centres[t : t + SLICE] + longest - size // 2] * window
+            if size == 512:
+                power[t : t + SLICE] = np.mean(pieces**2, axis=1)
+            spectrum[t : t + SLICE] = np.abs(np.fft.rfft(pieces, P.fft, axis=1))
         loudness = np.sqrt(spectrum @ sampling)
         loudness /= np.linalg.norm(loudness, axis=1, keepdims=True) + 1e-9
         used = weight > 0
