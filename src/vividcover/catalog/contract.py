@@ -27,6 +27,7 @@ from vividcover.workspace import Stage, StageResult, Workspace
 
 Engine = Literal["auto", "classic", "neural", "hosted"]
 ENGINES: tuple[Engine, ...] = ("auto", "classic", "neural", "hosted")
+HIDDEN = "[redacted]"  # instead of a secret
 SEED_LIMIT = 2**31  # seeds drawn by us are below it; any seed that fits 64 bits is accepted
 
 
@@ -49,6 +50,17 @@ def uri(description: str, *, required: bool = True, **more: Any) -> Any:
 def takes_file(info: FieldInfo) -> bool:
     extra = info.json_schema_extra
     return isinstance(extra, dict) and extra.get("format") == "uri"
+
+
+def secret(description: str) -> Any:
+    """A field that takes a key of another service, as cog's `Secret`: no log, record or answer shows its value."""
+    extra: dict[str, Any] = {"format": "password", "writeOnly": True, "x-cog-secret": True}
+    return Field(default=None, description=description, json_schema_extra=extra)
+
+
+def is_secret(info: FieldInfo) -> bool:
+    extra = info.json_schema_extra
+    return isinstance(extra, dict) and bool(extra.get("x-cog-secret"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,9 +330,11 @@ class Model(ABC):
         fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
         for parameter, reason in self.ignores.get(engine, {}).items():
             if parameter in input.model_fields_set and getattr(input, parameter) is not None:
-                context.cannot(parameter, getattr(input, parameter), reason)
+                hidden = is_secret(schema.model_fields[parameter])
+                context.cannot(parameter, HIDDEN if hidden else getattr(input, parameter), reason)
         made: Made = getattr(self, engine + way)(input, context)
         used = input.model_dump(mode="json")
+        used |= {key: HIDDEN for key, info in schema.model_fields.items() if is_secret(info) and used[key] is not None}
         return context.result(self.name, made, engine, why, used, synthetic=self.synthetic and not way)
 
 

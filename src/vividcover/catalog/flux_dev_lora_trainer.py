@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.contract import Context, Inputs, Made, Model, secret, uri
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
 from vividcover.catalog.pins import PINS
 
@@ -58,8 +58,8 @@ class FluxDevLoraTraining(Inputs):
     layers_to_optimize_regex: str | None = Field(default=None, description="Which layers to train.")
     gradient_checkpointing: bool = Field(default=False, description="Less memory, more time.")
     hf_repo_id: str | None = Field(default=None, description="Hugging Face repository to copy the model to.")
-    hf_token: str | None = Field(default=None, description="Token for it; kept out of everything that is shown.")
-    wandb_api_key: str | None = Field(default=None, description="Key for Weights & Biases.")
+    hf_token: str | None = secret("Token for it.")
+    wandb_api_key: str | None = secret("Key for Weights & Biases.")
     wandb_project: str = Field(default="flux_train_replicate", description="Project there.")
     wandb_run: str | None = Field(default=None, description="Run there.")
     wandb_entity: str | None = Field(default=None, description="Entity there.")

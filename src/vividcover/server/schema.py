@@ -15,7 +15,7 @@ from vividcover.cover import get
 SCHEMAS = "#/components/schemas/"
 KEPT = (
     "type", "format", "items", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength",
-    "pattern",
+    "pattern", "writeOnly", "x-cog-secret",
 )  # fmt: skip
 STATUSES = ("starting", "processing", "succeeded", "canceled", "failed")
 EVENTS = ("start", "output", "logs", "completed")
