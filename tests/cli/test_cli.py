@@ -16,7 +16,7 @@ from vividcover.catalog.flux_lora import FluxLoraInput
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
 from vividcover.catalog.train_rvc_model import TrainRvcModelInput
 from vividcover.cli import build
-from vividcover.cli.console import Common, parsed, perform
+from vividcover.cli.console import Common, parsed, perform, table
 from vividcover.cli.progress import Lines
 from vividcover.cover import CoverInput
 from vividcover.errors import ParameterError, VividCoverError
@@ -133,6 +133,11 @@ def test_lists_are_for_people_and_as_json_for_scripts(home: Path) -> None:
 def test_each_row_of_a_list_is_one_line_when_it_goes_to_another_program(home: Path) -> None:
     lines = call("models", "zsxkib/sonic")[1].splitlines()
     assert len(lines) == 1 + 7 and lines[0].split()[:2] == ["of", "name"]
+
+
+def test_square_brackets_in_a_list_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table([{"model": "a/b", "description": "FLUX.1 [dev] and [/pro]"}], ["model", "description"], False, "")
+    assert "FLUX.1 [dev] and [/pro]" in capsys.readouterr().out
 
 
 def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:

@@ -15,7 +15,7 @@ from making import RATE, SAMPLE, error_db, lag, media, music, tone
 
 from vividcover.errors import AudioError, NotFoundError, ParameterError, StorageError, VividCoverError
 from vividcover.song import decoding
-from vividcover.song.codec import FORMATS, decode, encode, is_silent, level, mux, probe, read_tags
+from vividcover.song.codec import FORMATS, decode, encode, is_silent, level, mux, probe, read_tags, tag
 from vividcover.song.pcm import PcmReader, read_pcm, write_pcm
 from vividcover.workspace import Silent
 
@@ -91,6 +91,27 @@ def test_every_format_carries_every_tag(format: str, encoded: dict[str, Path]) -
     everything = "\n".join(tags.values())
     assert "vividcover 0.1" in everything
     assert tags.get("ai_generated") == "true" or "ai_generated: true" in tags["comment"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_tags_are_put_into_a_finished_file_and_its_sound_stays(
+    format: str, encoded: dict[str, Path], tmp_path: Path
+) -> None:
+    marked, again = tmp_path / f"marked.{format}", tmp_path / f"again.{format}"
+    for out in (marked, again):
+        tag(encoded[format], out, {"title": "Other", "comment": "AI-generated: a mark"})
+    tags = read_tags(marked)
+    assert tags["title"] == "Other" and tags["comment"] == "AI-generated: a mark"
+    before, after = decoded(encoded[format], tmp_path)[0], decoded(marked, tmp_path)[0]
+    assert np.array_equal(before, after)
+    assert marked.read_bytes() == again.read_bytes()
+
+
+def test_what_is_no_media_file_takes_no_tags(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("no video")
+    with pytest.raises(AudioError, match="not a media file"):
+        tag(tmp_path / "a.mp4", tmp_path / "b.mp4", {"comment": "x"})
+    assert not (tmp_path / "b.mp4").exists()
 
 
 def test_lossy_formats_have_the_promised_rates(song: Path, encoded: dict[str, Path]) -> None:

@@ -86,7 +86,10 @@ def account_budget(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Set what an account may use in a month, and who is told at 50, 80 and 100 % of it."""
+    """Set what an account may use in a month.
+
+    And who is told at 50, 80 and 100 % of it.
+    """
     from vividcover.outbound import check_link
     from vividcover.settings import settings
     from vividcover.store import accounts
@@ -169,7 +172,10 @@ def token_budget(
     usd: Annotated[str, typer.Argument(help="USD a calendar month, or none.")],
     json: Json = False,
 ) -> None:
-    """Set what a token may use in a month, besides the budget of its account."""
+    """Set what a token may use in a month.
+
+    Its account's budget holds besides.
+    """
     from vividcover.store import accounts
 
     database = opened()
@@ -188,7 +194,10 @@ def usage(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What runs used: how many, seconds of work, bytes of output, USD by the table of prices."""
+    """What runs used.
+
+    How many, seconds of work, bytes of output, USD by the table of prices.
+    """
     from sqlalchemy import select
 
     from vividcover.runs import usage as ledger

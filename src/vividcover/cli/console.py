@@ -215,9 +215,10 @@ def table(rows: list[dict[str, Any]], columns: list[str], as_json: bool, empty: 
         return
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     headers = [column.replace("_", " ") for column in columns]
     drawn = Table(*headers, box=None, pad_edge=False, header_style="bold")
     for row in rows:
-        drawn.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
+        drawn.add_row(*(Text("" if row.get(column) is None else str(row[column])) for column in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(drawn)

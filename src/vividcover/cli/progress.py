@@ -65,17 +65,19 @@ class Lines:
 def _bars() -> Iterator[Listener]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.text import Text
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[eta]}"),
-        TimeElapsedColumn(), TextColumn("[dim]{task.fields[text]}"),
+        TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(),
+        TextColumn("{task.fields[eta]}"), TimeElapsedColumn(),
+        TextColumn("{task.fields[text]}", style="dim", markup=False),  # a song may be called "… [live]"
     )  # fmt: skip
     with Progress(*columns, console=Console(stderr=True), transient=False) as progress:
         tasks: dict[str, TaskID] = {}
 
         def hear(event: Event) -> None:
             if event.kind == "note":
-                progress.console.print(f"[dim]note:[/dim] {event.text}", highlight=False)
+                progress.console.print(Text.assemble(("note: ", "dim"), event.text))
                 return
             if event.stage not in tasks:
                 tasks[event.stage] = progress.add_task(event.stage, total=1.0, eta="", text="")

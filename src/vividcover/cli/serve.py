@@ -54,7 +54,10 @@ def worker(
         str, typer.Option("--device", help="Which runs it takes: those for any device, or this.")
     ] = "cpu",
 ) -> None:
-    """Work off runs of the same database, beside those of `vividcover up`, here or on another machine."""
+    """Work off runs, and nothing else.
+
+    Those of the same database, beside the workers of `vividcover up`, here or on another machine.
+    """
     import logging
 
     from vividcover.runs.worker import Worker

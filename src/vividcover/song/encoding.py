@@ -107,7 +107,7 @@ def mux(
 
 
 def tag(source: Path, out: Path, tags: Mapping[str, str]) -> None:
-    """Writes `source` (sound in any of our formats, or an mp4) to `out` with `tags` inside; its tracks are copied untouched.
+    """Writes `source` (sound in any of our formats, or an mp4) to `out` with `tags` inside; its tracks stay untouched.
 
     The same file and tags give the same bytes. Raises `AudioError` when `source` is no media file.
     """
