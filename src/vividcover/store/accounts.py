@@ -285,5 +285,5 @@ def claim_owner(db: Connection, principal: Principal, owner: str) -> None:
 def _insert_new(db: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Inserts a row unless a unique value of it is there already; says whether it was inserted."""
     kind = sqlite if db.dialect.name == "sqlite" else postgresql
-    statement: Any = kind.insert(table).values(**row).on_conflict_do_nothing()
-    return bool(db.execute(statement).rowcount)
+    statement: Any = kind.insert(table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
+    return db.execute(statement).first() is not None
