@@ -181,8 +181,8 @@ def test_blocks_are_joined_without_a_seam(tmp_path: Path) -> None:
     sung, _, _ = take_apart(tmp_path, song)
     joint, reach = CORE * stft.HOP, RATE // 2
     assert song.shape[1] > joint + 2 * reach
-    jumps = np.abs(np.diff(sung, axis=1)).max(0)
-    assert jumps[joint - reach : joint + reach].max() < jumps.max() + 1e-9
+    around = slice(joint - reach, joint + reach)
+    assert np.abs(np.diff(sung[:, around])).max() < np.abs(np.diff(song[:, around])).max()  # no step that is not sung
     share = [
         np.abs(sung[:, a : a + reach]).mean() / np.abs(song[:, a : a + reach]).mean() for a in (joint - reach, joint)
     ]

@@ -27,8 +27,12 @@ _WHY = {
 }
 SURE, UNSURE = 0.56, 0.61  # second_voice in songs without stereo: below, the melody is the voice's; above, who knows
 HEDGED = 0.65  # the vocals' level then: the error of having followed an instrument counts less
-ALONE, ACCOMPANIED = 0.07, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
-ACCOMPANIED_CHORUS = 0.24  # ACCOMPANIED for several voices, where half of the rest has been given back already
+ALONE, ACCOMPANIED = 0.085, 0.16  # the instrumental's part of the power: below, a voice alone; above, a song
+ACCOMPANIED_CHORUS = 0.24  # ACCOMPANIED for several voices, where some of the rest has been given back already
+HUSH, HUSHED = -15.0, -25.0  # dB of the quietest tenth: no band pauses so deeply (at most -14), most voices alone do
+HUSHED_ALONE, HUSHED_ACCOMPANIED = 0.15, 0.26  # ALONE and ACCOMPANIED then
+CHORUS_SURE, CHORUS_UNSURE = 1.3, 0.85  # evidence of a voice in a chorus: above, it is followed well; below, badly
+CHORUS_HEDGED, CHORUS_LEAN = 0.7, 0.35  # the vocals' level then, and how much of the rest goes with them
 SLICE = 2048  # frames handled at a time, for memory
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
@@ -72,7 +76,7 @@ def choose(survey: Survey, recipe: str, check: Check) -> Plan:
     check()
     path = melody.track(strength, check)
     width, second = float(survey.side.sum() / power.sum()), second_voice(strength, path)
-    report = {"width": width, "second_voice": second}
+    report = {"width": width, "second_voice": second, "pauses": pauses(power)}
     name = recipe
     if recipe == "auto":
         several = SEVERAL + (SEVERAL_WIDE - SEVERAL) * min(width / WIDE, 1.0)
@@ -97,13 +101,30 @@ def judge(plan: Plan, power: NDArray[np.float64], evidence: float) -> Plan:
     report = {**plan.report, "vocals_power": sung, "instrumental_power": played}
     if np.isfinite(evidence):
         report["voice"] = evidence
-    full = ACCOMPANIED_CHORUS if plan.recipe == "harmonies" else ACCOMPANIED
-    doubt = min(max((report["second_voice"] - SURE) / (UNSURE - SURE), 0.0), 1.0) if plan.recipe == "mono" else 0.0
-    lean = min(max((full - played) / (full - ALONE), 0.0), 1.0)
+    chorus = plan.recipe == "harmonies"
+    hush = _between(report["pauses"], HUSH, HUSHED)
+    alone = ALONE + (HUSHED_ALONE - ALONE) * hush
+    full = max(ACCOMPANIED_CHORUS if chorus else ACCOMPANIED, ACCOMPANIED + (HUSHED_ACCOMPANIED - ACCOMPANIED) * hush)
+    lean = _between(played, full, alone)
     if lean >= 1:
         why = f"only {played:.1%} of the power is not the voice's"
         return replace(plan, recipe="a-cappella", why=why, lean=1.0, report=report)
+    if chorus:
+        doubt = _between(evidence, CHORUS_SURE, CHORUS_UNSURE) if np.isfinite(evidence) else 1.0
+        scale = 1 - (1 - CHORUS_HEDGED) * doubt
+        return replace(plan, scale=scale, lean=max(lean, CHORUS_LEAN * doubt), report=report)
+    doubt = _between(report["second_voice"], SURE, UNSURE) if plan.recipe == "mono" else 0.0
     return replace(plan, scale=1 - (1 - HEDGED) * doubt if lean == 0 else 1.0, lean=lean, report=report)
+
+
+def _between(value: float, none: float, full: float) -> float:
+    """0 at `none`, 1 at `full`, in proportion between them."""
+    return min(max((value - none) / (full - none), 0.0), 1.0)
+
+
+def pauses(power: Real) -> float:
+    """How quiet the quietest tenth of the frames is at most, in dB of the mean power, of frames' powers [T]."""
+    return max(10 * float(np.log10(np.percentile(power, 10) / power.mean() + 1e-12)), -120.0)
 
 
 def tracks(strength: Real, path: NDArray[np.int64], voices: int, check: Check) -> Tracks:

@@ -1,8 +1,9 @@
 """Second pass: the vocals of one block. Cues are weighed into each bin's share of voice, then a spatial Wiener filter.
 
 The weights are those of a logistic regression: they were fitted to songs whose parts are known, so that the error of
-the vocals, in dB and averaged over the songs, is least. The songs were mixes of the project's sample set and synthesis,
-and excerpts of MUSDB18 and MIR-1K, which are free for research only; of them nothing but these 18 numbers is here.
+the vocals, in dB and averaged over the songs, is least. All of these songs are free: mixes of the project's sample set
+(the cases "tuned" of `bench/cases.py`), synthesised bands, and singing made from flite's voices with the sample's own
+`scripts/singing.py` over bands that FluidR3 (MIT) plays. No recording of a person or a published song is among them.
 A share that is uncertain is therefore near the vocals' mean share of such bins: the filter errs towards the mixture,
 not towards holes.
 """
@@ -26,22 +27,22 @@ from vividcover.song.separation.workers import Check
 class Weights:
     """Of the cues in the logit of a bin's share of voice."""
 
-    harmonic: float = 0.82
-    harmonic_voiced: float = 4.07  # nearness to a harmonic times the frame's voicing
-    voicing: float = -2.69  # of the frame: its bins between the harmonics are not the voice's
-    voicing_around: float = 1.29  # of the half second around: somebody is singing
-    leaping: float = 2.38
-    gliding: float = -1.25
-    comb: float = 4.46  # how much of the frame's power the harmonics explain
-    unrepeated: float = 0.42
-    unrepeated_around: float = 0.77
-    unsteady: float = 0.50
-    place: float = 2.67
+    harmonic: float = 1.20
+    harmonic_voiced: float = 3.21  # nearness to a harmonic times the frame's voicing
+    voicing: float = -2.51  # of the frame: its bins between the harmonics are not the voice's
+    voicing_around: float = 2.45  # of the half second around: somebody is singing
+    leaping: float = 0.92
+    gliding: float = -1.29
+    comb: float = 2.74  # how much of the frame's power the harmonics explain
+    unrepeated: float = 0.48
+    unrepeated_around: float = 1.03
+    unsteady: float = 0.15
+    place: float = 2.79
 
 
 WEIGHTS = Weights()
 KNOTS = (60.0, 150.0, 400.0, 1000.0, 2500.0, 6000.0, 12000.0)  # Hz
-BIAS = (-6.28, -2.60, -0.96, -1.49, -3.74, -0.37, -2.28)  # of the logit at the knots
+BIAS = (-5.23, -3.16, -1.86, -2.92, -3.52, -2.59, -4.89)  # of the logit at the knots
 
 ACTIVE_LOW, ACTIVE_HIGH = 150.0, 6000.0  # Hz, where a voice has its power
 ACTIVE_FRAMES = 13  # 0.3 s
@@ -49,7 +50,7 @@ GATE, GATE_SLOPE = np.float32(0.19), 4  # activity at which the gate is half ope
 
 OTHERS_WIDTH = 41  # bins of the bands in which the rest is compared with and without singing, 440 Hz
 OTHERS_CAUTION = 1.6  # bands play a little louder under a voice; so much more is not the voices' yet
-OTHERS_LEAST = 0.5  # of the rest while somebody sings: which voice is which is never sure in a chorus
+OTHERS_LEAST = 0.3  # of the rest while somebody sings: which voice is which is never sure in a chorus
 ENOUGH_ON, ENOUGH_OFF = 40, 60  # frames with and without singing from which the comparison is trusted
 
 
