@@ -28,6 +28,7 @@ SOFTWARE = {
     "name": "vividcover", "licence": "Apache-2.0",
     "allows": "any use, also commercial; it claims no right in what is made with it",
 }  # fmt: skip
+HOSTED = "its own, and the terms of the service that ran it"
 NOT_STATED = "not stated in the model: ask whoever trained it"
 SONGS = ("song", "audio", "vocals")  # inputs that are somebody's song or recording
 PICTURES = ("still", "image")  # inputs that may be a picture of somebody who was asked by nobody
@@ -82,13 +83,15 @@ def save_picture(rgb: Any, out: Path, *, format: str, quality: int, engine: str,
 
 def licences(
     nets: Sequence[Mapping[str, Any]], materials: Sequence[Mapping[str, Any]], inputs: Mapping[str, Mapping[str, Any]],
-    synthetic: bool = True,
+    synthetic: bool = True, hosted: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """The licences behind an output, and what they allow together.
 
     `nets`: {name, licence, commercial, allows}; `materials`: trained models {kind, name, consent, licence};
-    `inputs`: what was given, by the input's name, each with its `source`.
+    `inputs`: what was given, by the input's name, each with its `source`; `hosted`: the model that ran elsewhere.
     """
+    if hosted:
+        nets = [*nets, {"name": hosted, "licence": HOSTED, "allows": "what its page says", "commercial": False}]
     forbidding = [n["name"] for n in nets if not n.get("commercial", True)]
     missing = [f"{m['kind']} {m['name']}" for m in materials if not m.get("consent")]
     if synthetic:
@@ -103,7 +106,7 @@ def licences(
             for m in materials
         ],
         "commercial_use": not forbidding and not missing,
-        "because": f"non-commercial: {', '.join(forbidding)}" if forbidding
+        "because": f"non-commercial, or not known to be anything else: {', '.join(forbidding)}" if forbidding
         else f"no consent is recorded for {', '.join(missing)}" if missing
         else "the software and every net allow it, and every trained model in use carries a consent statement: "
         "read it, it may set limits",
@@ -153,7 +156,7 @@ def record(
         "outputs": dict(outputs),
         "not_honoured": [{"parameter": n.parameter, "value": n.value, "why": n.why} for n in not_honoured],
         "notes": list(notes),
-        "licences": licences(nets, materials, inputs, synthetic),
+        "licences": licences(nets, materials, inputs, synthetic, model if engine == "hosted" else ""),
         "models": [dict(m) for m in materials],
         "stages": [
             {"name": s.name, "key": s.key, "seconds": round(s.seconds, 3), "from_cache": s.hit} for s in stages
