@@ -1,5 +1,7 @@
 """Settings come from the environment; one that cannot be read is the user's to mend, and named."""
 
+from pathlib import Path
+
 import pytest
 
 from vividcover.errors import ParameterError
@@ -39,6 +41,18 @@ def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
     settings.cache_clear()
     with pytest.raises(ParameterError, match=r"VIVIDCOVER_DOWNLOAD_TIMEOUT=soon.*VIVIDCOVER_THREADS=many"):
         settings()
+
+
+def test_an_empty_variable_is_one_that_is_not_set_and_a_tilde_is_the_users_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VIVIDCOVER_HOME", "")
+    monkeypatch.setenv("VIVIDCOVER_THREADS", "")
+    settings.cache_clear()
+    assert settings().home.is_absolute() and settings().threads >= 1
+    monkeypatch.setenv("VIVIDCOVER_HOME", "~/covers")
+    settings.cache_clear()
+    assert settings().home == Path.home() / "covers"
 
 
 def test_a_mended_value_is_read_without_starting_anew(monkeypatch: pytest.MonkeyPatch) -> None:

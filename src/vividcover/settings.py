@@ -7,7 +7,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vividcover.errors import ParameterError
@@ -32,7 +32,7 @@ def _default_weights() -> Path:
 class Settings(BaseSettings):
     """`VIVIDCOVER_HOME`, `VIVIDCOVER_CACHE_LIMIT`, … (bytes, seconds)."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(default_factory=_default_home, description="voices, images and the stage cache")
     weights_dir: Path = Field(default_factory=_default_weights, description="where nets are kept, for all data folders")
@@ -69,6 +69,12 @@ class Settings(BaseSettings):
     replicate_url: str = Field(default="https://api.replicate.com", description="its address, without /v1")
     bfl_key: str = Field(default="", description="key for BFL")
     bfl_url: str = Field(default="https://api.us1.bfl.ai", description="its address, without /v1")
+
+    @field_validator("home", "weights_dir")
+    @classmethod
+    def _at_home(cls, folder: Path) -> Path:
+        """`~` is the user's home here too: no shell expands it in a `.env` file or between quotes."""
+        return folder.expanduser()
 
     @property
     def private_endpoints(self) -> frozenset[tuple[str, int]]:
