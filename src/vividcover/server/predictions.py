@@ -37,7 +37,7 @@ async def create(request: Request) -> JSONResponse:
     state, who = state_of(request), await allowed(request, "write", creates=True)
     body = await json_body(request, PredictionBody)
     try:
-        resolved = await state.read(lambda db: registry.resolve(db, who, body.version))
+        resolved = await runs.resolve(state, who, body.version)
     except NotFoundError as error:
         raise Problem(422, f"{runs.GONE} {error.message}", UNKNOWN) from None
     return await runs.create(request, state, who, resolved, body)
@@ -48,7 +48,7 @@ async def create_of_model(request: Request, owner: str, name: str) -> JSONRespon
     """Runs a model's promoted version, else its newest."""
     state, who = state_of(request), await allowed(request, "write", creates=True)
     body = await json_body(request, runs.RunBody)
-    resolved = await state.read(lambda db: registry.resolve(db, who, f"{owner}/{name}"))
+    resolved = await runs.resolve(state, who, f"{owner}/{name}")
     return await runs.create(request, state, who, resolved, body)
 
 

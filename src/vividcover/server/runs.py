@@ -8,6 +8,7 @@ is one query.
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ from vividcover.server.bodies import Body
 from vividcover.server.problems import Problem, invalid, not_found
 from vividcover.server.public import Links
 from vividcover.server.state import State
+from vividcover.server.watch import Attention
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
 from vividcover.store.ids import new_id
@@ -38,6 +40,7 @@ DEFAULT_EVENTS = ("output", "completed")
 WAIT = 60  # seconds that a request may be held open, and does when it does not say how long
 PREFER = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,6})\"?)?(?=$|[,;\s])", re.IGNORECASE)
 DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?|(\d{1,9})")
+MAX_RESOLVED, RESOLVED_FOR = 1000, 1.0  # references, seconds
 SHORTEST = 5.0  # seconds of Cancel-After
 MODELS: dict[str, Model] = {}  # the catalog, looked up once
 GONE = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -120,10 +123,11 @@ async def create(
         webhook_events=told, stream_key=None if destination else new_id() + new_id(),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
-    row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
-    bell.ring("work", new.id, state.settings.home)
-    if asked.wait:
-        return await _waited(state, links, row, asked)
+    with state.watch.on(new.id) as attention:
+        row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
+        bell.ring("work", new.id, state.settings.home)
+        if asked.wait:
+            return await _waited(state, links, row, asked, attention)
     return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201)
 
 
@@ -143,15 +147,31 @@ def _enqueue(
     return row
 
 
-async def _waited(state: State, links: Links, row: shapes.Row, asked: Asked) -> JSONResponse:
+async def _waited(
+    state: State, links: Links, row: shapes.Row, asked: Asked, attention: Attention
+) -> JSONResponse:  # fmt: skip
     """The finished run; or, when the time is over, the run as "starting", which clients take for "not yet"."""
     assert asked.wait is not None
     applied = {"Preference-Applied": f"wait={asked.wait}"}
-    run_id = str(row["id"])
-    if await state.watch.finished(run_id, asked.wait):
-        finished, logs = await state.read(lambda db: with_logs(db, run_id))
-        return JSONResponse(shapes.run(finished, links, logs=logs, old=asked.old), 201, applied)
+    until = time.monotonic() + asked.wait
+    while await attention.change(until - time.monotonic()):
+        after, logs = await state.read(lambda db: with_logs(db, row["id"]))
+        if after["status"] in states.TERMINAL:
+            return JSONResponse(shapes.run(after, links, logs=logs, old=asked.old), 201, applied)
     return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 202, applied)
+
+
+async def resolve(state: State, who: Principal, reference: str) -> Resolved:
+    """`registry.resolve`; what it says of a model that ships is believed for a second. Raises `NotFoundError`."""
+    until, known = state.resolved.get(reference, (0.0, None))
+    if known is not None and time.monotonic() < until:
+        return known
+    found = await state.read(lambda db: registry.resolve(db, who, reference))
+    if found.account_id is None:  # public, and the same for everybody
+        if len(state.resolved) >= MAX_RESOLVED:
+            state.resolved.clear()
+        state.resolved[reference] = (time.monotonic() + RESOLVED_FOR, found)
+    return found
 
 
 def _schema(model: Model, training: bool) -> type[Inputs]:

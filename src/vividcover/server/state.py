@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.engine import Connection
 
+from vividcover.runs.registry import Resolved
 from vividcover.server.public import Links, base_of
 from vividcover.server.watch import Watch
 from vividcover.server.writer import Writer
@@ -36,6 +37,8 @@ class State:
     watch: Watch
     known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
     outgoing: Outgoing | None = None  # sends webhooks while the server runs
+
+    resolved: dict[str, tuple[float, Resolved]] = field(default_factory=dict)  # reference → (until, what ships)
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
         """`ask(connection)`. SQLite answers in less time than a change of threads takes; Postgres is waited for."""

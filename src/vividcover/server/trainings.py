@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse
 
-from vividcover.runs import registry
 from vividcover.server import runs, shapes
 from vividcover.server.auth import Reads, allowed
 from vividcover.server.bodies import documented, json_body
@@ -34,7 +33,7 @@ async def create(request: Request, owner: str, name: str, version_id: str) -> JS
     """Trains. Needs the consent of whoever is trained: the token's statement, or the header `Vividcover-Consent`."""
     state, who = state_of(request), await allowed(request, "train", creates=True)
     body = await json_body(request, TrainingBody)
-    resolved = await state.read(lambda db: registry.resolve(db, who, f"{owner}/{name}:{version_id}"))
+    resolved = await runs.resolve(state, who, f"{owner}/{name}:{version_id}")
     if not body.destination.strip():
         raise invalid({"destination": "is required"})
     return await runs.create(request, state, who, resolved, body, destination=body.destination.strip())

@@ -1,11 +1,15 @@
-"""Who waits for which run. One look at the database for all that are told to have changed, and every half second."""
+"""Who waits for which run.
+
+Whoever changes a run rings the bell with its id, and those who wait for it look at once. A ring may be lost, so every
+half second one query looks after all that are waited for.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from sqlalchemy import select
@@ -27,16 +31,14 @@ class Watch:
     def __init__(self, database: Database, home: Path) -> None:
         self._database, self._home = database, home
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._told: set[str] = set()  # runs that changed and were not looked at yet
-        self._changed = asyncio.Event()
-        self._next = asyncio.Event()  # set and replaced at every change
+        self._next = asyncio.Event()  # set and replaced at every ring
         self._listener: Listener | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         self._listener = Listener("runs", self._home)
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._rung)
-        self._task = asyncio.get_running_loop().create_task(self._work())
+        self._task = asyncio.get_running_loop().create_task(self._tend())
 
     async def stop(self) -> None:
         if self._task:
@@ -46,15 +48,6 @@ class Watch:
         if self._listener:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
-
-    def _rung(self) -> None:
-        assert self._listener is not None
-        heard = self._listener.heard()
-        self._told |= set(self._waiting) if "" in heard else heard & self._waiting.keys()
-        if self._told:
-            self._changed.set()
-        self._next.set()
-        self._next = asyncio.Event()
 
     @property
     def next(self) -> asyncio.Event:
@@ -67,41 +60,38 @@ class Watch:
             return await asyncio.wait_for(change.wait(), timeout)
         return False
 
-    async def finished(self, run_id: str, timeout: float) -> bool:
-        """Whether the run came to its end in time."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(run_id, set()).add(future)
-        self._told.add(run_id)  # it may be over already
-        self._changed.set()
+    @contextlib.contextmanager
+    def on(self, run_id: str) -> Iterator[Attention]:
+        """Attention to one run. Taken before the run is committed, it misses nothing of it."""
+        attention = Attention(self, run_id)
         try:
-            await asyncio.wait_for(future, timeout)
-        except TimeoutError:
-            return False
+            yield attention
         finally:
-            waiting = self._waiting.get(run_id, set())
-            waiting.discard(future)
-            if not waiting:
-                self._waiting.pop(run_id, None)
-        return True
+            attention.end()
 
-    async def _work(self) -> None:
+    def _rung(self) -> None:
+        assert self._listener is not None
+        heard = self._listener.heard()
+        self._wake(self._waiting.keys() if "" in heard else heard)
+        self._next.set()
+        self._next = asyncio.Event()
+
+    def _wake(self, ids: Collection[str]) -> None:
+        for run_id in ids:
+            for future in self._waiting.get(run_id, ()):
+                if not future.done():
+                    future.set_result(None)
+
+    async def _tend(self) -> None:
+        """Wakes those whose run came to its end although they heard nothing."""
         while True:
-            try:
-                await asyncio.wait_for(self._changed.wait(), LOOK)
-            except TimeoutError:
-                self._told |= self._waiting.keys()
-            self._changed.clear()
-            told, self._told = list(self._told), set()
-            for start in range(0, len(told), MANY):
+            await asyncio.sleep(LOOK)
+            ids = list(self._waiting)
+            for start in range(0, len(ids), MANY):
                 try:
-                    over = await self._over(told[start : start + MANY])
+                    self._wake(await self._over(ids[start : start + MANY]))
                 except StorageError as error:  # it will be asked again in half a second
                     log.error("%s", error)
-                    continue
-                for run_id in over:
-                    for future in self._waiting.get(run_id, ()):
-                        if not future.done():
-                            future.set_result(None)
 
     async def _over(self, ids: list[str]) -> Collection[str]:
         def ask() -> Collection[str]:
@@ -110,3 +100,29 @@ class Watch:
                 return db.execute(select(runs.id).where(runs.id.in_(ids), runs.status.in_(TERMINAL))).scalars().all()
 
         return ask() if self._database.is_sqlite else await asyncio.to_thread(ask)
+
+
+class Attention:
+    """To one run: `await change(seconds)` until something may have happened to it since the last call."""
+
+    def __init__(self, watch: Watch, run_id: str) -> None:
+        self._watch, self._run_id = watch, run_id
+        self._renew()
+
+    def _renew(self) -> None:
+        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._watch._waiting.setdefault(self._run_id, set()).add(self._future)
+
+    async def change(self, timeout: float) -> bool:
+        """False when the time was over first."""
+        done, _ = await asyncio.wait((self._future,), timeout=max(0.0, timeout))
+        if done:
+            self.end()
+            self._renew()
+        return bool(done)
+
+    def end(self) -> None:
+        waiting = self._watch._waiting.get(self._run_id, set())
+        waiting.discard(self._future)
+        if not waiting:
+            self._watch._waiting.pop(self._run_id, None)

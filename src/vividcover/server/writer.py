@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 
 from sqlalchemy.engine import Connection
 
-from vividcover.errors import StorageError
 from vividcover.store.database import Database
 
 T = TypeVar("T")
@@ -60,11 +59,12 @@ class Writer:
         results: list[tuple[Any, BaseException | None]] = []
         try:
             with self._database.write() as db:
-                for change, _, _ in batch:
-                    results.append(_attempt(db, change))
-        except Exception as error:
-            failed = error if isinstance(error, StorageError) else StorageError(f"The database failed: {error}.")
-            results = [(None, failed)] * len(batch)
+                if len(batch) == 1:
+                    results.append((batch[0][0](db), None))
+                else:
+                    results += [_attempt(db, change) for change, _, _ in batch]
+        except Exception as error:  # of a change that was alone, or of the transaction
+            results = [(None, error)] * len(batch)
         answers: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Future[Any], Any, BaseException | None]]] = {}
         for (_, loop, future), result in zip(batch, results, strict=True):
             answers.setdefault(loop, []).append((future, *result))
