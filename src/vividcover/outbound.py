@@ -36,9 +36,13 @@ def check_link(link: str, allow: Collection[Endpoint] = ()) -> None:
     try:
         guard.check_link(link, allow)
     except LinkError as error:
-        if error.hint == guard.PUBLIC_ONLY:
-            raise LinkError(error.message, PRIVATE) from None
-        raise
+        # the other hints are written for somebody who could give a file instead
+        hint = PRIVATE if error.hint == guard.PUBLIC_ONLY else "Give a link that begins with https:// or http://."
+        raise LinkError(error.message, hint) from None
+    try:
+        httpx.URL(link)
+    except httpx.InvalidURL as error:
+        raise LinkError(f"The link “{guard.show(link)}” is malformed: {error}.", "Copy it once more.") from None
 
 
 async def check_target(link: str, allow: Collection[Endpoint] = ()) -> None:
@@ -60,6 +64,7 @@ async def probe(link: str, allow: Collection[Endpoint] = (), timeout: float = PR
     Raises `LinkError` for a private address at any hop, a name that does not exist, a host that answers nothing, 404
     and 410. A site that is slow or refuses strangers passes: whoever fetches it has more time and other means.
     """
+    check_link(link, allow)
     try:
         async with (
             asyncio.timeout(timeout),
