@@ -83,7 +83,9 @@ def delete(db: Connection, principal: Principal, finetune_id: str) -> RowMapping
     """The fine-tune and its version are gone; the row as it was. Raises `NotFoundError`."""
     row = get(db, principal, finetune_id)
     db.execute(sa.update(finetunes).where(finetunes.c.id == row["id"]).values(deleted_at=now()))
-    db.execute(sa.update(versions).where(versions.c.trained_by == row["run_id"]).values(deleted_at=now()))
+    query = sa.select(versions).where(versions.c.trained_by == row["run_id"], versions.c.deleted_at.is_(None))
+    for version in db.execute(query).mappings().all():
+        registry.delete_version(db, version)
     return row
 
 

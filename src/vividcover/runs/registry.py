@@ -28,7 +28,7 @@ from vividcover.cover import models as catalog
 from vividcover.errors import NotFoundError, ParameterError
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
-from vividcover.store.tables import deployments, models, owners, versions
+from vividcover.store.tables import deployments, files, models, owners, versions
 
 if TYPE_CHECKING:
     from vividcover.store.accounts import Principal
@@ -315,6 +315,22 @@ def add_trained_version(
         consent=run["consent"] or None, changelog=run["note"] or "", created_at=now(),
     ))  # fmt: skip
     return version
+
+
+def delete_version(db: Connection, row: RowMapping) -> None:
+    """The version no longer runs, and what it learnt is not kept; runs that were made with it stay.
+
+    A model that promoted it goes back to its newest.
+    """
+    model = db.execute(sa.select(models).where(models.c.id == row["model_id"])).mappings().one()
+    db.execute(sa.update(versions).where(versions.c.id == row["id"]).values(deleted_at=now(), weights=None))
+    if row["trained_by"] and row["weights"]:
+        db.execute(sa.delete(files).where(files.c.run_id == row["trained_by"], files.c.sha256 == row["weights"]))
+    shares = {id: share for id, share in (model["traffic"] or {}).items() if id != row["id"]}
+    pinned = None if model["pinned_version"] == row["id"] else model["pinned_version"]
+    db.execute(
+        sa.update(models).where(models.c.id == model["id"]).values(traffic=shares or None, pinned_version=pinned)
+    )
 
 
 def trained_id(run_id: str, sha256: str) -> str:

@@ -14,7 +14,10 @@ from vividcover import __version__
 from vividcover.runs import registry
 from vividcover.server import (
     about,
+    bfl,
+    collections,
     deployments,
+    evolution,
     files,
     models,
     outputs,
@@ -73,7 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
         max_age=86_400,
     )  # fmt: skip
     for part in (
-        predictions, trainings, files, outputs, streams, models, deployments, search, usage, webhooks, about
+        predictions, trainings, files, outputs, streams, models, evolution, deployments, collections, search, usage,
+        webhooks, bfl, about,
     ):  # fmt: skip
         app.include_router(part.router)
     return app

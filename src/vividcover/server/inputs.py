@@ -97,9 +97,13 @@ def _types(annotation: Any) -> list[Any]:
 
 
 async def prepare(
-    state: State, who: Principal, links: Links, schema: type[Inputs], given: Mapping[str, Any], model: str
-) -> Prepared:
-    """Raises `Problem` 422 naming every field that is wrong; 413 for more bytes than the account may keep."""
+    state: State, who: Principal, links: Links, schema: type[Inputs], given: Mapping[str, Any], model: str,
+    earlier: Mapping[str, Mapping[str, str]] | None = None,
+) -> Prepared:  # fmt: skip
+    """Raises `Problem` 422 naming every field that is wrong; 413 for more bytes than the account may keep.
+
+    `earlier`: links whose files an earlier run of the caller had, though they may have expired since.
+    """
     known = _fields_of(schema)
     values: dict[str, Any] = {}
     for key, value in given.items():
@@ -117,9 +121,8 @@ async def prepare(
         if key not in known.files and not (key in known.models and isinstance(value, str)):
             continue
         try:
-            await _Finder(state, who, links, prepared, model).find(
-                key, value, key in known.files, known.models.get(key)
-            )
+            finder = _Finder(state, who, links, prepared, model, earlier or {})
+            await finder.find(key, value, key in known.files, known.models.get(key))
         except InputError as error:
             wrong[key] = f"{error.message} {error.hint}".strip()
     if wrong:
@@ -157,6 +160,7 @@ class _Finder:
     links: Links
     prepared: Prepared
     model: str
+    earlier: Mapping[str, Mapping[str, str]]
 
     async def find(self, key: str, value: Any, is_file: bool, model_kind: media.Kind | None) -> None:
         """Puts what is behind `value` into `prepared`. Raises `InputError` when there is nothing fit."""
@@ -166,6 +170,8 @@ class _Finder:
         elif value.startswith("data:") and (found := DATA.match(value)):
             content = await run_in_threadpool(_data_of, value, found)
             await self._store(key, content, "data", found[1], kind)
+        elif value in self.earlier:
+            await self._take(value, self.earlier[value]["sha256"], self.earlier[value]["name"], kind)
         elif (row := await self._own(value)) is not None:
             await self._take(value, str(row["sha256"]), str(row["name"]), kind)
         elif model_kind and (key == "finetune_id" or REFERENCE.fullmatch(value)):

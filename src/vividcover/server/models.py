@@ -20,10 +20,9 @@ from vividcover.server.paging import cursor_of, page
 from vividcover.server.problems import Problem, not_found
 from vividcover.server.state import Here, Linked
 from vividcover.store.accounts import Principal
-from vividcover.store.database import now
 from vividcover.store.tables import deployments, examples, models, runs, versions
 
-router = APIRouter()
+router = APIRouter(tags=["models"])
 MODELS = 25  # models to a page: each comes with its schema
 
 
@@ -195,6 +194,9 @@ async def delete_model(owner: str, name: str, who: Writes, here: Here) -> Respon
         if row["account_id"] is None:
             raise ForbiddenError(f"{owner}/{name} ships with the program.", "It cannot be deleted.")
         _not_deployed(db, deployments.c.model == f"{owner}/{name}", f"{owner}/{name}")
+        query = sa.select(versions).where(versions.c.model_id == row["id"], versions.c.deleted_at.is_(None))
+        for version in db.execute(query).mappings().all():
+            registry.delete_version(db, version)
         db.execute(sa.delete(examples).where(examples.c.model_id == row["id"]))
         db.execute(sa.delete(versions).where(versions.c.model_id == row["id"]))
         db.execute(sa.delete(models).where(models.c.id == row["id"]))
@@ -303,7 +305,7 @@ def version_of(db: Connection, who: Principal, owner: str, name: str, version: s
 
 @router.delete("/v1/models/{owner}/{name}/versions/{version:path}", status_code=202)
 async def delete_version(owner: str, name: str, version: str, who: Writes, here: Here) -> JSONResponse:
-    """Runs that were made with it stay; a model that promoted it goes back to its newest."""
+    """What it learnt is not kept; a model that promoted it goes back to its newest."""
 
     def change(db: Connection) -> None:
         row = own(db, who, owner, name)
@@ -311,12 +313,7 @@ async def delete_version(owner: str, name: str, version: str, who: Writes, here:
             raise ForbiddenError(f"{owner}/{name} ships with the program.", "Its versions cannot be deleted.")
         _, found = version_of(db, who, owner, name, version)
         _not_deployed(db, deployments.c.version == found["id"], f"Version {found['id']}")
-        db.execute(sa.update(versions).where(versions.c.id == found["id"]).values(deleted_at=now()))
-        kept = {key: share for key, share in (row["traffic"] or {}).items() if key != found["id"]}
-        pinned = None if row["pinned_version"] == found["id"] else row["pinned_version"]
-        db.execute(
-            sa.update(models).where(models.c.id == row["id"]).values(traffic=kept or None, pinned_version=pinned)
-        )
+        registry.delete_version(db, found)
 
     await here.write(change)
     return JSONResponse({}, 202)

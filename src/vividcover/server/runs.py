@@ -8,6 +8,7 @@ is one query.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +42,7 @@ WAIT = 60  # seconds that a request may be held open, and does when it does not 
 PREFER = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,6})\"?)?(?=$|[,;\s])", re.IGNORECASE)
 DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?|(\d{1,9})")
 MAX_RESOLVED, RESOLVED_FOR = 1000, 1.0  # references, seconds
+LONGEST_NOTE = 2000  # characters
 SHORTEST = 5.0  # seconds of Cancel-After
 MODELS: dict[str, Model] = {}  # the catalog, looked up once
 GONE = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -107,18 +109,25 @@ def model_of(serves: str) -> Model:
 
 async def create(
     request: Request, state: State, who: Principal, resolved: Resolved, body: RunBody, *, destination: str = "",
+    note: str = "", known: Mapping[str, Mapping[str, str]] | None = None,
 ) -> JSONResponse:  # fmt: skip
-    """Makes a run of a version and answers with it, when it is over or the wait is. Raises `Problem`."""
+    """Makes a run of a version and answers with it, when it is over or the wait is. Raises `Problem`.
+
+    `note`: of a training, for the changelog; `known`: links that an earlier run of the caller had files for.
+    """
     asked, links, model = Asked.of(request), state.links(request), model_of(resolved.serves)
     schema = _schema(model, bool(destination))
     given = dict(body.input)
     consent = _consent(request, who, model, schema, given, training=bool(destination))
     webhook, told = await _webhook(state, body)
-    prepared = await inputs.prepare(state, who, links, schema, given, model.name)
+    if destination and "changelog" not in schema.model_fields and isinstance(given.get("changelog"), str):
+        note = given.pop("changelog")[:LONGEST_NOTE] or note
+    prepared = await inputs.prepare(state, who, links, schema, given, model.name, known)
     new = states.NewRun(
         kind="training" if destination else "prediction", account_id=who.account_id, token_id=who.token_id,
         model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
-        input=prepared.input, files=prepared.files, destination=destination or None, deployment=resolved.deployment,
+        input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
+        deployment=resolved.deployment,
         consent=consent, output_shape="training" if destination else model.output, webhook=webhook,
         webhook_events=told, stream_key=None if destination else new_id() + new_id(),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,

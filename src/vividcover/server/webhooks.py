@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from vividcover.runs import bell
 from vividcover.runs import webhooks as outbox
 from vividcover.runs.sender import Sender
-from vividcover.server import shapes
+from vividcover.server import bfl, shapes
 from vividcover.server.auth import Reads, Writes
 from vividcover.server.public import Links
 from vividcover.server.runs import with_logs
@@ -124,4 +124,5 @@ class Outgoing:
                 sa.select(tables.facts.c.value).where(tables.facts.c.name == f"base:{run['account_id']}")
             ).scalar()
         )
-        return shapes.run(row, Links((base or LOCAL).rstrip("/"), self._state.key), logs=logs)
+        links = Links((base or LOCAL).rstrip("/"), self._state.key)
+        return bfl.result(db, row, links) if run["source"] == "bfl" else shapes.run(row, links, logs=logs)
