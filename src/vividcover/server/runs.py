@@ -8,8 +8,8 @@ is one query.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -262,6 +262,6 @@ async def cancel(request: Request, state: State, who: Principal, run_id: str, ki
     row = await state.write(lambda db: states.cancel(db, run_id))
     if row is None:
         raise not_found()
-    bell.ring("work", run_id, state.settings.home)
-    bell.ring("runs", run_id, state.settings.home)
+    for topic in states.BELLS:
+        bell.ring(topic, run_id, state.settings.home)
     return await look(request, state, who, run_id, kind)
