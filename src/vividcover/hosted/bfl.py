@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from vividcover.errors import Canceled, EngineError, InputError
-from vividcover.hosted.remote import Answer, Memory, download, patiently, pause
+from vividcover.hosted.remote import PASSING, Answer, Memory, download, patiently, pause
 from vividcover.workspace import Reporter
 
 POLL = 1.0  # seconds
@@ -110,7 +110,7 @@ def _get(site: Site, url: str, query: Mapping[str, str], reporter: Reporter) -> 
 
     def send() -> httpx.Response:
         answer = httpx.get(url, params=dict(query) or None, headers={"x-key": site.key}, timeout=60)
-        if answer.status_code in (429, 500, 502, 503, 504):
+        if answer.status_code in PASSING:
             answer.raise_for_status()
         return answer
 

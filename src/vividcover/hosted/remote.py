@@ -16,6 +16,7 @@ from vividcover.workspace import Reporter
 
 T = TypeVar("T")
 PATIENCE = 300.0  # seconds for which a site that does not answer is asked again
+PASSING = (429, 500, 502, 503, 504)  # statuses that may be others in a moment
 CHUNK = 1 << 20  # bytes
 TICK = 0.1  # seconds between two looks at the cancel flag
 
@@ -92,7 +93,12 @@ def download(url: str, folder: Path, *, max_bytes: int, reporter: Reporter) -> P
     Raises `LinkError` for more than `max_bytes`, `EngineError` when the site fails for minutes.
     """
     import httpx
-    from tenacity import retry_if_exception_type
+    from tenacity import retry_if_exception
+
+    def passing(error: BaseException) -> bool:
+        if isinstance(error, httpx.HTTPStatusError):
+            return error.response.status_code in PASSING
+        return isinstance(error, httpx.TransportError)
 
     name = Path(unquote(urlsplit(url).path)).name or "output"
     target = folder / name
@@ -115,7 +121,7 @@ def download(url: str, folder: Path, *, max_bytes: int, reporter: Reporter) -> P
         return target
 
     try:
-        return patiently(fetch, retry_if_exception_type((httpx.TransportError, httpx.HTTPStatusError)), reporter)
+        return patiently(fetch, retry_if_exception(passing), reporter)
     except httpx.HTTPError as error:
         raise EngineError(
             f"The output {name} could not be downloaded: {error}.", "Run it again to continue."

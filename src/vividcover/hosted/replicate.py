@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from vividcover.errors import Canceled, EngineError, InputError
-from vividcover.hosted.remote import Answer, Memory, Order, download, patiently, pause
+from vividcover.hosted.remote import PASSING, Answer, Memory, Order, download, patiently, pause
 from vividcover.workspace import Reporter
 
 DONE = ("succeeded", "failed", "canceled", "aborted")
@@ -74,7 +74,7 @@ def _passing() -> Any:
 
     def passing(error: BaseException) -> bool:
         if isinstance(error, ReplicateError):
-            return error.status in (429, 500, 502, 503, 504)
+            return error.status in PASSING
         return isinstance(error, httpx.TransportError)
 
     return retry_if_exception(passing)
