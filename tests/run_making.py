@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -135,3 +136,49 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+class Up:
+    """`vividcover up` as a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process, self.url = process, url
+
+    def pids(self, part: str) -> list[int]:
+        """The processes of a part, `web`, `start_worker` or `runner`, that are alive."""
+        found = [self.process.pid]
+        for pid in found:
+            found += children_of(pid)
+        return [pid for pid in found if f"vividcover.runs.{part}\0" in _command(pid)]
+
+    def kill(self, part: str) -> None:
+        """SIGKILL to every process of a part."""
+        for pid in self.pids(part):
+            kill(pid)
+
+
+@contextlib.contextmanager
+def up(*options: str, **env: str) -> Iterator[Up]:
+    """A server and its workers, ready; all of its processes are gone at the end of the block, however it ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from vividcover.cli import main; main()", "up", "--port", "0", *options],
+        stderr=subprocess.PIPE, text=True, env=os.environ | env,
+    )  # fmt: skip
+    try:
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        while said[-1] and "vividcover serves " not in said[-1]:
+            said.append(process.stderr.readline())
+        assert said[-1], "".join(said)
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for a reader
+        yield Up(process, said[-1].split()[2])
+    finally:
+        kill(process.pid)  # its children notice
+        process.wait()
+
+
+def _command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""

@@ -12,12 +12,10 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,6 +143,9 @@ class Supervisor:
 
     def _greet(self) -> None:
         """Says that the server answers, when it does. A request waits at the open socket until then."""
+        import ssl
+        import urllib.request
+
         trust = ssl._create_unverified_context() if self.tls else None  # our own server, over the loopback
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
         address = f"{'https' if self.tls else 'http'}://{host}:{self.port}/healthz"
@@ -174,6 +175,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 def tls_of(text: str, settings: Settings, hosts: Sequence[str]) -> Tls | None:
     """What `--tls` says: "" for none, "self-signed", or CERT,KEY. Raises `ParameterError`."""
+    import ssl
+
     if not text:
         return None
     if text == "self-signed":

@@ -1,0 +1,131 @@
+"""kill -9, wherever it hurts: no run is lost, no stage is done twice, work goes on after the last finished stage."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from run_making import Up, add, alive, count, finished, kill, opened, row, stage_rows, told, until, up
+from vividcover.runs import bell, states
+from vividcover.settings import settings
+from vividcover.store import accounts
+from vividcover.store.database import Database
+from vividcover.store.tables import runs, usage
+
+PIECES = 4  # stages of the run that is killed
+SECONDS = 0.4  # of each
+
+
+@pytest.fixture
+def database(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.setenv("VIVIDCOVER_LEASE_SECONDS", "2")
+    settings.cache_clear()
+    with opened(database_url) as database:
+        yield database
+
+
+def whole(database: Database, run_id: str) -> None:
+    """The run succeeded; each of its stages took effect once, in order; nothing was said twice."""
+    over = finished(database, run_id, 60)
+    assert over["status"] == "succeeded", over["error"]
+    pieces = ["hello there, world", *(f" ({number})" for number in range(2, PIECES + 1))]
+    assert over["output"] == {"items": pieces}
+    assert told(database, run_id, "output") == pieces
+    keys = [stage["key"] for stage in stage_rows(database, run_id)]
+    assert len(keys) == len(set(keys)) == PIECES
+    with database.read() as db:
+        assert db.execute(sa.select(sa.func.count()).select_from(usage)).scalar_one() == count(database, "succeeded")
+
+
+def at_every_boundary_and_inside(database: Database, run_id: str, strike: Up, part: str) -> list[int]:
+    """Kills a part right after each stage but the last was finished, and again in the midst of each next one.
+
+    Gives back how many stages were finished at each kill.
+    """
+    struck = []
+    for done in range(1, PIECES):
+        until(lambda done=done: len(stage_rows(database, run_id)) >= done, 30, every=0.005)
+        struck.append(len(stage_rows(database, run_id)))
+        strike.kill(part)
+        fence = row(database, run_id)["fence"]
+        until(lambda fence=fence: row(database, run_id)["fence"] > fence, 30, every=0.005)  # somebody has taken it up
+        until(lambda: strike.pids("runner"), 10)
+        time.sleep(SECONDS / 2)
+        struck.append(len(stage_rows(database, run_id)))
+        strike.kill(part)
+    return struck
+
+
+@pytest.mark.parametrize("part", ["runner", "start_worker"])
+def test_a_run_survives_the_death_of_its_runner_and_of_its_worker_at_any_point(database: Database, part: str) -> None:
+    with up("--workers", "1") as running:
+        run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
+        struck = at_every_boundary_and_inside(database, run_id, running, part)
+        whole(database, run_id)
+    assert len(struck) == 2 * (PIECES - 1)
+    fences = [stage["fence"] for stage in stage_rows(database, run_id)]
+    assert fences == sorted(fences) and len(set(fences)) == PIECES, "each stage was done in an attempt of its own"
+
+
+def test_the_server_dies_again_and_again_and_no_request_is_refused_and_no_run_is_lost(database: Database) -> None:
+    token, _ = accounts.create_token(database, "alice", scopes=["read", "write"])
+    made: list[str] = []
+    lost = 0
+    with up("--workers", "1") as running:
+        for number in range(6):
+            killer = concurrent.futures.ThreadPoolExecutor(1)
+            strike = killer.submit(lambda: (time.sleep(0.05), running.kill("web")))
+            until_killed = time.monotonic() + 0.1
+            while time.monotonic() < until_killed or not strike.done():
+                with contextlib.suppress(httpx.TransportError):
+                    answer = httpx.post(
+                        f"{running.url}/v1/models/vividcover/hello/predictions", timeout=30,
+                        headers={"Authorization": f"Bearer {token}"}, json={"input": {"text": f"{number}"}},
+                    )  # fmt: skip
+                    assert answer.status_code == 201, answer.text
+                    made.append(answer.json()["id"])
+                    continue
+                lost += 1
+            killer.shutdown()
+        for run_id in made:
+            assert finished(database, run_id)["status"] == "succeeded"
+    assert len(made) >= 6 and lost <= 6
+    with database.read() as db:
+        assert db.execute(sa.select(sa.func.count()).select_from(runs)).scalar_one() >= len(made)
+
+
+def test_all_of_it_dies_and_goes_on_at_the_next_start(database: Database) -> None:
+    with up("--workers", "2") as running:
+        run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
+        until(lambda: len(stage_rows(database, run_id)) == 2)
+        left = [pid for part in ("web", "start_worker", "runner") for pid in running.pids(part)]
+        assert len(left) >= 4
+        kill(running.process.pid)
+        until(lambda: not any(alive(pid) for pid in left), 2)  # nothing outlives it
+    assert row(database, run_id)["status"] == "processing"
+    with up("--workers", "1"):
+        whole(database, run_id)
+
+
+def test_six_workers_and_six_hundred_runs(database: Database) -> None:
+    with database.write() as db:
+        from run_making import new_run
+
+        ids = {str(states.enqueue(db, new_run(input={"text": str(number)}))["id"]) for number in range(600)}
+    with up("--workers", "6") as running:
+        bell.ring("work")
+        until(lambda: count(database, "succeeded") == 600, 120, every=0.1)
+        assert len(running.pids("start_worker")) == 6
+    with database.read() as db:
+        done = db.execute(sa.select(runs.c.id, runs.c.fence, runs.c.attempts, runs.c.output, runs.c.input)).all()
+        paid = db.execute(sa.select(usage.c.run_id)).scalars().all()
+    assert {one.id for one in done} == ids
+    assert {(one.fence, one.attempts) for one in done} == {(2, 1)}, "claimed once, ended once"
+    assert all(one.output == {"items": [f"hello there, {one.input['text']}"]} for one in done)
+    assert len(paid) == len(set(paid)) == 600
