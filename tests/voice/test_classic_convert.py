@@ -84,6 +84,9 @@ def test_an_octave_up_is_the_melody_an_octave_up(vivi: Path, vocals: Path, tmp_p
     assert report["semitones"] == 12
     assert both.sum() > 0.8 * (before > 0).sum()
     assert np.median(np.abs(1200 * np.log2(after[both] / before[both]) - 1200)) < 30
+    power = np.abs(np.fft.rfft(read_pcm(tmp_path / "up.wav")[0].mean(0))) ** 2
+    low = np.fft.rfftfreq(4 * RATE, 1 / RATE) < 0.8 * 2 * np.percentile(before[both], 5)
+    assert power[low].sum() < 0.01 * power.sum()  # no rumble is left where the notes were
 
 
 def test_the_timbre_moves_towards_the_voice(sung: tuple[Array, dict], vocals: Path, tmp_path: Path) -> None:  # type: ignore[type-arg]

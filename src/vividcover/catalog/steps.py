@@ -74,7 +74,7 @@ def separated(context: Context, song: Path) -> StageResult:
         parts = separate.separate(song, stage.folder, threads=context.settings.threads, reporter=stage)
         stage.meta.update(recipe=parts.recipe, why=parts.why, report=parts.report)
 
-    return context.stage("song/separate", version=3, inputs={"song": song}, params={}, compute=compute)
+    return context.stage("song/separate", version=4, inputs={"song": song}, params={}, compute=compute)
 
 
 def converted(context: Context, vocals: Path, voice: Trained, conversion: Conversion) -> StageResult:
@@ -87,7 +87,7 @@ def converted(context: Context, vocals: Path, voice: Trained, conversion: Conver
         stage.meta.update(convert.convert(vocals, voice.path, out, conversion, threads=threads, reporter=stage))
 
     sung = context.stage(
-        "voice/convert", version=2, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
+        "voice/convert", version=3, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
         compute=compute,
     )  # fmt: skip
     if not sung.meta.get("song_f0_hz"):

@@ -4,7 +4,7 @@
 
     1  pitch      candidates of every frame in blocks, then one path over the whole song; the octave
     2  the singer envelopes of up to LISTEN seconds of singing: moments and vocal-tract length
-                  and, after a trial on some of it, what the voice's mean and spread still lack
+                  and, after trials on some of it, what the voice's mean and spread still lack
     3  the sound  block by block: pitch moved by overlap-add, filtered by the difference of the envelopes
 
 Blocks are cut where nobody sings, if there is such a place, and go through child processes; only the pitch track
@@ -30,7 +30,7 @@ from vividcover.voice.classic import f0, sound
 from vividcover.voice.classic.features import FRAME, HOP, RATE, Array, envelope, frame_count
 from vividcover.voice.classic.mapping import SINGING_RISE, cepstra
 from vividcover.voice.classic.model import Voice, load
-from vividcover.voice.classic.singer import Heard, Singer, corrected, difference, study
+from vividcover.voice.classic.singer import Heard, Singer, audible, corrected, difference, held_below_pitch, study
 from vividcover.workspace import Reporter, Silent
 
 PitchChange = Literal["auto", "no-change", "male-to-female", "female-to-male"] | float
@@ -48,7 +48,7 @@ BLEED = 25.0  # dB below the loud singing: what is softer, outside phrases, is b
 BLEED_CUT = 18.0  # dB taken from it
 LEVEL_REACH = 15.0  # dB by which the loudness may be corrected towards the song's
 LEVEL_WINDOW = 21  # frames over which loudness is compared: within words the voice's own balance of sounds stays
-TRIAL = 30.0  # s of singing that are sung for trial
+TRIAL, TRIALS = 20.0, 3  # s of singing that are sung for trial, and how often
 SIDE = 0.003  # share of side power in the mid's above which stereo width is kept
 
 
@@ -233,13 +233,16 @@ def _plan(
     if not singer.known:
         return plan
     some = _spread(starts, int(TRIAL / (PIECE * FRAME)))
-    items = (
-        (Block(plan, samples, part, np.zeros(len(part), np.float32), 0, samples.shape[1]), singing[s : s + PIECE])
-        for s, (samples, part) in zip(some, _pieces(reader, pitch, some))
-    )
-    found = list(children.map(f"{HERE}:rehearse", items))
-    values, voiced = (np.concatenate(part) for part in zip(*found))
-    return replace(plan, singer=corrected(singer, values, voiced, load(model)))
+    for number in range(TRIALS):
+        reporter.progress(0.25 + 0.02 * number, "trying it out")
+        items = (
+            (Block(plan, samples, part, np.zeros(len(part), np.float32), 0, samples.shape[1]), singing[s : s + PIECE])
+            for s, (samples, part) in zip(some, _pieces(reader, pitch, some))
+        )
+        found = list(children.map(f"{HERE}:rehearse", items))
+        values, voiced = (np.concatenate(part) for part in zip(*found))
+        plan = replace(plan, singer=corrected(plan.singer, values, voiced, load(model)))
+    return plan
 
 
 def compare(item: tuple[Heard, Path]) -> Singer:
@@ -251,8 +254,9 @@ def rehearse(item: tuple[Block, NDArray[np.bool_]]) -> tuple[Array, NDArray[np.b
     """In a child: cepstra [n, ORDER] of the chosen frames of a block as it is sung, and which are voiced."""
     block, chosen = item
     sung = sing(block).mean(0)
-    values = cepstra(envelope(sung, block.pitch * np.float32(block.plan.ratio)))
-    return values[chosen], block.pitch[chosen] > 0
+    pitch = block.pitch * np.float32(block.plan.ratio)
+    values = cepstra(audible(envelope(sung, pitch), pitch, load(block.plan.model)))
+    return values[chosen], pitch[chosen] > 0
 
 
 def _phrases(pitch: Array, level: Array) -> tuple[NDArray[np.bool_], list[int]]:
@@ -337,7 +341,7 @@ def _write(
             if end < len(pitch):
                 block, tail = block[:, :-BLEND], block[:, -BLEND:]
             writer.write(np.broadcast_to(block, (reader.channels, block.shape[1])))
-            reporter.progress(0.25 + 0.75 * (number + 1) / (len(cuts) - 1), "singing")
+            reporter.progress(0.3 + 0.7 * (number + 1) / (len(cuts) - 1), "singing")
 
 
 def cut_frames(pitch: Array, gate: Array) -> list[int]:
@@ -361,7 +365,7 @@ def sing(block: Block) -> Array:
     voiced = block.pitch > 0
     amount = np.where(voiced, 1.0, min(1.0, 3.03 * settings.protect)).astype(np.float32)
     change = difference(bands, voiced, plan.singer, load(plan.model), settings.index_rate)
-    change *= uniform_filter1d(amount, 3)[:, None]
+    change = held_below_pitch(change * uniform_filter1d(amount, 3)[:, None], block.pitch * np.float32(plan.ratio))
     moved = sound.shift_pitch(mono, block.pitch, plan.ratio)[None] if plan.ratio != 1 else block.samples
     sung = sound.apply_envelope(moved, change)
     frames = len(block.pitch)

@@ -65,6 +65,15 @@ def spread(bins: int) -> Array:
     return matrix
 
 
+def below_pitch(pitch: NDArray[np.floating]) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """Which bands [T, BANDS] hold no harmonic as they lie below the fundamental, and the fundamental's own band [T, 1].
+
+    `pitch` [T] in Hz; where it is 0 no band is below.
+    """
+    first = np.searchsorted(band_centres(), 0.9 * np.asarray(pitch))[:, None]
+    return np.arange(BANDS) < first, first
+
+
 def frame_count(samples: int) -> int:
     """Frames at 0, HOP, 2·HOP … that lie inside `samples`."""
     return samples // HOP + 1

@@ -17,7 +17,7 @@ WINDOW = 1024  # samples, 23 ms: of the filter
 STEP = 256
 SLICE = 128  # pieces filtered at a time, for memory
 FILTER_FFT = 2048  # room for the filter's own response of ±512 samples
-GAIN_LIMIT = 7.0  # nepers of power (30 dB) that the filter may add or take
+GAIN_LIMITS = (-14.0, 7.0)  # nepers of power (-60, 30 dB) that the filter may take and add: adding brings up noise
 MARK_BAND = (60.0, 1500.0)  # Hz, where the pulses of a voice are seen: running means of 1/f take off what lies outside
 MARK_REACH = 0.15  # of a period: how far a mark may lie from where the pitch expects it
 PULSE = 0.3  # weight of being the period's peak, and
@@ -34,7 +34,7 @@ def apply_envelope(signal: Array, difference: Array) -> Array:
     part = np.clip(at - low, 0, 1)[:, None].astype(np.float32)
     smooth = (1 - part) * difference[low] + part * difference[low + 1]
     gain = smooth @ spread(FILTER_FFT // 2 + 1)
-    np.clip(gain, -GAIN_LIMIT, GAIN_LIMIT, out=gain)
+    np.clip(gain, *GAIN_LIMITS, out=gain)
     gain *= np.float32(0.5)
     np.exp(gain, out=gain)
     window = np.hanning(WINDOW + 1)[:WINDOW].astype(np.float32)
