@@ -26,7 +26,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from vividcover.errors import VividCoverError
 from vividcover.runs import bell
-from vividcover.runs.webhooks import EVENTS, FINAL, OVERTAKEN, encoded, note
+from vividcover.runs.webhooks import EVENTS, FINAL, OVERTAKEN, encoded, note, pace
 from vividcover.store import tables
 from vividcover.store.database import Database, now
 
@@ -195,7 +195,7 @@ class Sender:
             error = f"no answer within {self._attempt:g} s"
         except VividCoverError as refused:
             error = str(refused)
-        except (httpx.HTTPError, httpx.InvalidURL) as failed:
+        except Exception as failed:  # whatever it was, it is in the log and the delivery is tried again
             error = f"{type(failed).__name__}: {failed}".rstrip(": ")
         return Answer(None, error, time.monotonic() - began)
 
@@ -210,6 +210,7 @@ class Sender:
         count = row["attempts"] + 1
         if answer.good:
             db.execute(mine.values(state="sent", attempts=count, done_at=now(), lease_until=None))
+            pace(db, row["run_id"], row["event"])
             return
         ends = gone or answer.status == 410 or count >= self._tries
         if row["event"] not in FINAL and _newer(db, row):

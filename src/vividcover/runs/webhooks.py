@@ -56,7 +56,8 @@ def on_event(db: Connection, run: Row, event: str) -> None:
         # an update, not a look: whoever sends it now is waited for, or waits until this change is committed
         if db.execute(sa.update(tables.deliveries).where(*waits).values(state="waiting")).rowcount:
             return
-        last = db.execute(sa.select(sa.func.max(d.next_at)).where(d.run_id == run["id"], d.event == event)).scalar()
+        sent = sa.func.max(sa.case((d.done_at > d.next_at, d.done_at), else_=d.next_at))
+        last = db.execute(sa.select(sent).where(d.run_id == run["id"], d.event == event)).scalar()
         if last is not None:
             due = sa.case((now() > last + PACE, now()), else_=last + PACE)
     _insert(db, run["account_id"], event, run["webhook"], run_id=run["id"], secret=run["webhook_secret"], next_at=due)
@@ -100,6 +101,13 @@ def _overtake(db: Connection, run_id: str) -> None:
     ).scalars()
     for id in old.all():
         note(db, id, None, OVERTAKEN, 0.0)
+
+
+def pace(db: Connection, run_id: str, event: str) -> None:
+    """An event of this kind was just sent: the next one waits, also where it was due because this one was late."""
+    if event in PACED:
+        soon = (d.run_id == run_id, d.event == event, d.state == "waiting", d.attempts == 0, d.next_at < now() + PACE)
+        db.execute(sa.update(tables.deliveries).where(*soon).values(next_at=now() + PACE))
 
 
 def note(db: Connection, delivery_id: str, status: int | None, error: str | None, seconds: float) -> None:
