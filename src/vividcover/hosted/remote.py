@@ -126,6 +126,8 @@ def download(url: str, folder: Path, *, max_bytes: int, reporter: Reporter) -> P
         raise EngineError(
             f"The output {name} could not be downloaded: {error}.", "Run it again to continue."
         ) from error
+    finally:
+        (folder / f".{target.name}.part").unlink(missing_ok=True)
 
 
 def patiently(work: Callable[[], T], retry: Any, reporter: Reporter) -> T:
