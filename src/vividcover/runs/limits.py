@@ -34,7 +34,7 @@ class Allowance:
         return {"ratelimit-remaining": str(self.remaining), "ratelimit-reset": str(math.ceil(self.reset))}
 
 
-_lock = threading.Lock()  # the library looks and writes in two steps
+_lock = threading.Lock()  # the library looks and writes in two steps; and of the limiter there must be one
 
 
 def take(principal: Principal, settings: Settings, *, creates: bool = False) -> Allowance | None:
@@ -51,8 +51,8 @@ def take(principal: Principal, settings: Settings, *, creates: bool = False) -> 
     from limits import RateLimitItemPerMinute
 
     item, name = RateLimitItemPerMinute(limit), ("create" if creates else "other", principal.token_id)
-    limiter = _limiter()
     with _lock:
+        limiter = _limiter()
         granted = limiter.hit(item, *name)
         window = limiter.get_window_stats(item, *name)
     left = max(0.0, window.reset_time - time.time())
