@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -44,12 +45,9 @@ async def json_body(request: Request, kind: type[B]) -> B:
     """The body as `kind`. Raises `Problem` 400 for what is no JSON, 422 with every field that is wrong, 413."""
     data = await raw(request)
     try:
-        value = json.loads(data or b"{}")
-        json.dumps(value, allow_nan=False) if b"NaN" in data or b"Infinity" in data else None
-    except (ValueError, RecursionError) as error:
+        value = loads(data or b"{}")
+    except ValueError as error:
         raise Problem(400, f"The request's body is not JSON: {error}.") from None
-    if b"\\u0000" in data and _has_nul(value):
-        raise Problem(422, "The request has a NUL character in a text, which no text needs.")
     if not isinstance(value, dict):
         raise Problem(422, "The request's body is not a JSON object.", "Input validation failed")
     try:
@@ -58,17 +56,38 @@ async def json_body(request: Request, kind: type[B]) -> B:
         raise invalid({".".join(map(str, e["loc"])) or "body": _why(e) for e in error.errors()}) from None
 
 
+def loads(data: bytes | str) -> Any:
+    """JSON that can be kept and sent on. Raises `ValueError`, also for NaN, 1e999, NUL and nesting without end."""
+    try:
+        value = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if ("\\u" if isinstance(data, str) else b"\\u") in data and _unfit(value):  # type: ignore[operator]
+        raise ValueError("a text in it has a NUL, or half of a letter (a lone surrogate)")
+    return value
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no number in JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return number
+
+
 def _why(error: Any) -> str:
     return "is required" if error["type"] == "missing" else str(error["msg"]).removeprefix("Value error, ")
 
 
-def _has_nul(value: Any) -> bool:
-    """Whether a text in it has a NUL, which Postgres cannot keep."""
+def _unfit(value: Any) -> bool:
+    """Whether a text in it cannot be kept: Postgres takes no NUL, and UTF-8 no half of a letter."""
     if isinstance(value, str):
-        return "\x00" in value
+        return "\x00" in value or any("\ud800" <= letter <= "\udfff" for letter in value)
     if isinstance(value, dict):
-        return any(_has_nul(k) or _has_nul(v) for k, v in value.items())
-    return isinstance(value, list) and any(map(_has_nul, value))
+        return any(_unfit(k) or _unfit(v) for k, v in value.items())
+    return isinstance(value, list) and any(map(_unfit, value))
 
 
 def documented(kind: type[Body], media: str = "application/json") -> dict[str, Any]:

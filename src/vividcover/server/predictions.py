@@ -118,7 +118,6 @@ async def cancel(request: Request, prediction_id: str) -> JSONResponse:
 
 
 @router.get("/predictions/{prediction_id}/logs", response_class=PlainTextResponse)
-@router.get("/trainings/{prediction_id}/logs", response_class=PlainTextResponse, tags=["trainings"])
 async def logs(prediction_id: str, who: Reads, here: Here) -> PlainTextResponse:
     """Everything that a run logged, as plain text. (Our own.)"""
     row, text = await here.read(lambda db: runs.with_logs(db, prediction_id))

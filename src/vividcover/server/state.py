@@ -37,7 +37,6 @@ class State:
     watch: Watch
     known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
     outgoing: Outgoing | None = None  # sends webhooks while the server runs
-
     resolved: dict[str, tuple[float, Resolved]] = field(default_factory=dict)  # reference → (until, what ships)
 
     async def read(self, ask: Callable[[Connection], T]) -> T:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse
 
-from vividcover.server import runs, shapes
+from vividcover.server import predictions, runs, shapes
 from vividcover.server.auth import Reads, allowed
 from vividcover.server.bodies import documented, json_body
-from vividcover.server.predictions import listed
 from vividcover.server.problems import invalid
 from vividcover.server.state import Here, Linked, state_of
 
@@ -42,7 +41,7 @@ async def create(request: Request, owner: str, name: str, version_id: str) -> JS
 @router.get("/trainings")
 async def list_all(request: Request, who: Reads, here: Here, links: Linked) -> dict[str, Any]:
     """The account's trainings, newest first."""
-    page = await here.read(lambda db: listed(db, request, who.account_id, "training"))
+    page = await here.read(lambda db: predictions.listed(db, request, who.account_id, "training"))
     return page.body(request, links, [shapes.run(row, links, old=runs.is_old(request)) for row in page.rows])
 
 
@@ -51,6 +50,12 @@ async def get(request: Request, training_id: str) -> JSONResponse:
     """A training."""
     who = await allowed(request, "read")
     return JSONResponse(await runs.look(request, state_of(request), who, training_id, "training"))
+
+
+@router.get("/trainings/{training_id}/logs", response_class=PlainTextResponse)
+async def logs(training_id: str, who: Reads, here: Here) -> PlainTextResponse:
+    """Everything that a training logged, as plain text. (Our own.)"""
+    return await predictions.logs(training_id, who, here)
 
 
 @router.post("/trainings/{training_id}/cancel")

@@ -7,7 +7,6 @@ may stand beside it, `metadata` as a JSON text, as a JSON file, or as fields `me
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -19,6 +18,7 @@ from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from sqlalchemy.engine import Connection, RowMapping
 
+from vividcover.server.bodies import loads
 from vividcover.server.media import HEAD, guess
 from vividcover.server.problems import Problem, invalid
 from vividcover.server.state import State
@@ -229,9 +229,9 @@ def _metadata(fields: dict[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if text := fields.get("metadata", "").strip():
         try:
-            given = json.loads(text)
-        except (ValueError, RecursionError):
-            raise invalid({"metadata": "is not JSON"}) from None
+            given = loads(text)
+        except ValueError as error:
+            raise invalid({"metadata": f"is not JSON: {error}"}) from None
         if not isinstance(given, dict):
             raise invalid({"metadata": "is not a JSON object"})
         found.update(given)
