@@ -155,8 +155,9 @@ def _nearest(queries: Array, index: Array, count: int) -> NDArray[np.int64]:
     """Places of the `count` nearest rows of `index` for every query: [T, count], in no order."""
     size = (index**2).sum(1)
     count = min(count, len(index))
-    parts = np.array_split(queries, max(1, len(queries) // 250))
-    return np.concatenate([np.argpartition(size - 2 * p @ index.T, count - 1, axis=1)[:, :count] for p in parts])
+    parts = np.array_split(queries, max(1, len(queries) // 64))  # for memory: the distances to all of `index` are many
+    found = [np.argpartition(size - 2 * p @ index.T, count - 1, axis=1)[:, :count].copy() for p in parts]
+    return np.concatenate(found)
 
 
 def _mean_of(values: Array, places: NDArray[np.int64]) -> Array:
