@@ -117,8 +117,6 @@ def test_a_run_that_is_over_stays_as_it_is(database: Database) -> None:
     before = row(database, run_id)
     assert states.request_cancel(database, run_id) == before
     assert states.request_cancel(database, "nobody") is None
-    with database.write() as db:
-        assert states.close(db, run_id, "failed", where=sa.true()) is None
     with database.read() as db:
         assert db.execute(sa.select(sa.func.count()).select_from(usage)).scalar_one() == 1, "its usage is written once"
 

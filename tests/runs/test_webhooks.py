@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import itertools
 import json
 import os
@@ -12,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import sqlalchemy as sa
 from replicate.webhook import InvalidSignatureError, WebhookSigningSecret
 from standardwebhooks import Webhook, WebhookVerificationError
 
+from receiver import Receiver
 from run_making import add, opened, until
 from vividcover.errors import NotFoundError
 from vividcover.runs import sender, states, webhooks
@@ -33,67 +33,14 @@ from vividcover.store.database import Database, now
 
 SECRET = new_webhook_secret()
 ALL = "start output logs completed"
-Message = tuple[dict[str, str], bytes]
-
-
-class Receiver:
-    """A real HTTP server that keeps what it gets. `answers`: path → status, or what to do instead."""
-
-    def __init__(self) -> None:
-        self.got: list[Message] = []
-        self.answers: dict[str, int | list[int] | Callable[[], int]] = {}
-        self.headers: dict[str, str] = {}
-        self.open = 0  # requests that wait for their answer
-        receiver = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                receiver.got.append(({k.lower(): v for k, v in self.headers.items()} | {"path": self.path}, body))
-                receiver.open += 1
-                answer = receiver.answers.get(self.path.split("?")[0], 200)
-                if isinstance(answer, list):
-                    answer = answer.pop(0) if len(answer) > 1 else answer[0]
-                status = answer() if callable(answer) else answer
-                receiver.open -= 1
-                self.send_response(status)
-                for name, value in receiver.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", "0")
-                with contextlib.suppress(OSError):
-                    self.end_headers()
-
-            do_GET = do_POST
-
-            def log_message(self, *_: object) -> None: ...
-
-        class Quiet(http.server.ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: object) -> None: ...
-
-        self.server = Quiet(("127.0.0.1", 0), Handler)
-        self.at = f"127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def url(self, path: str = "/hook") -> str:
-        return f"http://{self.at}{path}"
-
-    def bodies(self, path: str = "/hook") -> list[dict[str, Any]]:
-        return [json.loads(body) for headers, body in self.got if headers["path"] == path]
-
-    def statuses(self, path: str = "/hook") -> list[str]:
-        return [body["status"] for body in self.bodies(path)]
 
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    receiver = Receiver()
-    monkeypatch.setenv("VIVIDCOVER_PRIVATE_HOSTS", json.dumps([receiver.at]))
-    settings.cache_clear()
-    yield receiver
-    receiver.server.shutdown()
-    receiver.server.server_close()
+    with Receiver() as receiver:
+        monkeypatch.setenv("VIVIDCOVER_PRIVATE_HOSTS", json.dumps([receiver.at]))
+        settings.cache_clear()
+        yield receiver
 
 
 @contextlib.contextmanager
@@ -337,8 +284,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
         assert len(hangs.got) <= sender.AT_ONCE_HOST
         free.set()
         settled(database)
-    hangs.server.shutdown()
-    hangs.server.server_close()
+    hangs.close()
 
 
 def test_a_receiver_has_so_long_and_no_longer(database: Database, receiver: Receiver) -> None:
@@ -352,7 +298,7 @@ def test_a_receiver_has_so_long_and_no_longer(database: Database, receiver: Rece
 
 
 def test_nobody_is_there(database: Database, receiver: Receiver) -> None:
-    receiver.server.server_close()
+    receiver.close()
     with sending(database, first=30.0):
         happen(database, add(database, webhook=receiver.url()), "completed")
         row = until(lambda: next((one for one in rows(database) if one["attempts"]), None))

@@ -16,13 +16,28 @@ import json
 import mimetypes
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Select, and_, case, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    BindParameter,
+    Double,
+    Insert,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import VividCoverError
-from vividcover.runs.states import OPEN, Row, close, happened
+from vividcover.runs.states import OPEN, Row, change, close, happened, idle, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
 from vividcover.store.tables import events, facts, files, models, runs, stages, tokens, versions, workers
@@ -57,9 +72,9 @@ class Claim:
         """Somebody has had it before."""
         return self.fence > 1
 
-    @property
-    def mine(self) -> Any:
-        return and_(runs.c.id == self.id, runs.c.fence == self.fence, runs.c.lease_owner == self.worker)
+    def holds(self, row: Mapping[str, Any]) -> bool:
+        """Whether the run is still this worker's, by what its row says now."""
+        return bool(row["fence"] == self.fence and row["lease_owner"] == self.worker)
 
 
 @dataclass
@@ -87,41 +102,49 @@ def claim_one(
     One of the models in `warm` (None: any) begins at once, since its child is waiting; others when theirs is up.
     """
     with database.write() as db:
-        run_id = db.scalar(_fallen(device)) or db.scalar(_first(device))
-        if run_id is None:
+        mine = {"device": device}
+        found = db.execute(_fallen(), mine).mappings().first() or db.execute(_first(), mine).mappings().first()
+        if found is None:
             return None
-        begins = true() if warm is None else runs.c.serves.in_(warm)
-        before = db.execute(select(runs.c.started_at).where(runs.c.id == run_id)).scalar()
-        taken = {
-            "lease_owner": worker, "lease_until": now() + lease, "fence": runs.c.fence + 1,
-            "attempts": runs.c.attempts + 1, "status": case((begins, "processing"), else_=runs.c.status),
-            "started_at": case((and_(begins, runs.c.started_at.is_(None)), now()), else_=runs.c.started_at),
-        }  # fmt: skip
-        row = dict(db.execute(update(runs).where(runs.c.id == run_id).values(**taken).returning(runs)).mappings().one())
-        db.execute(
-            update(tokens).where(tokens.c.id == row["token_id"], tokens.c.turn < row["turn"]).values(turn=row["turn"])
-        )
-        if before is None and row["started_at"] is not None:
+        row: Row = dict(found)
+        clock = row["clock"]
+        begins = warm is None or row["serves"] in warm
+        first = begins and row["started_at"] is None
+        row = change(
+            db, row, lease_owner=worker, lease_until=clock + lease, fence=row["fence"] + 1,
+            attempts=row["attempts"] + 1, status="processing" if begins else row["status"],
+            started_at=clock if first else row["started_at"],
+        )  # fmt: skip
+        db.execute(_served(), {"token": row["token_id"], "turn_now": row["turn"]})
+        if first:
             happened(db, row, "start")
         return Claim(row, worker, device, row["fence"], _weights_file(db, row))
 
 
-def _line(device: str) -> Select[tuple[str]]:
-    able = runs.c.device.in_(("any", device))
-    return (
-        select(runs.c.id).where(able, runs.c.cancel_requested_at.is_(None)).limit(1).with_for_update(skip_locked=True)
-    )
+@lru_cache  # each statement is made once: making it takes longer than carrying it out
+def _fallen() -> Select[Any]:
+    late = and_(runs.c.lease_until < now(), runs.c.status.in_(OPEN), runs.c.attempts < ATTEMPTS)
+    return _line().where(late).order_by(runs.c.lease_until)
 
 
-def _fallen(device: str) -> Select[tuple[str]]:
-    late = runs.c.lease_until < now()
-    return _line(device).where(late, runs.c.status.in_(OPEN), runs.c.attempts < ATTEMPTS).order_by(runs.c.lease_until)
-
-
-def _first(device: str) -> Select[tuple[str]]:
+@lru_cache
+def _first() -> Select[Any]:
     due = or_(runs.c.deadline.is_(None), runs.c.deadline > now())
     waits = and_(runs.c.status == "starting", runs.c.lease_until.is_(None), due)
-    return _line(device).where(waits).order_by(runs.c.rank, runs.c.turn, runs.c.created_at)
+    return _line().where(waits).order_by(runs.c.rank, runs.c.turn, runs.c.created_at)
+
+
+def _line() -> Select[Any]:
+    able = or_(runs.c.device == "any", runs.c.device == bindparam("device"))
+    free = select(runs, now().label("clock")).where(able, runs.c.cancel_requested_at.is_(None))
+    return free.limit(1).with_for_update(skip_locked=True)
+
+
+@lru_cache
+def _served() -> Update:
+    """Where the token has got to in the fair order."""
+    turn: BindParameter[float] = bindparam("turn_now", type_=Double())
+    return update(tokens).where(tokens.c.id == bindparam("token"), tokens.c.turn < turn).values(turn=turn)
 
 
 def _weights_file(db: Connection, row: Row) -> str | None:
@@ -133,39 +156,47 @@ def _weights_file(db: Connection, row: Row) -> str | None:
 def beat(database: Database, claim: Claim, lease: float) -> None:
     """Says that the worker lives. Raises `LostLease`."""
     with database.write() as db:
-        _hold(db, claim, lease_until=now() + lease)
+        row, clock = _hold(db, claim)
+        change(db, row, lease_until=clock + lease)
         db.execute(update(workers).where(workers.c.id == claim.worker).values(seen_at=now(), run_id=claim.id))
 
 
 def look(database: Database, claim: Claim) -> str | None:
     """Whether the run should stop, and why: "canceled", "deadline". Raises `LostLease`."""
-    wanted = select(
-        runs.c.cancel_requested_at.is_not(None).label("asked"), (runs.c.deadline < now()).label("late")
-    ).where(claim.mine)
     with database.read() as db:
-        row = db.execute(wanted).first()
-    if row is None:
+        found = db.execute(_look(), {"run": claim.id}).mappings().first()
+    if found is None or not claim.holds(dict(found)):
         raise _lost(claim)
-    return "canceled" if row.asked else "deadline" if row.late else None
+    if found["cancel_requested_at"] is not None:
+        return "canceled"
+    return "deadline" if found["deadline"] is not None and found["deadline"] < found["clock"] else None
+
+
+@lru_cache
+def _look() -> Select[Any]:
+    c = runs.c
+    told = select(c.cancel_requested_at, c.deadline, c.fence, c.lease_owner, now().label("clock"))
+    return told.where(c.id == bindparam("run"))
 
 
 def release(database: Database, claim: Claim, why: str = "", *, counts: bool = True) -> None:
     """Gives the run back, to be taken up again at once. `counts=False`: nobody failed, the worker is leaving."""
     with database.write() as db:
+        row, _ = _hold(db, claim)
         if why:
             say(db, claim, [("log", why + "\n")])
-        _hold(db, claim, lease_owner=None, lease_until=0.0, attempts=runs.c.attempts - (0 if counts else 1))
+        change(db, row, lease_owner=None, lease_until=0.0, attempts=row["attempts"] - (0 if counts else 1))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
 
-def _hold(db: Connection, claim: Claim, **values: Any) -> Row:
-    """Every write of a worker goes through here. Raises `LostLease`."""
-    row = db.execute(update(runs).where(claim.mine).values(**values).returning(runs)).mappings().first()
-    if row is None:
+def _hold(db: Connection, claim: Claim) -> tuple[Row, float]:
+    """The run's row, locked, and the database's clock. Every write of a worker begins here. Raises `LostLease`."""
+    found = locked(db, claim.id)
+    if found is None or not claim.holds(found[0]):
         raise _lost(claim)
-    return dict(row)
+    return found
 
 
 def _lost(claim: Claim) -> LostLease:
@@ -174,9 +205,11 @@ def _lost(claim: Claim) -> LostLease:
 
 def started(db: Connection, claim: Claim) -> None:
     """Its child is up and begins. Raises `LostLease`."""
-    first = _hold(db, claim, status="processing")["started_at"] is None
+    row, clock = _hold(db, claim)
+    first = row["started_at"] is None
+    row = change(db, row, status="processing", started_at=clock if first else row["started_at"])
     if first:
-        happened(db, _hold(db, claim, started_at=now()), "start")
+        happened(db, row, "start")
 
 
 def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None:
@@ -184,7 +217,9 @@ def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None
 
     Raises `LostLease`.
     """
-    _hold(db, claim, **({} if stage["hit"] else {"attempts": 1}), status="processing")
+    row, _ = _hold(db, claim)
+    if not stage["hit"] and row["attempts"] != 1:
+        change(db, row, attempts=1)  # it got further
     done = select(stages.c.position).where(stages.c.run_id == claim.id)
     if stage["hit"] and db.scalar(done.where(stages.c.key == stage["key"]).limit(1)) is not None:
         return
@@ -200,9 +235,10 @@ def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None
 def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, Any] | None = None) -> None:
     """What the run said, in order; `output` is what there is of its output by now. Raises `LostLease`."""
     said = list(said)
-    row = _hold(db, claim, **({} if output is None else {"output": dict(output)}), status="processing")
+    row, _ = _hold(db, claim)
     _write(db, claim.id, said)
     if output is not None:
+        row = change(db, row, output=dict(output))
         happened(db, row, "output")
     if any(kind == "log" for kind, _ in said):
         happened(db, row, "logs")
@@ -210,7 +246,12 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
 
 def _write(db: Connection, run_id: str, said: list[Say]) -> None:
     if said:
-        db.execute(insert(events).values(at=now()), [{"run_id": run_id, "kind": k, "data": d} for k, d in said])
+        db.execute(_said(), [{"run_id": run_id, "kind": kind, "data": data} for kind, data in said])
+
+
+@lru_cache
+def _said() -> Insert:
+    return insert(events).values(at=now())
 
 
 def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0) -> Row:
@@ -218,21 +259,22 @@ def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] =
 
     `keep_seconds`: how long its files are kept; 0: for good.
     """
-    if db.scalar(select(runs.c.id).where(claim.mine).with_for_update()) is None:
-        raise _lost(claim)
+    row, clock = _hold(db, claim)
     _write(db, claim.id, list(said))
     output, size = _output(db, claim, outcome, keep_seconds)
     row = close(
-        db, claim.id, outcome.status, where=claim.mine, error=outcome.error, output=output, device=claim.device,
-        engine=outcome.engine, size=size,
+        db, row, clock, outcome.status, error=outcome.error, output=output, device=claim.device, engine=outcome.engine,
+        size=size,
     )  # fmt: skip
-    if row is None:
-        raise _lost(claim)
     owner, _, name = row["model"].partition("/")
-    db.execute(
-        update(models).where(models.c.owner == owner, models.c.name == name).values(run_count=models.c.run_count + 1)
-    )
+    db.execute(_counted(), {"of": owner, "called": name})
     return row
+
+
+@lru_cache
+def _counted() -> Update:
+    named = and_(models.c.owner == bindparam("of"), models.c.name == bindparam("called"))
+    return update(models).where(named).values(run_count=models.c.run_count + 1)
 
 
 def _output(db: Connection, claim: Claim, outcome: Outcome, keep: float) -> tuple[dict[str, Any] | None, int]:
@@ -278,25 +320,28 @@ def tend(database: Database) -> list[str]:
 
     Any number of workers may do it at once.
     """
-    idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now())
     gone = runs.c.lease_until < now()
-    late = and_(runs.c.deadline < now(), idle)
+    late = and_(runs.c.deadline < now(), or_(runs.c.lease_until.is_(None), gone))
     asked = and_(runs.c.cancel_requested_at.is_not(None), gone)
     worn = and_(runs.c.attempts >= ATTEMPTS, gone)
-    wanted = select(runs.c.id, runs.c.started_at, runs.c.aborts, late.label("late"), asked.label("asked")).where(
-        runs.c.status.in_(OPEN), or_(late, asked, worn)
-    )
+    wanted = select(runs.c.id).where(runs.c.status.in_(OPEN), or_(late, asked, worn)).limit(MANY)
     with database.read() as db:
-        found = db.execute(wanted.limit(MANY)).all()
+        found = list(db.execute(wanted).scalars())
     ended = []
-    for row in found:
-        if row.late or row.asked:
-            status, error = "aborted" if row.late and row.aborts and row.started_at is None else "canceled", None
-        else:
-            status, error = "failed", WORN
+    for run_id in found:
         with database.write() as db:
-            if close(db, row.id, status, where=or_(late, asked, worn), error=error):
-                ended.append(row.id)
+            row, clock = locked(db, run_id) or ({"status": "gone"}, 0.0)
+            if row["status"] not in OPEN or not idle(row, clock):
+                continue
+            if row["deadline"] is not None and row["deadline"] < clock:
+                close(db, row, clock, "aborted" if row["aborts"] and row["started_at"] is None else "canceled")
+            elif row["cancel_requested_at"] is not None:
+                close(db, row, clock, "canceled")
+            elif row["attempts"] >= ATTEMPTS:
+                close(db, row, clock, "failed", error=WORN)
+            else:
+                continue
+            ended.append(run_id)
     return ended
 
 
@@ -329,7 +374,7 @@ def leave(database: Database, worker: str) -> None:
         db.execute(delete(workers).where(workers.c.id == worker))
 
 
-def idle(database: Database, worker: str) -> None:
+def waiting(database: Database, worker: str) -> None:
     with database.write() as db:
         db.execute(update(workers).where(workers.c.id == worker).values(seen_at=now(), run_id=None))
 

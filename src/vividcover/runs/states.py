@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, String, bindparam, case, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Double, Select, String, Update, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import ReturningInsert
 
@@ -105,21 +105,50 @@ def get(db: Connection, run_id: str) -> Row | None:
     return None if row is None else dict(row)
 
 
+def locked(db: Connection, run_id: str) -> tuple[Row, float] | None:
+    """A run's row, which nobody else changes until the end of the transaction, and the database's clock."""
+    found = db.execute(_locked(), {"run": run_id}).mappings().first()
+    if found is None:
+        return None
+    row = dict(found)
+    return row, row.pop("clock")
+
+
+@lru_cache
+def _locked() -> Select[Any]:
+    return select(runs, now().label("clock")).where(runs.c.id == bindparam("run")).with_for_update()
+
+
+def change(db: Connection, row: Row, **values: Any) -> Row:
+    """Writes to a run that is `locked`; its row afterwards."""
+    db.execute(_change(), {"run": row["id"], **values})
+    return {**row, **values}
+
+
+@lru_cache
+def _change() -> Update:
+    return update(runs).where(runs.c.id == bindparam("run"))
+
+
+def idle(row: Row, clock: float) -> bool:
+    """Whether nobody works on it: it waits, or its worker fell silent."""
+    return row["lease_until"] is None or row["lease_until"] < clock
+
+
 def cancel(db: Connection, run_id: str) -> Row | None:
     """Asks a run to stop; its row afterwards, None for an unknown one. One that is over stays as it is.
 
     One that nobody works on is canceled here and now; for the others the worker is told, by the row and by the bell
     that the caller rings when this is committed: `bell.ring(topic, run_id)` for each of `BELLS`.
     """
-    idle = or_(runs.c.lease_until.is_(None), runs.c.lease_until < now())
-    if (row := close(db, run_id, "canceled", where=idle)) is not None:
+    if (found := locked(db, run_id)) is None:
+        return None
+    row, clock = found
+    if row["status"] in TERMINAL:
         return row
-    db.execute(
-        update(runs)
-        .where(runs.c.id == run_id, runs.c.status.in_(OPEN), runs.c.cancel_requested_at.is_(None))
-        .values(cancel_requested_at=now())
-    )
-    return get(db, run_id)
+    if idle(row, clock):
+        return close(db, row, clock, "canceled")
+    return row if row["cancel_requested_at"] else change(db, row, cancel_requested_at=clock)
 
 
 def request_cancel(database: Database, run_id: str) -> Row | None:
@@ -132,26 +161,20 @@ def request_cancel(database: Database, run_id: str) -> Row | None:
 
 
 def close(
-    db: Connection, run_id: str, status: str, *, where: ColumnElement[bool], error: str | None = None,
+    db: Connection, row: Row, clock: float, status: str, *, error: str | None = None,
     output: Mapping[str, Any] | None = None, device: str = "cpu", engine: str | None = None, size: int = 0,
-) -> Row | None:  # fmt: skip
-    """Ends an open run for which `where` holds, with all that belongs to it; its row, or None if it did not hold.
+) -> Row:  # fmt: skip
+    """Ends an open run that is `locked`, with all that belongs to it; its row. `size`: bytes of the output.
 
-    The fence grows, so that whoever still works on it can write nothing more. `size`: bytes of the output.
+    The fence grows, so that whoever still works on it can write nothing more.
     """
-    values = {
-        "status": status, "error": error, "output": None if output is None else dict(output), "completed_at": now(),
-        "lease_owner": None, "lease_until": None, "fence": runs.c.fence + 1, "engine": engine or runs.c.engine,
-    }  # fmt: skip
-    ending = update(runs).where(runs.c.id == run_id, runs.c.status.in_(OPEN), where).values(**values).returning(runs)
-    ended = db.execute(ending).mappings().first()
-    if ended is None:
-        return None
-    metrics = {**ended["metrics"], "total_time": _seconds(ended["created_at"], ended["completed_at"])}
-    if ended["started_at"] is not None:
-        metrics["predict_time"] = _seconds(ended["started_at"], ended["completed_at"])
-    db.execute(update(runs).where(runs.c.id == run_id).values(metrics=metrics))
-    row = {**ended, "metrics": metrics}
+    metrics = {**row["metrics"], "total_time": _seconds(row["created_at"], clock)}
+    if row["started_at"] is not None:
+        metrics["predict_time"] = _seconds(row["started_at"], clock)
+    row = change(
+        db, row, status=status, error=error, output=None if output is None else dict(output), completed_at=clock,
+        lease_owner=None, lease_until=None, fence=row["fence"] + 1, engine=engine or row["engine"], metrics=metrics,
+    )  # fmt: skip
     _tell(db, row, device, size)
     return row
 

@@ -93,7 +93,7 @@ class Worker:
         if time.monotonic() < self._chores_at:
             return
         self._chores_at = time.monotonic() + CHORES
-        leases.idle(self.database, self.id)
+        leases.waiting(self.database, self.id)
         leases.bury(self.database, _dead)
         for run_id in leases.tend(self.database):
             bell.ring("runs", run_id, self.settings.home)
