@@ -39,6 +39,8 @@ LATEST = 20  # runs of a model whose mean length is what the next one is expecte
 DUST = 1e-9  # USD: what adding many small amounts may be off by
 OPEN = ("starting", "processing")
 
+USED = sa.insert(tables.usage).values(at=now())  # made once: that takes longer than carrying it out
+
 By = Literal["model", "token", "device", "engine", "day"]
 Row = Mapping[str, Any]
 
@@ -64,12 +66,10 @@ def record(
     if usd is None:
         unit, each = price(run["serves"], run["input"], device)
         usd = each * (seconds if unit == "second" else len((run["output"] or {}).get("files", [])))
-    db.execute(
-        sa.insert(tables.usage).values(
-            account_id=run["account_id"], token_id=run["token_id"], run_id=run["id"], model=run["model"], device=device,
-            engine=engine, seconds=seconds, bytes=size, usd=usd, at=now(),
-        )
-    )  # fmt: skip
+    db.execute(USED, {
+        "account_id": run["account_id"], "token_id": run["token_id"], "run_id": run["id"], "model": run["model"],
+        "device": device, "engine": engine, "seconds": seconds, "bytes": size, "usd": usd,
+    })  # fmt: skip
     if usd:
         _alert(db, run["account_id"], run["token_id"])
     return usd
