@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 ID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 RUN = re.compile(r"[0-9a-hjkmnp-tv-z]{26}")
 SPACE = uuid.UUID("5d1d5c0e-6c5e-4f0a-9a57-3b1f2f2f9c11")  # of the ids that are made from a run's
-TOLD = ("finetune_comment", "trigger_word", "mode", "iterations", "learning_rate", "captioning", "priority",
-        "finetune_type", "lora_rank")  # fmt: skip
+TOLD = (
+    "finetune_comment", "trigger_word", "mode", "iterations", "training_steps", "learning_rate", "captioning",
+    "priority", "finetune_type", "lora_rank",
+)  # fmt: skip
 
 
 def id_of(run_id: str) -> str:
@@ -99,6 +101,8 @@ def trained(db: Connection, principal: Principal, reference: str) -> Resolved:
         run_id = get(db, principal, reference)["run_id"]
     elif RUN.fullmatch(reference):
         run_id = reference
+    elif "/" not in reference and not registry.VERSION.fullmatch(reference):
+        raise NotFoundError(f"There is no finetune {reference[:80]!r}.", "Give the id that a training of yours gave.")
     if run_id is None:
         found = registry.resolve(db, principal, reference)
     else:

@@ -58,7 +58,8 @@ class Resolved:
 def insert_missing(db: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Inserts a row unless one with its key is there. True: it was inserted."""
     dialect = postgresql if db.dialect.name == "postgresql" else sqlite
-    return db.execute(dialect.insert(table).values(**values).on_conflict_do_nothing()).rowcount > 0
+    made = dialect.insert(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key)
+    return db.execute(made).first() is not None  # a driver does not always count the rows of an insert
 
 
 # --- what ships ---------------------------------------------------------------------------------------------------
