@@ -31,6 +31,7 @@ class Case:
     name: str
     vocals: Array  # [2, n] float32
     instrumental: Array
+    lead: Array | None = None  # of the vocals, where others sing along
 
     @property
     def song(self) -> Array:
@@ -110,14 +111,17 @@ def _mono(x: Array) -> Array:
     return np.repeat(x.mean(0, keepdims=True), 2, axis=0)
 
 
-def _mix(name: str, vocals: Array, instrumental: Array, db: float | None = None) -> Case:
+def _mix(name: str, vocals: Array, instrumental: Array, db: float | None = None, lead: Array | None = None) -> Case:
     """`db`: level of the vocals, where they sound, above the instrumental; None leaves both as they are."""
     vocals = _fit(vocals, instrumental.shape[1])
+    first = vocals if lead is None else _fit(lead, instrumental.shape[1])
     if db is not None:
         sounding = np.abs(vocals).max(0) > 0.02 * np.abs(vocals).max()
-        vocals = vocals * (rms(instrumental) / rms(vocals[:, sounding]) * 10 ** (db / 20))
+        louder = rms(instrumental) / rms(vocals[:, sounding]) * 10 ** (db / 20)
+        vocals, first = vocals * louder, first * louder
     gain = 0.9 / (np.abs(vocals + instrumental).max() + 1e-9)
-    return Case(name, (vocals * gain).astype(np.float32), (instrumental * gain).astype(np.float32))
+    vocals, instrumental, first = ((x * gain).astype(np.float32) for x in (vocals, instrumental, first))
+    return Case(name, vocals, instrumental, None if lead is None else first)
 
 
 # --- the material --------------------------------------------------------------------------------------------------
@@ -156,7 +160,7 @@ def tuned(limit: int | None = None) -> dict[str, Any]:
         "centred-+3dB-pads": lambda n: _mix(n, voice, band(seconds, 2, 47, 84, pads), 3),
         "mono-0dB-song": lambda n: _mix(n, voice, _mono(behind), 0),
         "haas-0dB-song": lambda n: _mix(n, _haas(one), behind, 0),
-        "harmonies-0dB-band": lambda n: _mix(n, _harmonies(one), band(seconds, 3, 52, 110), 0),
+        "harmonies-0dB-band": lambda n: _mix(n, _harmonies(one), band(seconds, 3, 52, 110), 0, pan(one, 0)),
         "hard-panned-0dB": lambda n: _mix(n, voice, band(seconds, 4, 45, 90, strings, 1.0), 0),
         "off-centre-0dB": lambda n: _mix(n, pan(one, -0.45), behind, 0),
         "reverb-0dB-song": lambda n: _mix(n, _room(voice), behind, 0),
@@ -181,7 +185,9 @@ def held(limit: int | None = None) -> dict[str, Any]:
         "mono-0dB-band": lambda n: _mix(n, voice, _mono(band(seconds, 13, 46, 104)), 0),
         "mono--3dB-song": lambda n: _mix(n, vocals[:, late], _mono(backing[:, late]), -3),
         "wide-double-0dB-band": lambda n: _mix(n, _wide_double(one), band(seconds, 14, 51, 92), 0),
-        "harmonies-+3dB-song": lambda n: _mix(n, _harmonies(vocals[0, late]), backing[:, late], 3),
+        "harmonies-+3dB-song": lambda n: _mix(
+            n, _harmonies(vocals[0, late]), backing[:, late], 3, pan(vocals[0, late], 0)
+        ),
         "wide-harmonies-no-lead": lambda n: _mix(n, _harmonies(one, 0.0), band(seconds, 15, 47, 100), 0),
         "hard-panned--3dB": lambda n: _mix(n, voice, band(seconds, 16, 50, 98, ("pluck", "pad"), 1.0), -3),
         "off-centre-0dB-band": lambda n: _mix(n, pan(one, 0.5), band(seconds, 17, 48, 88), 0),
@@ -189,7 +195,7 @@ def held(limit: int | None = None) -> dict[str, Any]:
         "reverb-0dB-band": lambda n: _mix(n, _room(voice, 2.5, 0.7, 3), band(seconds, 19, 52, 94), 0),
         "8khz-0dB": lambda n: _mix(n, lowpass(voice, 3600), lowpass(dull, 3600), 0),
         "a-cappella-b": lambda n: _mix(n, vocals[:, late], _none(vocals[:, late])),
-        "a-cappella-harmonies": lambda n: _mix(n, _harmonies(one), _none(voice)),
+        "a-cappella-harmonies": lambda n: _mix(n, _harmonies(one), _none(voice), None, pan(one, 0)),
         "speech": lambda n: _mix(n, speech, _none(speech)),
         "no-vocals-band": lambda n: _mix(n, np.zeros((2, 12 * RATE)), band(12, 21, 49, 100)),
         "short-10s": lambda n: _mix(n, voice[:, : 10 * RATE], band(10, 22, 51, 90), 0),
@@ -203,4 +209,5 @@ def separation_cases(which: str = "all") -> Iterator[tuple[str, Case]]:
         for name, make in makers.items():
             if which in (group, "all") or (which == "quick" and name in QUICK):
                 case = make(name)
-                yield group, Case(name, case.vocals[:, :limit], case.instrumental[:, :limit])
+                lead = case.lead if case.lead is None else case.lead[:, :limit]
+                yield group, Case(name, case.vocals[:, :limit], case.instrumental[:, :limit], lead)

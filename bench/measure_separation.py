@@ -31,9 +31,8 @@ def _measure(group: str, case: Case, folder: Path, threads: int) -> Row:
     song = write_pcm(folder / "song.wav", case.song)
     with spent() as ours_cost:
         parts = separate(song, folder / "parts", threads=threads)
-    vocals, instrumental = read_pcm(parts.vocals)[0], read_pcm(parts.instrumental)[0]
-    if parts.backing:
-        vocals = vocals + read_pcm(parts.backing)[0]  # the truth knows one kind of vocals
+    lead, instrumental = read_pcm(parts.vocals)[0], read_pcm(parts.instrumental)[0]
+    vocals = lead + read_pcm(parts.backing)[0] if parts.backing else lead
     with spent() as their_cost:
         their_vocals, their_instrumental = prototype(case.song.astype(np.float64))
     row: Row = {"case": case.name, "group": group, "seconds": round(case.seconds, 1), "recipe": parts.recipe}
@@ -45,6 +44,9 @@ def _measure(group: str, case: Case, folder: Path, threads: int) -> Row:
         row |= {"kind": "a cappella"} | _leaks(case.song, instrumental, their_instrumental)
     else:
         row |= {"kind": "no vocals"} | _leaks(case.song, vocals, their_vocals)
+    row["backing"] = parts.backing is not None
+    if case.lead is not None:
+        row |= {f"lead_{who}": round(si_sdr(case.lead, x), 2) for who, x in (("all_vocals", vocals), ("ours", lead))}
     row["sum_error_db"] = round(level_db(case.song - vocals - instrumental, case.song), 1)
     row["cpu_per_second"] = round(ours_cost.seconds / case.seconds, 3)
     row["prototype_cpu_per_second"] = round(their_cost.seconds / case.seconds, 3)
@@ -86,6 +88,9 @@ def _sum_up(rows: list[Row]) -> dict[str, Any]:
             ours, theirs = mean(r["leak_ours"] for r in found), mean(r["leak_prototype"] for r in found)
             out["figures"] |= {f"separation_{name}_ratio": power_ratio(-ours, -theirs),
                                f"separation_{name}_ratio_aim": 1.0}  # fmt: skip
+    led = [row for row in rows if "lead_ours" in row]
+    if led:  # how much nearer the lead alone is to the lead than all vocals together are
+        out["lead_gain_db"] = {row["case"]: round(row["lead_ours"] - row["lead_all_vocals"], 2) for row in led}
     out["held_vocals_gain_db"] = _gain([row for row in sums if row["group"] == "held"])
     out["tuned_vocals_gain_db"] = _gain([row for row in sums if row["group"] == "tuned"])
     return out

@@ -11,6 +11,8 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import pyworld
+import soxr
 from numpy.typing import NDArray
 
 from vividcover.errors import Canceled, ParameterError
@@ -100,6 +102,46 @@ def test_vocals_and_instrumental_are_better_than_the_mixture_and_sum_to_it(name:
     more = 0 if name == "wide harmonies" else 1  # dB; harmonies as loud as these are mostly left with the lead
     assert si_sdr(vocals, sung) > si_sdr(vocals, song) + more, result
     assert sdr(band, played) > sdr(band, song) + 1, result
+
+
+def sung_at(mono: Audio, semitones: float) -> Audio:
+    """The same voice on other notes."""
+    x = soxr.resample(mono, RATE, 22_050).astype(float)
+    pitch, times = pyworld.dio(x, 22_050)
+    envelope, noise = pyworld.cheaptrick(x, pitch, times, 22_050), pyworld.d4c(x, pitch, times, 22_050)
+    y = pyworld.synthesize(pitch * 2 ** (semitones / 12), envelope, noise, 22_050)
+    again = soxr.resample(y, 22_050, RATE)
+    return np.pad(again, (0, len(mono)))[: len(mono)].astype(np.float32)
+
+
+@lru_cache
+def with_harmonies() -> tuple[Audio, Audio, Audio]:
+    """Lead in the middle, harmonies beside it, the band."""
+    vocals, band = stems()
+    voice = vocals.mean(0)
+    return np.stack([voice, voice]), np.stack([delayed(sung_at(voice, 4), 9), delayed(sung_at(voice, -5), 15)]), band
+
+
+def test_a_lead_in_the_middle_is_told_from_harmonies_beside_it(tmp_path: Path) -> None:
+    lead, beside, band = with_harmonies()
+    song = lead + beside + band
+    sung, played, result = take_apart(tmp_path, song)
+    assert result.backing == tmp_path / "parts" / "backing.wav"
+    backing = read_pcm(result.backing)[0]
+    assert np.abs(sung + backing + played - song).max() < 1e-6 * np.abs(song).max()
+    assert si_sdr(lead, sung) > si_sdr(lead, sung + backing) + 2, result
+    assert si_sdr(beside, backing) > si_sdr(beside, sung + backing), result
+    assert si_sdr(lead + beside, sung + backing) > si_sdr(lead + beside, song)
+
+
+@pytest.mark.parametrize("case", ["one voice", "nobody in the middle", "one channel"])
+def test_without_a_lead_and_others_there_are_no_backing_vocals(case: str, tmp_path: Path) -> None:
+    lead, beside, band = with_harmonies()
+    song = {"one voice": lead + band, "nobody in the middle": beside + band}.get(
+        case, (lead + beside + band).mean(0)[None]
+    )
+    _, _, result = take_apart_channels(tmp_path, song)
+    assert result.backing is None and not (tmp_path / "parts" / "backing.wav").exists()
 
 
 def test_the_sample_song_is_taken_apart_better_than_the_prototype_did(tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
-"""Takes a song apart into vocals and instrumental by signal processing alone. Backing vocals stay with the vocals.
+"""Takes a song apart into vocals, instrumental and, where it can, backing vocals, by signal processing alone.
 
 Two passes over the song, in blocks and in child processes, so that memory does not grow with its length: a survey of
 the whole song, from which the recipe is chosen (`separation/choose.py`), then soft masks block by block
-(`separation/masks.py`).
-The parts always sum to the song. Where the melody is an instrument's (`separation/presence.py`), the vocals are silent.
+(`separation/masks.py`). The parts always sum to the song.
+
+Where the melody is an instrument's (`separation/presence.py`), the vocals are silent. Backing vocals are told from the
+lead where several sing, one in the middle and others beside it; else they stay with the vocals.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vividcover.errors import ParameterError
 from vividcover.processes import Children
@@ -28,6 +32,7 @@ from vividcover.workspace import Reporter, Silent
 HERE = "vividcover.song.separate"
 CORE = 640  # frames of a block, 14.9 s
 FADE = 8  # frames on each side of a joint over which two blocks are cross-faded
+PARTS = ("vocals", "instrumental", "backing")
 CONTEXT = 36  # further frames that a block sees on each side: for smoothing and for whole analysis windows
 
 
@@ -58,24 +63,16 @@ def separate(
     folder.mkdir(parents=True, exist_ok=True)
     with PcmReader(song) as reader, Children(threads, reporter) as children:
         plan = _plan(reader, children, recipe, reporter)
-        power = np.zeros(3)  # of song, vocals, instrumental
-        vocals, instrumental = folder / "vocals.wav", folder / "instrumental.wav"
-        with (
-            PcmWriter(vocals, reader.rate, reader.channels) as sung,
-            PcmWriter(instrumental, reader.rate, reader.channels) as played,
-        ):
-            found: list[Evidence] = []
-            for start, part in _vocals(reader, plan, found, children, reporter):
-                mixture = reader.read(start, part.shape[1])
-                sung.write(part)
-                played.write(mixture - part)
-                power += [np.square(x, dtype=np.float64).sum() for x in (mixture, part, mixture - part)]
+        power, found = _second(reader, folder, plan, children, reporter)
         plan = choose.judge(plan, power, voice(found))
-        if plan.lean != 0 or plan.scale != 1:
-            _lean(reader, folder, plan, reporter)
+        if plan.lean != 0 or plan.scale != 1 or plan.backing:
+            _finish(reader, folder, plan, reporter)
+    vocals, instrumental, backing = (folder / f"{name}.wav" for name in PARTS)
+    if not plan.backing:
+        backing.unlink(missing_ok=True)
     reporter.note(f"Separation: {plan.recipe} ({plan.why}).")
     reporter.progress(1.0, "separated")
-    return Separation(plan.recipe, plan.why, vocals, instrumental, None, plan.report)
+    return Separation(plan.recipe, plan.why, vocals, instrumental, backing if plan.backing else None, plan.report)
 
 
 def _stereo(block: Signal) -> Signal:
@@ -129,10 +126,40 @@ def _blocks(reader: PcmReader, plan: Plan) -> Iterator[Block]:
         yield plan.block(signal, first, count)
 
 
+def _second(
+    reader: PcmReader, folder: Path, plan: Plan, children: Children, reporter: Reporter
+) -> tuple[NDArray[np.float64], list[Evidence]]:
+    """Writes vocals (backing vocals included), instrumental and backing vocals; returns what `choose.judge` wants."""
+    power, found = np.zeros(5), list[Evidence]()
+    vocals, instrumental, backing = (folder / f"{name}.wav" for name in PARTS)
+    with (
+        PcmWriter(vocals, reader.rate, reader.channels) as sung,
+        PcmWriter(instrumental, reader.rate, reader.channels) as played,
+        PcmWriter(backing, reader.rate, reader.channels) as beside,
+    ):
+        for start, parts in _vocals(reader, plan, found, children, reporter):
+            mixture, part, backed = (
+                reader.read(start, parts.shape[1]),
+                parts[: reader.channels],
+                parts[reader.channels :],
+            )
+            sung.write(part)
+            played.write(mixture - part)
+            known = [mixture, part, mixture - part]
+            if len(backed):
+                beside.write(backed)
+                known += [(part[0] - part[1]) / np.float32(2**0.5), part - backed]
+            power[: len(known)] += [np.square(x, dtype=np.float64).sum() for x in known]
+    return power, found
+
+
 def _vocals(
     reader: PcmReader, plan: Plan, found: list[Evidence], children: Children, reporter: Reporter
 ) -> Iterator[tuple[int, Signal]]:
-    """(start, vocals) in consecutive pieces that cover the song, cross-faded; evidence of a voice goes to `found`."""
+    """(start, vocals) in consecutive pieces that cover the song, cross-faded; evidence of a voice goes to `found`.
+
+    Where several sing in a stereo song, the backing vocals' two channels are below the vocals'.
+    """
     if plan.passes is not None:
         for start in range(0, reader.frames, CORE * stft.HOP):
             reporter.progress(0.45 + 0.55 * start / reader.frames, "copying")
@@ -145,7 +172,7 @@ def _vocals(
     work = children.map(f"{HERE}:separated", _blocks(reader, plan))
     for number, (whole, evidence) in enumerate(work):
         found.append(evidence)
-        piece = whole[: reader.channels, skip : skip + core + 2 * fade]
+        piece = whole[: reader.channels if reader.channels == 1 else None, skip : skip + core + 2 * fade]
         if tail is None:
             start, ready = 0, piece[:, fade:].copy()
         else:
@@ -158,21 +185,30 @@ def _vocals(
         reporter.progress(0.45 + 0.55 * (number + 1) / count, "separating")
 
 
-def _lean(reader: PcmReader, folder: Path, plan: Plan, reporter: Reporter) -> None:
-    """Vocals times `plan.scale`, then `plan.lean` of what is left of the song added; the instrumental is the rest."""
-    names = ("vocals.wav", "instrumental.wav")
-    asides = [folder / f".{name}.part" for name in names]
-    with (
-        PcmReader(folder / "vocals.wav") as before,
-        PcmWriter(asides[0], reader.rate, reader.channels) as sung,
-        PcmWriter(asides[1], reader.rate, reader.channels) as played,
-    ):
+def _finish(reader: PcmReader, folder: Path, plan: Plan, reporter: Reporter) -> None:
+    """The parts as planned: vocals times `plan.scale`, then `plan.lean` of what is left of the song added.
+
+    With `plan.backing` the backing vocals are taken out of the vocals. What is added goes with them, so that the lead
+    stays clean, but where nothing else is left of the song: then it is the lead's own room and consonants.
+    """
+    asides = [folder / f".{name}.wav.part" for name in PARTS]
+    scale, lean = np.float32(plan.scale), np.float32(plan.lean)
+    with contextlib.ExitStack() as stack:
+        sung, played, beside = (stack.enter_context(PcmWriter(p, reader.rate, reader.channels)) for p in asides)
+        before = stack.enter_context(PcmReader(folder / "vocals.wav"))
+        backed = stack.enter_context(PcmReader(folder / "backing.wav")) if plan.backing else None
         for start in range(0, reader.frames, CORE * stft.HOP):
             reporter.check()
             count = min(CORE * stft.HOP, reader.frames - start)
-            mixture, part = reader.read(start, count), before.read(start, count) * np.float32(plan.scale)
-            part = mixture if plan.lean >= 1 else part + np.float32(plan.lean) * (mixture - part)
-            sung.write(part)
-            played.write(mixture - part)
-    for aside, name in zip(asides, names, strict=True):
-        aside.replace(folder / name)
+            mixture, part = reader.read(start, count), before.read(start, count) * scale
+            added = lean * (mixture - part)
+            whole = mixture if plan.lean >= 1 else part + added
+            played.write(mixture - whole)
+            if backed:
+                backing = backed.read(start, count) * scale
+                backing = backing if plan.lean >= 1 else backing + added
+                beside.write(backing)
+                whole = whole - backing
+            sung.write(whole)
+    for aside, name in zip(asides, PARTS, strict=True):
+        aside.replace(folder / f"{name}.wav")

@@ -31,8 +31,10 @@ ALONE, ACCOMPANIED = 0.085, 0.16  # the instrumental's part of the power: below,
 ACCOMPANIED_CHORUS = 0.24  # ACCOMPANIED for several voices, where some of the rest has been given back already
 HUSH, HUSHED = -15.0, -25.0  # dB of the quietest tenth: no band pauses so deeply (at most -14), most voices alone do
 HUSHED_ALONE, HUSHED_ACCOMPANIED = 0.15, 0.26  # ALONE and ACCOMPANIED then
-CHORUS_SURE, CHORUS_UNSURE = 1.3, 0.85  # evidence of a voice in a chorus: above, it is followed well; below, badly
-CHORUS_HEDGED, CHORUS_LEAN = 0.7, 0.35  # the vocals' level then, and how much of the rest goes with them
+CHORUS_SURE, CHORUS_UNSURE = 1.55, 1.1  # evidence of a voice in a chorus: above, it is followed well; below, badly
+CHORUS_HEDGED, CHORUS_LEAN = 0.7, 0.5  # the vocals' level then, and how much of the rest goes with them
+BESIDE = 0.1  # part of a chorus's power beside the middle from which on voices stand there: .11 to .24, one voice .01
+LED = 0.15  # part of a chorus's power that the lead has at least: .21 to .4, without a lead .03
 SLICE = 2048  # frames handled at a time, for memory
 MONO = 1e-3  # of the power beside the centre: below this there is no stereo to use
 
@@ -49,6 +51,7 @@ class Plan:
     level: float = 0.0
     scale: float = 1.0  # what the vocals are multiplied by, 0..1
     lean: float = 0.0  # how much of the instrumental to give back to the vocals, 0..1
+    backing: bool = False  # whether lead and backing vocals can be told apart
     report: dict[str, Any] = field(default_factory=dict)
 
     def block(self, signal: Signal, first: int, count: int) -> Block:
@@ -87,7 +90,9 @@ def choose(survey: Survey, recipe: str, check: Check) -> Plan:
 
 
 def judge(plan: Plan, power: NDArray[np.float64], evidence: float) -> Plan:
-    """The plan after the second pass, from the powers of song, vocals and instrumental, and the evidence of a voice.
+    """The plan after the second pass, from five powers and the evidence of a voice.
+
+    The powers are those of song, vocals, instrumental and, where several sing, of the vocals' sides and of the lead.
 
     Without a voice the vocals are silent, unless the recipe was asked for. When next to nothing is left as
     instrumental, it is not a band but the voice's own room and consonants.
@@ -97,11 +102,15 @@ def judge(plan: Plan, power: NDArray[np.float64], evidence: float) -> Plan:
     if plan.auto and evidence < presence.VOICE:
         why = f"nobody sings: the notes stand still as an instrument's do ({evidence:.2f}, a voice {presence.VOICE})"
         return replace(plan, recipe="instrumental", why=why, scale=0.0, report={**plan.report, "voice": evidence})
-    sung, played = (float(p / max(power[0], 1e-12)) for p in power[1:])
+    sung, played = (float(p / max(power[0], 1e-12)) for p in power[1:3])
     report = {**plan.report, "vocals_power": sung, "instrumental_power": played}
     if np.isfinite(evidence):
         report["voice"] = evidence
     chorus = plan.recipe == "harmonies"
+    if chorus:
+        beside, led = (float(p / max(power[1], 1e-12)) for p in power[3:])
+        report |= {"beside": beside, "lead": led}
+        plan = replace(plan, backing=beside > BESIDE and led > LED)
     hush = _between(report["pauses"], HUSH, HUSHED)
     alone = ALONE + (HUSHED_ALONE - ALONE) * hush
     full = max(ACCOMPANIED_CHORUS if chorus else ACCOMPANIED, ACCOMPANIED + (HUSHED_ACCOMPANIED - ACCOMPANIED) * hush)

@@ -51,6 +51,9 @@ GATE, GATE_SLOPE = np.float32(0.19), 4  # activity at which the gate is half ope
 OTHERS_WIDTH = 41  # bins of the bands in which the rest is compared with and without singing, 440 Hz
 OTHERS_CAUTION = 1.6  # bands play a little louder under a voice; so much more is not the voices' yet
 OTHERS_LEAST = 0.3  # of the rest while somebody sings: which voice is which is never sure in a chorus
+SPREAD = 2.0  # parts of the middle that voices beside it bring along per part of the sides
+SPREAD_FRAMES = 5  # over which that is judged
+UNTUNED = 0.5  # of what is in the middle, but not on the lead's harmonics, is the lead's
 ENOUGH_ON, ENOUGH_OFF = 40, 60  # frames with and without singing from which the comparison is trusted
 
 
@@ -135,7 +138,10 @@ def sigmoid(logit: Real) -> Real:
 
 
 def separate_block(block: Block, check: Check) -> tuple[Signal, Evidence]:
-    """Vocals [2, n] of a block's samples [2, n], and what speaks for their being sung at all."""
+    """Vocals [2, n] of a block's samples [2, n], and what speaks for their being sung at all.
+
+    Where several sing, below the vocals is what of them is not the lead's: [4, n].
+    """
     spectrum = stft.analyse(block.signal)
     check()
     vocal = share(spectrum, block, check)
@@ -155,7 +161,23 @@ def separate_block(block: Block, check: Check) -> tuple[Signal, Evidence]:
     check()
     if block.several:
         voice += others(spectrum - voice, sings, block.inside)
+        check()
+        return stft.synthesise(np.concatenate([voice, voice - lead(voice, block.tracks.f0[0])])), found
     return stft.synthesise(voice), found
+
+
+def lead(voice: Spectrum, f0: Real) -> Spectrum:
+    """The part [T, BINS], the same left and right, of vocals [2, T, BINS] that the singer in the middle has.
+
+    Voices beside the middle sound in it as well: what they bring along is known from the sides, and the rest is the
+    lead's where it lies on the harmonics of the melody `f0` [T] in Hz.
+    """
+    middle, sides = (voice[0] + voice[1]) / 2, np.square(np.abs(voice[0] - voice[1])) / 4
+    power = uniform_filter1d(np.square(np.abs(middle)), SPREAD_FRAMES, axis=0)
+    gain = np.clip(1 - SPREAD * uniform_filter1d(sides, SPREAD_FRAMES, axis=0) / (power + np.float32(1e-20)), 0, 1)
+    gain *= np.float32(UNTUNED) + np.float32(1 - UNTUNED) * cues.harmonics(f0)
+    result: Spectrum = middle * gain
+    return result
 
 
 def others(rest: Spectrum, sings: Real, inside: NDArray[np.bool_]) -> Spectrum:
