@@ -15,6 +15,7 @@ from vividcover.errors import AudioError, ImageError, InputError, VividCoverErro
 
 Kind = Literal["image", "sound", "photos", "recordings", "voice model", "image model", "anything"]
 HEAD = 262  # bytes that tell the kinds of file apart
+DECODED = 30_000_000  # pixels of a picture that is decoded to see whether it is whole; of a larger one, its checksums
 
 # What the catalog's fields take, by name. A field that is not here takes any file with something in it.
 FIELDS: dict[str, Kind] = {
@@ -75,7 +76,8 @@ def _picture(path: Path, name: str, wanted: str = "a picture") -> None:
 
     try:
         with Image.open(path) as picture:
-            picture.load() if picture.size[0] * picture.size[1] < 1_000_000 else picture.verify()
+            picture.draft("RGB", (64, 64))  # a JPEG is read whole, but small
+            picture.load() if picture.size[0] * picture.size[1] <= DECODED else picture.verify()
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         why = "its picture is damaged or absurdly large" if not isinstance(error, UnidentifiedImageError) else ""
         raise ImageError(f"{name} is not {wanted}: {why or _looks_like(path)}.", "Give a JPEG, PNG or WebP.") from None

@@ -19,6 +19,7 @@ from vividcover.server.runs import with_logs
 from vividcover.server.shapes import time
 from vividcover.server.state import Here, State
 from vividcover.store import tables
+from vividcover.store.accounts import insert_new
 
 router = APIRouter(tags=["webhooks"])
 LOCAL = "http://127.0.0.1:5000"
@@ -94,7 +95,6 @@ class Outgoing:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._bases: dict[str, str] = {}  # account id → base, as in the database
         self._stop = threading.Event()
         sender = Sender(state.database, state.settings, self.present)
         self._thread = threading.Thread(target=sender.run, args=(self._stop,), name="webhooks", daemon=True)
@@ -107,13 +107,13 @@ class Outgoing:
         self._thread.join(5)
 
     def remember(self, db: Connection, account_id: str, base: str) -> None:
-        """Called where a run with a webhook is made."""
-        if self._bases.get(account_id) == base:
-            return
+        """Called where a run with a webhook is made, in its transaction."""
         facts, name = tables.facts, f"base:{account_id}"
-        if not db.execute(sa.update(facts).where(facts.c.name == name).values(value=base)).rowcount:
-            db.execute(sa.insert(facts).values(name=name, value=base))
-        self._bases[account_id] = base
+        known = db.execute(sa.select(facts.c.value).where(facts.c.name == name)).scalar()
+        if known is None:
+            insert_new(db, facts, {"name": name, "value": base})
+        elif known != base:
+            db.execute(sa.update(facts).where(facts.c.name == name).values(value=base))
 
     def present(self, db: Connection, run: RowMapping) -> dict[str, Any]:
         """The run as GET shows it to its account."""
