@@ -126,7 +126,7 @@ class RealisticVoiceCloning(Model):
         song = steps.decoded(context, "song", input.song_input)
         parts = steps.separated(context, song.path("audio.wav"))
         if not parts.has("backing.wav") and input.backup_vocals_volume_change:
-            why = "no backing vocals could be told apart; they stay in the instrumental"
+            why = "no backing vocals could be told apart; if there are any, they stay with the vocals"
             context.cannot("backup_vocals_volume_change", input.backup_vocals_volume_change, why)
         conversion = Conversion(
             pitch_change=input.pitch_change, index_rate=input.index_rate, filter_radius=input.filter_radius,

@@ -74,7 +74,7 @@ def separated(context: Context, song: Path) -> StageResult:
         parts = separate.separate(song, stage.folder, threads=context.settings.threads, reporter=stage)
         stage.meta.update(recipe=parts.recipe, why=parts.why, report=parts.report)
 
-    return context.stage("song/separate", version=4, inputs={"song": song}, params={}, compute=compute)
+    return context.stage("song/separate", version=5, inputs={"song": song}, params={}, compute=compute)
 
 
 def converted(context: Context, vocals: Path, voice: Trained, conversion: Conversion) -> StageResult:
