@@ -85,9 +85,9 @@ def create_account(
         "webhook_secret": new_webhook_secret(), "budget_usd": budget_usd, "alerted": "",
     }  # fmt: skip
     with database.write() as db:
-        if not _insert_new(db, tables.accounts, {**row, "created_at": now()}):
+        if not insert_new(db, tables.accounts, {**row, "created_at": now()}):
             raise ParameterError(f"There is an account {username!r} already.", "Choose another name.")
-        if not _insert_new(db, tables.owners, {"name": username.lower(), "account_id": row["id"]}):
+        if not insert_new(db, tables.owners, {"name": username.lower(), "account_id": row["id"]}):
             raise ParameterError(f"The name {username!r} is taken by an owner of models.", "Choose another name.")
     return row
 
@@ -273,7 +273,7 @@ def claim_owner(db: Connection, principal: Principal, owner: str) -> None:
     Raises `ForbiddenError` for a name of another account or of the shipped catalog.
     """
     check_name(owner)
-    if _insert_new(db, tables.owners, {"name": owner.lower(), "account_id": principal.account_id}):
+    if insert_new(db, tables.owners, {"name": owner.lower(), "account_id": principal.account_id}):
         return
     holder = db.execute(sa.select(tables.owners.c.account_id).where(tables.owners.c.name == owner.lower())).scalar()
     if holder != principal.account_id:
@@ -282,7 +282,7 @@ def claim_owner(db: Connection, principal: Principal, owner: str) -> None:
         )
 
 
-def _insert_new(db: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
+def insert_new(db: Connection, table: sa.Table, row: dict[str, Any]) -> bool:
     """Inserts a row unless a unique value of it is there already; says whether it was inserted."""
     kind = sqlite if db.dialect.name == "sqlite" else postgresql
     statement: Any = kind.insert(table).values(**row).on_conflict_do_nothing().returning(*table.primary_key)
