@@ -21,12 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vividcover.errors import ParameterError, VividCoverError
+from vividcover.runs.web import UNUSABLE
 from vividcover.settings import Settings
 
 SOON = 0.05  # seconds before a child that died is started again
 LATE = 5.0  # seconds, of one that keeps dying
 STEADY = 5.0  # seconds after which a child has not just died at its start
-HOPELESS = 5  # deaths in a row, right after the start, of a server that has never answered
+HOPELESS = 4  # deaths in a row, right after the start, of a server that has never answered
 LEAVE = 4.0  # seconds that children get to end by themselves
 TICK = 0.1  # seconds between two looks
 
@@ -54,6 +55,7 @@ class Part:
     due: float = 0.0
     pause: float = SOON
     restarts: int = 0
+    status: int | None = None  # with which it ended last
 
     def start(self) -> None:
         """From the main thread only: the kernel ends a child when the thread that started it ends."""
@@ -72,9 +74,14 @@ class Part:
             return
         lived = time.monotonic() - self.began
         self.pause = SOON if lived > STEADY else min(LATE, self.pause * 2)
-        log.warning("%s ended (status %s) and is started again", self.name, status)
-        self.restarts += 1
+        if status != UNUSABLE:  # that one has told why
+            log.warning("%s ended (status %s) and is started again", self.name, status)
+        self.restarts, self.status = self.restarts + 1, status
         self.process, self.due = None, time.monotonic() + self.pause
+
+    def hopeless(self) -> bool:
+        """Whether there is no use in starting it again, if it has never been up."""
+        return self.restarts >= HOPELESS or self.status == UNUSABLE
 
     def ask_to_end(self) -> None:
         if self.process and self.process.poll() is None:
@@ -128,8 +135,8 @@ class Supervisor:
             while not self._stopping.wait(TICK):
                 for part in self.parts:
                     part.tend()
-                if self.parts[0].restarts >= HOPELESS and not self._answered:
-                    raise VividCoverError("The server does not start.", "What it says of it stands above.")
+                if not self._answered and self.parts[0].hopeless():
+                    raise VividCoverError("The server does not start.", "Why is said above.")
         finally:
             for part in self.parts:
                 part.ask_to_end()

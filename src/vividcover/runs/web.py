@@ -10,11 +10,26 @@ APP = "vividcover.server.app:from_environment"  # by name: this layer knows no s
 GRACE = 2  # seconds that open requests get when the server is asked to end
 
 
+UNUSABLE = 78  # exit status (sysexits.h: EX_CONFIG): a setting is wrong, or the database cannot be used
+
+
 def main(fd: int, cert: str | None = None, key: str | None = None) -> None:
+    """Serves until it is asked to end. What keeps it from starting is said in words."""
     import uvicorn
 
+    from vividcover.errors import VividCoverError
     from vividcover.runs import lifeline
+    from vividcover.settings import settings
+    from vividcover.store import migrate
+    from vividcover.store.database import Database
 
+    try:
+        database = Database(settings().database_url)
+        migrate.upgrade(database)
+        database.close()
+    except VividCoverError as error:
+        sys.stderr.write(f"Error: {error.message}\n       {error.hint}\n")
+        raise SystemExit(UNUSABLE) from None
     config = uvicorn.Config(
         APP, factory=True, ssl_certfile=cert, ssl_keyfile=key, access_log=False, log_level="warning",
         timeout_graceful_shutdown=GRACE, timeout_keep_alive=75, server_header=False,
