@@ -43,6 +43,7 @@ PREFER = re.compile(r"(?:^|[,;\s])wait(?:\s*=\s*\"?(\d{1,6})\"?)?(?=$|[,;\s])", 
 DURATION = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?|(\d{1,9})")
 MAX_RESOLVED, RESOLVED_FOR = 1000, 1.0  # references, seconds
 LONGEST_NOTE = 2000  # characters
+STOPS = 0.6  # seconds beyond the grace that a canceled run may take until it has stopped
 SHORTEST = 5.0  # seconds of Cancel-After
 MODELS: dict[str, Model] = {}  # the catalog, looked up once
 GONE = "The specified version does not exist (or perhaps you don't have permission to use it?)"
@@ -257,11 +258,16 @@ def own(row: shapes.Row, who: Principal, kind: str = "") -> None:
 
 
 async def cancel(request: Request, state: State, who: Principal, run_id: str, kind: str = "") -> dict[str, Any]:
-    """Asks a run to stop; as it is then. One that is over stays as it is."""
+    """Asks a run to stop and waits a moment until it has; as it is then. One that is over stays as it is."""
     own((await state.read(lambda db: with_logs(db, run_id)))[0], who, kind)
-    row = await state.write(lambda db: states.cancel(db, run_id))
-    if row is None:
-        raise not_found()
-    for topic in states.BELLS:
-        bell.ring(topic, run_id, state.settings.home)
-    return await look(request, state, who, run_id, kind)
+    with state.watch.on(run_id) as attention:
+        row = await state.write(lambda db: states.cancel(db, run_id))
+        if row is None:
+            raise not_found()
+        for topic in states.BELLS:
+            bell.ring(topic, run_id, state.settings.home)
+        until = time.monotonic() + state.settings.cancel_grace + STOPS
+        while True:
+            shown = await look(request, state, who, run_id, kind)
+            if shown["status"] in states.TERMINAL or not await attention.change(until - time.monotonic()):
+                return shown
