@@ -53,9 +53,9 @@ def finish(database: Database, run_id: str, seconds: float, files: int = 0, stat
         began = sa.update(tables.runs).where(tables.runs.c.id == run_id).values(started_at=now() - seconds)
         db.execute(began)
         output = {"files": [{"id": str(number), "name": "a.png"} for number in range(files)]}
-        states.close(
-            db, run_id, status, where=sa.true(), output=output, device="cpu", engine="classic", size=1000 * files
-        )
+        row, clock = states.locked(db, run_id) or ({}, 0.0)
+        if row["status"] not in states.TERMINAL:
+            states.close(db, row, clock, status, output=output, engine="classic", size=1000 * files)
 
 
 def spent(database: Database) -> float:
@@ -74,7 +74,7 @@ def budget(database: Database, usd: float, **values: Any) -> None:
 def test_a_finished_run_is_written_down_with_its_end_and_not_without(database: Database) -> None:
     run_id = add(database)
     with pytest.raises(ZeroDivisionError), database.write() as db:
-        states.close(db, run_id, "succeeded", where=sa.true())
+        states.close(db, *(states.locked(db, run_id) or ({}, 0.0)), "succeeded")
         raise ZeroDivisionError
     assert spent(database) == 0
     finish(database, run_id, 4.0, files=2)

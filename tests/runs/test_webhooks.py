@@ -89,7 +89,7 @@ def happen(database: Database, run_id: str, *what: str, output: Any = None) -> N
     for event in what:
         with database.write() as db:
             if event == "completed":
-                states.close(db, run_id, "succeeded", where=sa.true(), output=output)
+                states.close(db, *(states.locked(db, run_id) or ({}, 0.0)), "succeeded", output=output)
                 continue
             values = {"output": {"items": [output]}} if event == "output" else {}
             changed = sa.update(tables.runs).where(tables.runs.c.id == run_id)
@@ -156,7 +156,7 @@ def test_only_the_events_that_were_chosen_are_told(database: Database, chosen: s
 def test_a_change_that_is_rolled_back_is_not_told(database: Database) -> None:
     run_id = add(database, webhook="https://example.com/", webhook_events=ALL)
     with pytest.raises(ZeroDivisionError), database.write() as db:
-        states.close(db, run_id, "succeeded", where=sa.true())
+        states.close(db, *(states.locked(db, run_id) or ({}, 0.0)), "succeeded")
         raise ZeroDivisionError
     assert rows(database) == []
 
