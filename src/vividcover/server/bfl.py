@@ -38,7 +38,7 @@ from vividcover.server.state import State, state_of
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
 from vividcover.store.ids import new_id
-from vividcover.store.tables import events
+from vividcover.store.tables import events, files
 from vividcover.store.tables import finetunes as rows
 
 STATUS = {"starting": "Pending", "processing": "Pending", "succeeded": "Ready"}  # the others: Error
@@ -112,10 +112,13 @@ async def finetune(request: Request) -> JSONResponse:
     await _check_webhook(state, body)
     links = state.links(request)
     stored = await uploads.keep(state, who, _zip_of(body.file_data), "pictures.zip", "application/zip")
-    assert model.TrainingInput is not None
-    prepared = await inputs.prepare(
-        state, who, links, model.TrainingInput, body.inputs(links.file(stored["id"])), TRAINER
-    )
+    schema, values = model.TrainingInput, body.inputs(links.file(stored["id"]))
+    assert schema is not None
+    try:
+        prepared = await inputs.prepare(state, who, links, schema, values, TRAINER)
+    except Problem:
+        await state.write(lambda db: db.execute(sa.delete(files).where(files.c.id == stored["id"])))
+        raise
     finetune_id = str(uuid.uuid4())
     home = finetunes.home_of(who.username, finetune_id)
     version = await state.read(lambda db: registry.resolve(db, who, TRAINER))
