@@ -269,6 +269,10 @@ class Model(ABC):
         """Trains there. Only where `TrainingInput` is set."""
         raise EngineError(f"{self.name} cannot be trained on the hosted engine.", "Use --engine classic.")
 
+    def hosted_at(self, settings: Settings) -> str:
+        """The address that hosted runs of this model go to; "" without a token for one."""
+        return settings.replicate_url if settings.replicate_token else ""
+
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         """(engine, why) when a trained model in the input leaves no choice; None when any engine would do."""
         return None
@@ -285,7 +289,7 @@ class Model(ABC):
         if wanted == "hosted":
             if not self.is_hosted:
                 raise EngineError(f"{self.name} runs on this machine only.", "Use --engine classic, or auto.")
-            if not settings.replicate_token:
+            if not self.hosted_at(settings):
                 raise EngineError(
                     "The hosted engine needs a token.", "Set VIVIDCOVER_REPLICATE_TOKEN, or use --engine classic."
                 )
@@ -293,10 +297,10 @@ class Model(ABC):
             return wanted, "asked for"
         if reader:
             return reader
-        if self.is_hosted and settings.replicate_token:
+        if self.is_hosted and (where := self.hosted_at(settings)):
             return (
                 "hosted",
-                f"a token for {settings.replicate_url} is set; the neural engine is not part of this release",
+                f"a token for {where} is set; the neural engine is not part of this release",
             )
         return "classic", "no token for hosted models is set, and the neural engine is not part of this release"
 

@@ -15,9 +15,10 @@ from pydantic import Field
 from vividcover import provenance
 from vividcover.catalog import shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
-from vividcover.catalog.flux_lora import NO_NETWORK, FluxLora, FluxLoraInput, size_of
+from vividcover.catalog.flux_lora import NO_NETWORK, SIZES, FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.pins import PINS
 from vividcover.errors import ImageError
+from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
 if TYPE_CHECKING:
@@ -127,6 +128,19 @@ class FluxProFinetuned(Model):
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.finetune_id, context)
 
+    def hosted_at(self, settings: Settings) -> str:
+        return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
+
+    def hosted(self, input: FluxProFinetunedInput, context: Context) -> Made:
+        if not context.settings.bfl_key:
+            return super().hosted(input, context)
+        same = ("steps", "guidance")
+        width, height = input.width or 1024, input.height or 1024
+        if input.aspect_ratio != "custom":
+            width, height = SIZES[input.aspect_ratio]
+        sides = {"width": _grid(width), "height": _grid(height)}
+        return on_bfl(self, "flux-pro-finetuned", input, sides | {k: getattr(input, k) for k in same}, context)
+
     def classic(self, input: FluxProFinetunedInput, context: Context) -> Made:
         custom = {"width": input.width, "height": input.height} if input.aspect_ratio == "custom" else {}
         sizes = {key: round(value / GRID) * GRID for key, value in custom.items() if value}
@@ -144,6 +158,15 @@ class FluxProUltraFinetuned(Model):
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.finetune_id, context)
+
+    def hosted_at(self, settings: Settings) -> str:
+        return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
+
+    def hosted(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
+        if not context.settings.bfl_key:
+            return super().hosted(input, context)
+        extra = {"aspect_ratio": input.aspect_ratio, "image_prompt_strength": input.image_prompt_strength}
+        return on_bfl(self, "flux-pro-1.1-ultra-finetuned", input, extra, context)
 
     def classic(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
         still = draw(self.name, input, context, aspect_ratio=input.aspect_ratio)
@@ -202,6 +225,27 @@ class FluxProFillFinetuned(Model):
         params = {"format": input.output_format, "seed": input.seed}
         done = context.stage("image/fill", version=1, inputs=inputs, params=params, compute=compute)
         return Made(done.path(file), {"stills": [scene.meta["report"]]})
+
+
+def on_bfl(model: Model, endpoint: str, input: Any, extra: Mapping[str, Any], context: Context) -> Made:
+    """A picture from BFL's API. Its pictures are jpeg or png; another format is written from the png."""
+    from vividcover.catalog import remote, remote_bfl
+
+    values = {
+        "finetune_id": input.finetune_id, "finetune_strength": input.finetune_strength, "prompt": input.prompt,
+        "prompt_upsampling": input.prompt_upsampling, "seed": input.seed, "safety_tolerance": input.safety_tolerance,
+        "output_format": "jpeg" if input.output_format == "jpg" else "png", **extra,
+    }  # fmt: skip
+    files = {"image_prompt": context.file("image_prompt", input.image_prompt)} if input.image_prompt else {}
+    if input.output_format == "webp":
+        context.cannot("output_format", "webp", "BFL gives jpeg or png; it is a png")
+    return remote.made(
+        model, remote.marked(model, remote_bfl.pictured(endpoint, values, files, context), context, input.seed)
+    )
+
+
+def _grid(side: int) -> int:
+    return min(max(round(side / GRID) * GRID, SMALLEST), LARGEST)
 
 
 def draw(name: str, input: Any, context: Context, **size: Any) -> StageResult:

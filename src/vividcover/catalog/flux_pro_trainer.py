@@ -18,6 +18,7 @@ from vividcover.catalog import shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_dev_lora_trainer import NO_LORA, NO_WORDS, ONCE, as_fast
+from vividcover.settings import Settings
 
 TRAINED = "trained_model"  # the part that is the trained model's file
 Mode = Literal["general", "character", "style", "product"]
@@ -78,6 +79,19 @@ class FluxProTrainer(Model):
         kind = "style" if input.mode == "style" else "subject"
         wish = as_fast(input.input_images, input.trigger_word, kind)
         return FastFluxTrainer().from_photos(photos, wish, TRAINED, context)
+
+    def hosted_at(self, settings: Settings) -> str:
+        return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
+
+    def hosted(self, input: FluxProTraining, context: Context) -> Made:
+        """On BFL with a key for it, else on Replicate. The id is theirs; `flux-pro-finetuned` there takes it."""
+        from vividcover.catalog import remote, remote_bfl
+
+        photos = remote.as_zip(context.file("input_images", input.input_images, folder=True), context)
+        if context.settings.bfl_key:
+            done = remote_bfl.finetuned(input, photos, context)
+            return Made(done.meta["hosted"]["trained"], {"hosted": done.meta["hosted"]})
+        return remote.made(self, remote.run(self, remote.values_of(input) | {"input_images": photos}, context))
 
     def hosted_train(self, input: FluxProTraining, context: Context) -> Made:
         from vividcover.errors import EngineError

@@ -125,14 +125,15 @@ def _mark_picture(source: Path, target: Path, description: str) -> None:
 
 def trained_image(model: Model, photos: Path, input: Inputs, name: str, context: Context) -> Made:
     """An image model learned there from a zip or folder of photos, wrapped for the shelf as `NAME.tar`."""
-    files = {"input_images": _as_zip(photos, context)}
+    files = {"input_images": as_zip(photos, context)}
     done = run(model, values_of(input) | files, context, training=True)
     trigger = getattr(input, "trigger_word", "TOK")
     wrap = wrapped("image", name, done, context, trigger_word=trigger, type=getattr(input, "lora_type", "subject"))
     return Made(wrap.path(f"{name}.tar"), {"hosted": done.meta["hosted"], "report": {}})
 
 
-def _as_zip(photos: Path, context: Context) -> Path:
+def as_zip(photos: Path, context: Context) -> Path:
+    """A folder as a zip; a file as it is."""
     if photos.is_file():
         return photos
     files = {str(f.relative_to(photos)): f for f in sorted(photos.rglob("*")) if f.is_file()}
