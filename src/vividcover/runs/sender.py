@@ -43,6 +43,7 @@ AT_ONCE = 32  # attempts that are under way at the same time …
 AT_ONCE_HOST = 4  # … and of these to one host, so that one that hangs does not hold up the others
 LOOK = 0.5  # seconds between two looks without a ring
 PAUSE = 0.03  # seconds between two looks, however often it rings
+LEAVE = 1.0  # seconds that attempts under way get when the server ends
 CLEAN = 3600.0  # seconds between two removals of old deliveries
 KEPT_LOGS = 4000  # characters of logs that are left when a receiver found the message too large
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -86,27 +87,29 @@ class Sender:
         from vividcover import outbound
 
         rung = asyncio.Event()
-        loop = asyncio.get_running_loop()
         under_way: set[asyncio.Task[None]] = set()
-        with contextlib.ExitStack() as open:
-            topics: tuple[bell.Topic, ...] = ("webhooks", "runs")  # whoever changes a run rings "runs"
-            for topic in topics:
-                listener = open.enter_context(bell.Listener(topic, self._settings.home))
-                loop.add_reader(listener.fileno(), _hear, listener, rung)
-                open.callback(loop.remove_reader, listener.fileno())
-            async with outbound.client(self._settings.private_endpoints, self._attempt) as http:
-                while not stop.is_set():
-                    rung.clear()
-                    for row in await self._claimed(AT_ONCE - len(under_way)):
-                        task = asyncio.create_task(self._deliver(http, row, rung))
-                        under_way.add(task)
-                        task.add_done_callback(under_way.discard)
-                    await asyncio.sleep(PAUSE)
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(rung.wait(), LOOK - PAUSE)
-                for task in under_way:  # their leases end, and they are made again
-                    task.cancel()
-                await asyncio.gather(*under_way, return_exceptions=True)
+        async with contextlib.AsyncExitStack() as open:
+            listener = open.enter_context(bell.Listener("webhooks", self._settings.home))
+            asyncio.get_running_loop().add_reader(listener.fileno(), _hear, listener, rung)
+            open.callback(asyncio.get_running_loop().remove_reader, listener.fileno())
+            http = None
+            while not stop.is_set():
+                rung.clear()
+                for row in await self._claimed(AT_ONCE - len(under_way)):
+                    if http is None:
+                        http = outbound.client(self._settings.private_endpoints, self._attempt)
+                        await open.enter_async_context(http)
+                    task = asyncio.create_task(self._deliver(http, row, rung))
+                    under_way.add(task)
+                    task.add_done_callback(under_way.discard)
+                await asyncio.sleep(PAUSE)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(rung.wait(), LOOK - PAUSE)
+            if under_way:
+                await asyncio.wait(under_way, timeout=LEAVE)
+            for task in under_way:  # their leases end, and they are made again
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
 
     # ── claiming ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

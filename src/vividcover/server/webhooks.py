@@ -104,6 +104,7 @@ class Outgoing:
 
     def stop(self) -> None:
         self._stop.set()
+        bell.ring("webhooks", home=self._state.settings.home)
         self._thread.join(5)
 
     def remember(self, db: Connection, account_id: str, base: str) -> None:
