@@ -26,7 +26,8 @@ OSTRIS = {
     "steps": (1000, 3, 6000), "lora_rank": (16, 1, 128), "caption_dropout_rate": (0.05, 0, 1),
     "trigger_word": ("TOK", None, None), "learning_rate": (4e-4, None, None), "batch_size": (1, None, None),
     "resolution": ("512,768,1024", None, None), "autocaption": (True, None, None),
-    "optimizer": ("adamw8bit", None, None), "wandb_project": ("flux_train_replicate", None, None), "wandb_sample_interval": (100, 1, None),
+    "optimizer": ("adamw8bit", None, None),
+    "wandb_project": ("flux_train_replicate", None, None), "wandb_sample_interval": (100, 1, None),
 }  # fmt: skip
 FINETUNED = {
     "finetune_strength": (1, 0, 2), "aspect_ratio": ("1:1", None, None), "width": (None, 256, 1440),
