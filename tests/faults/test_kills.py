@@ -52,6 +52,9 @@ def at_every_boundary_and_inside(database: Database, run_id: str, strike: Up, pa
         until(lambda done=done: len(stage_rows(database, run_id)) >= done, 30, every=0.005)
         struck.append(len(stage_rows(database, run_id)))
         strike.kill(part)
+        if part == "web":  # the run goes on without it
+            until(lambda: strike.pids("web"), 10)
+            continue
         fence = row(database, run_id)["fence"]
         until(lambda fence=fence: row(database, run_id)["fence"] > fence, 30, every=0.005)  # somebody has taken it up
         until(lambda: strike.pids("runner"), 10)
@@ -59,6 +62,31 @@ def at_every_boundary_and_inside(database: Database, run_id: str, strike: Up, pa
         struck.append(len(stage_rows(database, run_id)))
         strike.kill(part)
     return struck
+
+
+def test_a_run_does_not_notice_the_death_of_the_server(database: Database) -> None:
+    with up("--workers", "1") as running:
+        run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
+        assert len(at_every_boundary_and_inside(database, run_id, running, "web")) == PIECES - 1
+        whole(database, run_id)
+    assert {stage["fence"] for stage in stage_rows(database, run_id)} == {1}
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_database_that_drops_everybody_costs_nothing(database: Database) -> None:
+    cut = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with up("--workers", "1") as running:
+        run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
+        for done in range(1, PIECES):
+            until(lambda done=done: len(stage_rows(database, run_id)) >= done, 30)
+            with database.read() as db:
+                db.exec_driver_sql(cut)
+        whole(database, run_id)
+        assert running.pids("start_worker") and running.pids("web"), "nobody had to be started again"
+    assert {stage["fence"] for stage in stage_rows(database, run_id)} == {1}
 
 
 @pytest.mark.parametrize("part", ["runner", "start_worker"])

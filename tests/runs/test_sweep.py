@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from run_making import add, opened
+from run_making import add, opened, row
+from vividcover.runs import leases
 from vividcover.runs.sweep import sweep
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
@@ -57,6 +59,18 @@ def test_expired_files_go_and_their_artifacts_with_them(database: Database, arti
     assert sweep(database, artifacts) == (2, 1)
     assert [artifacts.exists(sha) for sha in (gone, kept, shared)] == [False, True, True]
     assert sweep(database, artifacts) == (0, 0)
+
+
+def test_a_run_whose_outputs_expired_says_so(database: Database, artifacts: Artifacts) -> None:
+    run_id = add(database)
+    claim = leases.claim_one(database, "w")
+    assert claim is not None
+    made = {"sha256": put(artifacts, "made"), "md5": "", "bytes": 4, "name": "out.txt"}
+    with database.write() as db:
+        leases.finish(db, claim, leases.Outcome("succeeded", files=[made]), keep_seconds=0.01)
+    time.sleep(0.02)
+    assert sweep(database, artifacts) == (1, 1)
+    assert row(database, run_id)["data_removed"] and row(database, run_id)["status"] == "succeeded"
 
 
 def test_what_an_open_run_or_a_version_needs_stays(database: Database, artifacts: Artifacts) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 import zipfile
 from collections.abc import Iterator
@@ -219,3 +221,23 @@ def test_no_input_is_ever_a_path_of_this_machine(database: Database, sample: Pat
         for path in (str(clip), f"file://{clip}", "vivi"):
             refused = finished(database, add(database, **trainer, input={"youtube_url": path}))
             assert refused["status"] == "failed" and "link" in refused["error"]
+
+
+def test_the_command_works_off_runs_until_it_is_interrupted(database: Database) -> None:
+    code = "from vividcover.cli import main; main()"
+    process = subprocess.Popen([sys.executable, "-c", code, "worker"], stderr=subprocess.PIPE, text=True)
+    try:
+        assert finished(database, add(database))["status"] == "succeeded"
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=5)[1] == "" and process.returncode == 0
+    finally:
+        process.kill()
+
+
+def test_the_command_says_which_database_it_cannot_use(tmp_path: Path) -> None:
+    code = "from vividcover.cli import main; main()"
+    tried = subprocess.run(
+        [sys.executable, "-c", code, "worker"], capture_output=True, text=True, timeout=30,
+        env=os.environ | {"VIVIDCOVER_DATABASE": f"sqlite:///{tmp_path}"},
+    )  # fmt: skip
+    assert tried.returncode == 6 and str(tmp_path) in tried.stderr and "Traceback" not in tried.stderr

@@ -153,12 +153,11 @@ def _weights_file(db: Connection, row: Row) -> str | None:
     return db.scalar(select(versions.c.weights_file).where(versions.c.id == row["version"]))
 
 
-def beat(database: Database, claim: Claim, lease: float) -> None:
+def beat(db: Connection, claim: Claim, lease: float) -> None:
     """Says that the worker lives. Raises `LostLease`."""
-    with database.write() as db:
-        row, clock = _hold(db, claim)
-        change(db, row, lease_until=clock + lease)
-        db.execute(update(workers).where(workers.c.id == claim.worker).values(seen_at=now(), run_id=claim.id))
+    row, clock = _hold(db, claim)
+    change(db, row, lease_until=clock + lease)
+    db.execute(update(workers).where(workers.c.id == claim.worker).values(seen_at=now(), run_id=claim.id))
 
 
 def look(database: Database, claim: Claim) -> str | None:
@@ -179,13 +178,15 @@ def _look() -> Select[Any]:
     return told.where(c.id == bindparam("run"))
 
 
-def release(database: Database, claim: Claim, why: str = "", *, counts: bool = True) -> None:
-    """Gives the run back, to be taken up again at once. `counts=False`: nobody failed, the worker is leaving."""
-    with database.write() as db:
-        row, _ = _hold(db, claim)
-        if why:
-            say(db, claim, [("log", why + "\n")])
-        change(db, row, lease_owner=None, lease_until=0.0, attempts=row["attempts"] - (0 if counts else 1))
+def release(db: Connection, claim: Claim, why: str = "", *, counts: bool = True) -> None:
+    """Gives the run back, to be taken up again at once. `counts=False`: nobody failed, the worker is leaving.
+
+    Raises `LostLease`.
+    """
+    row, _ = _hold(db, claim)
+    if why:
+        say(db, claim, [("log", why + "\n")])
+    change(db, row, lease_owner=None, lease_until=0.0, attempts=row["attempts"] - (0 if counts else 1))
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -220,8 +221,9 @@ def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None
     row, _ = _hold(db, claim)
     if not stage["hit"] and row["attempts"] != 1:
         change(db, row, attempts=1)  # it got further
-    done = select(stages.c.position).where(stages.c.run_id == claim.id)
-    if stage["hit"] and db.scalar(done.where(stages.c.key == stage["key"]).limit(1)) is not None:
+    same = and_(stages.c.run_id == claim.id, stages.c.key == stage["key"])
+    known = same if stage["hit"] else and_(same, stages.c.fence == claim.fence)  # or: said twice by this very attempt
+    if db.scalar(select(stages.c.position).where(known).limit(1)) is not None:
         return
     last = db.scalar(select(func.max(stages.c.position)).where(stages.c.run_id == claim.id))
     db.execute(

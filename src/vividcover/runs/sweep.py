@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from vividcover.runs.states import OPEN
 from vividcover.store.artifacts import Artifacts
@@ -15,8 +15,10 @@ GRACE = 3600.0  # seconds that an artifact without a row is kept: its row may be
 def sweep(database: Database, artifacts: Artifacts) -> tuple[int, int]:
     """(rows of files, artifacts) that were removed. Any number of processes may do it at once."""
     with database.write() as db:
-        expired = db.execute(delete(files).where(files.c.expires_at < now())).rowcount
-    return expired, artifacts.sweep(live(database), GRACE)
+        expired = list(db.execute(delete(files).where(files.c.expires_at < now()).returning(files.c.run_id)).scalars())
+        if outputs := {run_id for run_id in expired if run_id}:
+            db.execute(update(runs).where(runs.c.id.in_(outputs)).values(data_removed=True))
+    return len(expired), artifacts.sweep(live(database), GRACE)
 
 
 def live(database: Database) -> set[str]:

@@ -14,7 +14,10 @@ import select
 import signal
 import socket
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
 from vividcover.runs import bell, leases
@@ -33,6 +36,7 @@ CHORES = 5.0  # seconds between two rounds of what nobody else does
 SWEEP = 300.0  # seconds between two sweeps of files that expired, by all workers together
 
 log = logging.getLogger("vividcover.worker")
+T = TypeVar("T")
 
 
 class Worker:
@@ -85,9 +89,8 @@ class Worker:
         except LostLease as error:  # somebody else has it: the child must not go on
             log.warning("%s", error)
             self.children.drop(claim.run["serves"])
-        except StorageError as error:  # the lease will end, and the run be taken up again
+        except StorageError as error:  # it is to end, and cannot even say so: the run is taken up when the lease ends
             log.warning("%s", error)
-            self.children.drop(claim.run["serves"])
 
     def _chores(self) -> None:
         if time.monotonic() < self._chores_at:
@@ -168,7 +171,7 @@ class Drive:
                 return
             if self.worker.stopping and self.outcome is None:
                 self.worker.children.drop(self.kind)
-                leases.release(self.database, self.claim, counts=False)
+                self._write(lambda db: leases.release(db, self.claim, counts=False))
                 return
             if self.outcome is None:
                 self._timers(child)
@@ -183,9 +186,23 @@ class Drive:
 
     def _begins(self) -> None:
         if self.claim.run["status"] != "processing":
-            with self.database.write() as db:
-                leases.started(db, self.claim)
+            self._write(lambda db: leases.started(db, self.claim))
             self.ring()
+
+    def _write(self, change: Callable[[Connection], T]) -> T:
+        """One transaction. While there is no database it is tried again: the work goes on, nothing of it is lost.
+
+        Raises `LostLease`; `StorageError` when the worker is to end meanwhile.
+        """
+        while True:
+            try:
+                with self.database.write() as db:
+                    return change(db)
+            except StorageError as error:
+                if self.worker.stopping:
+                    raise
+                log.warning("%s", error)
+                time.sleep(LOOK)
 
     def _hear(self, message: dict[str, Any]) -> None:
         what = message["say"]
@@ -196,8 +213,7 @@ class Drive:
         elif what == "progress":
             self._say("progress", leases.progress(message))
         elif what == "stage":
-            with self.database.write() as db:
-                leases.record_stage(db, self.claim, message)
+            self._write(lambda db: leases.record_stage(db, self.claim, message))
         elif what == "over":
             self.outcome = Outcome(**message["outcome"])
 
@@ -216,10 +232,10 @@ class Drive:
     def _timers(self, child: Child) -> None:
         now = time.monotonic()
         if now >= self.write_at:
-            self._write()
+            self._tell()
         if now >= self.beat_at:
             self.beat_at = now + self.settings.lease_seconds / 3
-            leases.beat(self.database, self.claim, self.settings.lease_seconds)
+            self._write(lambda db: leases.beat(db, self.claim, self.settings.lease_seconds))
         if now >= self.watch_at:
             self.watch_at = now + WATCH
             self._watch(child, now)
@@ -231,24 +247,28 @@ class Drive:
         if self.stop is not None:
             return
         limit = self.settings.run_limit_seconds
-        self.stop = leases.look(self.database, self.claim) or ("limit" if 0 < limit < now - self.began else None)
+        try:
+            self.stop = leases.look(self.database, self.claim)
+        except StorageError:  # the next write tells
+            return
+        if self.stop is None and 0 < limit < now - self.began:
+            self.stop = "limit"
         if self.stop is not None:
             child.send("cancel")
             self.kill_at = now + self.settings.cancel_grace
 
-    def _write(self) -> None:
+    def _tell(self) -> None:
         said, self.said, self.write_at = self.said, [], float("inf")
         output = {"items": list(self.pieces)} if any(kind == "output" for kind, _ in said) else None
-        with self.database.write() as db:
-            leases.say(db, self.claim, said, output)
+        self._write(lambda db: leases.say(db, self.claim, said, output))
         self.ring()
 
     def _finish(self, outcome: Outcome) -> None:
         if outcome.status == "canceled" and self.stop == "limit":
             limit = self.settings.run_limit_seconds
             outcome = Outcome("failed", f"It took longer than the {limit:g} seconds that a run may take here.")
-        with self.database.write() as db:
-            leases.finish(db, self.claim, outcome, self.said, self.settings.output_keep_seconds)
+        keep = self.settings.output_keep_seconds
+        self._write(lambda db: leases.finish(db, self.claim, outcome, self.said, keep))
         self.ring()
 
     def _died(self) -> None:
@@ -258,7 +278,7 @@ class Drive:
         if self.stop is not None:
             self._finish(Outcome("canceled"))
             return
-        leases.release(self.database, self.claim, f"The run's process {how}.")
+        self._write(lambda db: leases.release(db, self.claim, f"The run's process {how}."))
         self.ring()
 
     def ring(self) -> None:
