@@ -111,6 +111,17 @@ def test_the_bill_of_a_hosted_run_is_taken_as_it_is(database: Database) -> None:
     assert spent(database) == 1.25
 
 
+def test_work_that_another_service_does_is_not_priced_as_the_own_machines(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIVIDCOVER_PRICES", json.dumps({"second:cpu": 0.0}))
+    settings.cache_clear()
+    row = {"id": "r", "account_id": "alice", "token_id": "t1", "model": "a/b", "serves": "zsxkib/sonic", "input": {}}
+    with database.write() as db:
+        assert usage.record(db, row, "cpu", "classic", 100.0, 0) == 0
+        assert usage.record(db, row, "cpu", "hosted", 100.0, 0) == pytest.approx(0.1528)
+
+
 @pytest.mark.usefixtures("prices")
 def test_a_report_adds_up_by_whatever_it_is_asked_for(database: Database) -> None:
     finish(database, add(database, model="alice/one"), 1.0)

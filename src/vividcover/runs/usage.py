@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from vividcover.runs.states import NewRun
 
 # USD. `second:WHAT` for a second of work and `output:WHAT` for a file that was made. WHAT is owner/name:variant (the
-# input `model`), owner/name, a device or *; the first of these that is there counts, and `output` before `second`.
+# input `model`), owner/name, a device (`hosted` for work that another service does) or *; the first of these that is
+# there counts, and `output` before `second`.
 PRICES: dict[str, float] = {
     "second:*": 0.001528,  # what the seed documents name for Replicate's training hardware
     "second:vividcover/hello": 0.0,
@@ -64,7 +65,7 @@ def record(
     `size`: bytes of its output. `usd`: where it is known (a hosted run's bill); else the table says.
     """
     if usd is None:
-        unit, each = price(run["serves"], run["input"], device)
+        unit, each = price(run["serves"], run["input"], engine if engine == "hosted" else device)
         usd = each * (seconds if unit == "second" else len((run["output"] or {}).get("files", [])))
     db.execute(USED, {
         "account_id": run["account_id"], "token_id": run["token_id"], "run_id": run["id"], "model": run["model"],
