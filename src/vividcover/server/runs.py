@@ -8,6 +8,7 @@ is one query.
 from __future__ import annotations
 
 import re
+import secrets
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -33,7 +34,6 @@ from vividcover.server.state import State
 from vividcover.server.watch import Attention
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
-from vividcover.store.ids import new_id
 from vividcover.store.tables import events, runs
 
 EVENTS = ("start", "output", "logs", "completed")
@@ -130,7 +130,7 @@ async def create(
         input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
         deployment=resolved.deployment,
         consent=consent, output_shape="training" if destination else model.output, webhook=webhook,
-        webhook_events=told, stream_key=None if destination else new_id() + new_id(),
+        webhook_events=told, stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
     with state.watch.on(new.id) as attention:
