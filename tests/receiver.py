@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 Message = tuple[dict[str, str], bytes]
+Answer = int | Callable[[], int]
 
 
 class Receiver:
@@ -17,7 +18,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.got: list[Message] = []
-        self.answers: dict[str, int | list[int] | Callable[[], int]] = {}
+        self.answers: dict[str, Answer | list[Answer]] = {}
         self.headers: dict[str, str] = {}
         self.open = 0  # requests that wait for their answer
         self.closed = False

@@ -59,6 +59,7 @@ class Settings(BaseSettings):
         default_factory=dict,
         description='USD: {"second:cpu": 0, "output:owner/name": 0.03}; what is not named is priced by usage.PRICES',
     )
+    webhook_seconds: float = Field(default=20.0, gt=0, description="how long a webhook's receiver may take to answer")
     webhook_hours: float = Field(default=12.0, ge=0, description="how long a webhook that fails is tried again")
     delivery_keep_days: float = Field(default=30.0, gt=0, description="how long the log of webhooks is kept")
     private_hosts: list[str] = Field(

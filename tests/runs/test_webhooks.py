@@ -277,7 +277,7 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
     settings.cache_clear()
     for _ in range(30):
         happen(database, add(database, webhook=hangs.url()), "completed")
-    with sending(database, attempt=20.0):
+    with sending(database):
         until(lambda: hangs.open)
         happen(database, add(database, webhook=receiver.url()), "completed")
         until(receiver.bodies, 5)
@@ -287,10 +287,14 @@ def test_a_receiver_that_hangs_does_not_hold_up_the_others(
     hangs.close()
 
 
-def test_a_receiver_has_so_long_and_no_longer(database: Database, receiver: Receiver) -> None:
+def test_a_receiver_has_so_long_and_no_longer(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VIVIDCOVER_WEBHOOK_SECONDS", "0.2")
+    settings.cache_clear()
     free = threading.Event()
     receiver.answers["/hook"] = lambda: (free.wait(20) and 200) or 500
-    with sending(database, first=30.0, attempt=0.2):
+    with sending(database, first=30.0):
         happen(database, add(database, webhook=receiver.url()), "completed")
         row = until(lambda: next((one for one in rows(database) if one["attempts"]), None))
     free.set()
@@ -329,7 +333,7 @@ from vividcover.runs.sender import Sender
 from vividcover.settings import settings
 from vividcover.store.database import Database
 present = lambda db, run: {"id": run["id"], "status": run["status"]}
-Sender(Database(settings().database_url), settings(), present, lease=1.0, attempt=0.8).run(threading.Event())
+Sender(Database(settings().database_url), settings(), present).run(threading.Event())
 """
 
 
@@ -337,7 +341,8 @@ def test_a_sender_that_is_killed_in_the_middle_loses_nothing(either: Database, r
     receiver.answers["/hook"] = lambda: time.sleep(0.6) or 200  # type: ignore[func-returns-value]
     run_id = add(either, webhook=receiver.url(), webhook_events="completed")
     happen(either, run_id, "completed")
-    environment = os.environ | {"VIVIDCOVER_DATABASE": either.engine.url.render_as_string(hide_password=False)}
+    url = either.engine.url.render_as_string(hide_password=False)
+    environment = os.environ | {"VIVIDCOVER_DATABASE": url, "VIVIDCOVER_WEBHOOK_SECONDS": "0.8"}
     for _ in range(2):
         before = len(receiver.got)
         process = subprocess.Popen([sys.executable, "-c", PROCESS], env=environment)
@@ -392,6 +397,23 @@ def test_a_delivery_is_not_there_for_another_account(database: Database) -> None
             with pytest.raises(NotFoundError, match="There is no delivery"):
                 webhooks.redeliver(db, other, "bob")
     assert rows(database, account_id="bob") == []
+
+
+def test_what_was_removed_is_not_kept_in_a_message_either(database: Database, receiver: Receiver) -> None:
+    run_id = add(database, webhook=receiver.url(), webhook_events="completed")
+    with sending(database):
+        happen(database, run_id, "completed", output={"text": "private"})
+        (row,) = settled(database)
+    with database.write() as db:
+        db.execute(sa.update(tables.runs).values(data_removed=True))
+
+    def kept() -> str | None:
+        with database.read() as db:
+            return str(webhooks.delivery(db, row["id"])["body"])
+
+    assert "private" in str(kept())
+    with sending(database):
+        until(lambda: kept() == "None")
 
 
 def test_the_log_is_kept_for_its_days_and_no_longer(database: Database, receiver: Receiver) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import replicate
 from conftest import Api
 from live import Live, live
 from receiver import Receiver
-from run_making import until
+from run_making import children_of, kill, until
 
 RUN = {"version": "vividcover/hello", "input": {"text": "you", "repeat": 2}}
 
@@ -76,6 +77,27 @@ def test_a_delivery_is_logged_and_made_again_on_demand(server: Live, receiver: R
     server.run("webhooks", "redeliver", shown["id"])
     until(lambda: len(receiver.bodies("/b")) == 3)
     assert len({h["webhook-id"] for h, _ in receiver.got if h["path"] == "/b"}) == 1
+
+
+def test_a_server_that_is_killed_while_it_sends_sends_it_again(receiver: Receiver, tmp_path: Path) -> None:
+    receiver.answers["/d"] = [lambda: time.sleep(1.5) or 500, 200]  # type: ignore[func-returns-value]
+    allowed = json.dumps([receiver.at])
+    with live(tmp_path / "home", private_hosts=allowed, webhook_seconds="2") as server:
+        with server.client(server.token()) as http:
+            hook = {"webhook": receiver.url("/d"), "webhook_events_filter": ["completed"]}
+            run = http.post("/v1/predictions", json=RUN | hook, headers={"Prefer": "wait"}).json()
+        until(lambda: receiver.bodies("/d"), 20)
+        (web,) = (pid for pid in children_of(server.process.pid) if "vividcover.runs.web" in command(pid))
+        kill(web)
+        until(lambda: len(receiver.bodies("/d")) == 2, 30)
+        with server.client(server.token()) as http:
+            sent = until(lambda: (seen := http.get("/v1/webhooks/deliveries").json()["results"][0])["done_at"] and seen)
+    messages = [(headers["webhook-id"], body) for headers, body in receiver.got if headers["path"] == "/d"]
+    assert len(set(messages)) == 1 and (sent["state"], sent["run"]) == ("sent", run["id"])
+
+
+def command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
 
 
 def test_another_account_sees_neither_deliveries_nor_usage_nor_the_secret(server: Live, receiver: Receiver) -> None:

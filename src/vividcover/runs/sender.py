@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
     from vividcover.settings import Settings
 
-ATTEMPT = 20.0  # seconds that a receiver has in all
-LEASE = 40.0  # seconds; more than an attempt takes
+LEASE = 2.0  # times what an attempt may take
 FIRST = 5.0  # seconds before the second attempt; doubled from one to the next …
 LAST = 1800.0  # … up to this
 AT_ONCE = 32  # attempts that are under way at the same time …
@@ -70,12 +69,9 @@ class Answer:
 class Sender:
     """`present(db, run)` is the run as GET shows it. `run` returns soon after `stop` is set."""
 
-    def __init__(
-        self, database: Database, settings: Settings, present: Present, *, first: float = FIRST, lease: float = LEASE,
-        attempt: float = ATTEMPT,
-    ) -> None:  # fmt: skip
-        self._database, self._settings, self._present = database, settings, present
-        self._first, self._lease, self._attempt = first, lease, attempt
+    def __init__(self, database: Database, settings: Settings, present: Present, *, first: float = FIRST) -> None:
+        self._database, self._settings, self._present, self._first = database, settings, present, first
+        self._attempt = settings.webhook_seconds
         self._tries = tries(settings.webhook_hours * 3600, first)
         self._busy: Counter[str] = Counter()  # attempts under way, by host
         self._cleaned = 0.0
@@ -134,7 +130,7 @@ class Sender:
             claimed = db.execute(
                 sa.update(tables.deliveries)
                 .where(d.id.in_(chosen), d.state == "waiting", _free())
-                .values(lease_until=now() + self._lease)
+                .values(lease_until=now() + LEASE * self._attempt)
                 .returning(tables.deliveries)
             )
             rows = [dict(row) for row in claimed.mappings().all()]
@@ -229,12 +225,15 @@ class Sender:
         db.execute(again)
 
     def _clean(self) -> None:
-        """Removes deliveries that are over for long, with their log."""
+        """Removes deliveries that are over for long, with their log, and what others say of data that was removed."""
         until = now() - self._settings.delivery_keep_days * 86400
         with self._database.write() as db:
             old = sa.select(d.id).where(d.state != "waiting", d.created_at < until)
             db.execute(sa.delete(tables.attempts).where(tables.attempts.c.delivery_id.in_(old)))
             db.execute(sa.delete(tables.deliveries).where(d.state != "waiting", d.created_at < until))
+            removed = sa.select(tables.runs.c.id).where(tables.runs.c.data_removed)
+            forgotten = sa.update(tables.deliveries).where(d.run_id.in_(removed), d.state != "waiting")
+            db.execute(forgotten.values(body=None))
 
 
 def _hear(listener: bell.Listener, rung: asyncio.Event) -> None:
