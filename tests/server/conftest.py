@@ -16,6 +16,7 @@ from fastapi import FastAPI
 
 from live import Live, live
 from vividcover.server.app import create_app
+from vividcover.server.lean import Lean
 from vividcover.server.state import State
 from vividcover.settings import Settings
 from vividcover.store import accounts
@@ -89,7 +90,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Api]]:
 
 @contextlib.contextmanager
 def _in_a_thread(app: FastAPI) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(Lean(app), port=0, log_level="warning", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

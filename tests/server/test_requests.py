@@ -259,6 +259,19 @@ def test_browsers_may_ask_and_unknown_paths_are_problems(api: Api) -> None:
     problem(api.http.put("/v1/predictions"), 405)
 
 
+def test_the_short_way_and_the_long_way_through_the_app_answer_the_same(api: Api) -> None:
+    run = api.http.post("/v1/predictions", json=HELLO).json()["id"]
+    for method, path, body in (
+        ("GET", f"/v1/predictions/{run}", None), ("GET", f"/v1/predictions/{'0' * 26}", None),
+        ("POST", "/v1/predictions", {"version": "x"}), ("POST", "/v1/models/nobody/nothing/predictions", {}),
+        ("POST", "/v1/models/zsxkib/sonic/predictions", {"input": {}}),
+    ):  # fmt: skip
+        short = api.http.request(method, path, json=body)
+        long = api.http.request(method, path, json=body, headers={"Origin": "https://app.example"})
+        assert (short.status_code, short.json()) == (long.status_code, long.json())
+        assert long.headers["access-control-allow-origin"] == "*"
+
+
 def test_the_small_pages_need_no_token_and_nothing_from_elsewhere(api: Api) -> None:
     assert api.open.get("/").json()["api"] == f"{api.url}/v1"
     assert api.open.get("/healthz").json()["status"] == "ok"

@@ -29,6 +29,7 @@ from vividcover.server import (
     usage,
     webhooks,
 )
+from vividcover.server.lean import Lean
 from vividcover.server.public import signing_key
 from vividcover.server.state import State
 from vividcover.server.watch import Watch
@@ -43,9 +44,9 @@ SEEN = ["Preference-Applied", "Retry-After", "ratelimit-remaining", "ratelimit-r
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY", "OPTIONS"]
 
 
-def from_environment() -> FastAPI:
+def from_environment() -> Lean:
     """What uvicorn starts."""
-    return create_app(settings())
+    return Lean(create_app(settings()))
 
 
 def create_app(settings: Settings) -> FastAPI:

@@ -94,6 +94,11 @@ async def _problem(_: Request, error: Exception) -> Response:
 
 async def _own(request: Request, error: Exception) -> Response:
     assert isinstance(error, VividCoverError)
+    return own(request, error)
+
+
+def own(request: Request, error: VividCoverError) -> Response:
+    """The answer for an error of ours."""
     problem = from_error(error)
     if problem.status >= 500:
         log.error("%s %s: %s", request.method, request.url.path, error)
@@ -118,5 +123,10 @@ async def _validation(_: Request, error: Exception) -> Response:
 
 
 async def _fault(request: Request, error: Exception) -> Response:
+    return fault(request, error)
+
+
+def fault(request: Request, error: Exception) -> Response:
+    """The answer for what must not happen, which the log tells in full."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return Problem(500, "The server made a mistake; it is in its log.").response()
