@@ -32,7 +32,8 @@ from vividcover.store.ids import new_id
 LOOK = 0.5  # seconds between two looks at the line when no bell rings
 WATCH = 0.2  # seconds between two looks at whether a run is to stop
 GATHER = 0.03  # seconds in which what a run says is gathered for one write
-CHORES = 5.0  # seconds between two rounds of what nobody else does
+TEND = 1.0  # seconds between two looks at the runs that nobody works on
+CHORES = 5.0  # seconds between two signs of a worker that has nothing to do
 SWEEP = 300.0  # seconds between two sweeps of files that expired, by all workers together
 
 log = logging.getLogger("vividcover.worker")
@@ -46,7 +47,7 @@ class Worker:
         self.database = Database(settings.database_url)
         self.children = Children(settings)
         self.stopping = False
-        self._chores_at = 0.0
+        self._chores_at = self._tend_at = 0.0
 
     def work(self) -> None:
         """The worker's life. Raises `StorageError` when there is no database to begin with."""
@@ -93,18 +94,26 @@ class Worker:
             log.warning("%s", error)
 
     def _chores(self) -> None:
+        """What a worker does beside its runs."""
+        self.tend()
         if time.monotonic() < self._chores_at:
             return
         self._chores_at = time.monotonic() + CHORES
         leases.waiting(self.database, self.id)
-        leases.bury(self.database, _dead)
-        for run_id in leases.tend(self.database):
-            bell.ring("runs", run_id, self.settings.home)
-            bell.ring("webhooks", run_id, self.settings.home)
         if leases.my_turn(self.database, "sweep", SWEEP):
             from vividcover.runs.sweep import sweep
 
             sweep(self.database, Artifacts.of(self.settings))
+
+    def tend(self) -> None:
+        """Looks after the runs that nobody works on, once in a while; also in the midst of a long run of its own."""
+        if time.monotonic() < self.tend_at:
+            return
+        self.tend_at = time.monotonic() + TEND
+        leases.bury(self.database, _dead)
+        for run_id in leases.tend(self.database):
+            bell.ring("runs", run_id, self.settings.home)
+            bell.ring("webhooks", run_id, self.settings.home)
 
 
 def _machine() -> str:
@@ -249,6 +258,7 @@ class Drive:
         limit = self.settings.run_limit_seconds
         try:
             self.stop = leases.look(self.database, self.claim)
+            self.worker.tend()
         except StorageError:  # the next write tells
             return
         if self.stop is None and 0 < limit < now - self.began:
