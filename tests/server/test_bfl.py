@@ -97,22 +97,22 @@ def vivi(api: Api) -> bytes:
     return out.read_bytes()
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_fields_defaults_and_ranges_are_the_published_ones(api: Api, name: str) -> None:
+def test_fields_defaults_and_ranges_are_the_published_ones(api: Api) -> None:
     paths = api.open.get("/openapi.json").json()["paths"]
-    schema = paths[f"/bfl/v1/{name}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    for field, (default, low, high) in PUBLISHED[name].items():
-        told = schema["properties"][field]
-        flat = told | next((one for one in told.get("anyOf", ()) if "minimum" in one), {})
-        assert told.get("default") == default, field
-        if low is not None:
-            assert (flat["minimum"], flat["maximum"]) == (low, high), field
-    required = {
+    needed = {
         "finetune": {"file_data", "finetune_comment", "mode"}, "flux-pro-1.0-depth-finetuned": {"control_image"},
         "flux-pro-1.0-canny-finetuned": {"control_image"}, "flux-pro-1.0-fill-finetuned": {"image"},
-    }.get(name, set())  # fmt: skip
-    assert set(schema["required"]) == required | (set() if name == "finetune" else {"finetune_id"})
-    assert {"webhook_url", "webhook_secret"} <= set(schema["properties"])
+    }  # fmt: skip
+    for name, published in PUBLISHED.items():
+        schema = paths[f"/bfl/v1/{name}"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        for field, (default, low, high) in published.items():
+            told = schema["properties"][field]
+            flat = told | next((one for one in told.get("anyOf", ()) if "minimum" in one), {})
+            assert told.get("default") == default, (name, field)
+            if low is not None:
+                assert (flat["minimum"], flat["maximum"]) == (low, high), (name, field)
+        assert set(schema["required"]) == needed.get(name, set()) | ({"finetune_id"} if name != "finetune" else set())
+        assert {"webhook_url", "webhook_secret"} <= set(schema["properties"])
 
 
 @pytest.mark.parametrize("name", PICTURES)
