@@ -51,7 +51,7 @@ class Runner:
         self.requests: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._workspace: Workspace | None = None
         self._canceled = False
-        self._told = 0.0
+        self._told, self._bar = 0.0, ""
         self._known, self._counting = 0, threading.Lock()  # stages that the worker has heard of
 
     def hear(self, line: bytes) -> None:
@@ -83,7 +83,7 @@ class Runner:
 
     def carry_out(self, run: Mapping[str, Any]) -> None:
         """One run, from its row to its outcome. Nothing that goes wrong in it ends the child."""
-        self._canceled, self._told, self._known = False, 0.0, 0
+        self._canceled, self._told, self._known, self._bar = False, 0.0, 0, ""
         try:
             with (
                 Files(run, self.artifacts) as files,
@@ -111,6 +111,8 @@ class Runner:
         values = self._values(run, model)
         result = model.train(values, context) if run["kind"] == "training" else model.run(values, context)
         workspace.check()
+        if self._bar not in ("", bar(1.0)):
+            self.log(bar(1.0))  # clients take the last bar for where the run stands
         self._explain(run, result)
         return self._outcome(run, result)
 
@@ -163,7 +165,8 @@ class Runner:
             fraction = event.fraction if event.overall is None else event.overall
             eta = event.eta if event.overall_eta is None else event.overall_eta
             self.say("progress", stage=event.stage, fraction=event.fraction, overall=event.overall, eta=eta)
-            self.log(bar(fraction))
+            self._bar = bar(fraction)
+            self.log(self._bar)
 
     def _stages(self) -> None:
         """Tells of the stages that were finished since the last call; branches finish theirs at the same time."""

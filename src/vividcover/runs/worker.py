@@ -47,7 +47,7 @@ class Worker:
         self.database = Database(settings.database_url)
         self.children = Children(settings)
         self.stopping = False
-        self._chores_at = self._tend_at = 0.0
+        self._chores_at = self.tend_at = 0.0
 
     def work(self) -> None:
         """The worker's life. Raises `StorageError` when there is no database to begin with."""
@@ -257,8 +257,8 @@ class Drive:
             return
         limit = self.settings.run_limit_seconds
         try:
-            self.stop = leases.look(self.database, self.claim)
             self.worker.tend()
+            self.stop = leases.look(self.database, self.claim)
         except StorageError:  # the next write tells
             return
         if self.stop is None and 0 < limit < now - self.began:

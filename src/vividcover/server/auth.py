@@ -45,7 +45,8 @@ async def authenticate(state: State, token: str) -> Principal:
         state.known.pop(token, None)
         if status_of(error) >= 500:
             raise
-        raise Problem(401, f"{UNAUTHENTICATED}: {error.message}", headers={"WWW-Authenticate": "Bearer"}) from None
+        said = UNAUTHENTICATED if UNAUTHENTICATED in error.message else f"{UNAUTHENTICATED}: {error.message}"
+        raise Problem(401, said, headers={"WWW-Authenticate": "Bearer"}) from None
     if len(state.known) >= MAX_KNOWN:
         state.known.clear()
     state.known[token] = (now + KNOWN_FOR, who)
