@@ -87,7 +87,7 @@ def test_a_finished_run_is_written_down_with_its_end_and_not_without(database: D
 
 def test_the_prices_are_the_seeds_where_nothing_else_is_said() -> None:
     assert usage.price("zsxkib/sonic", {}) == ("second", 0.001528)
-    assert usage.price(LORA, {"model": "dev"}) == ("output", 0.03)
+    assert usage.price(LORA, {"model": "dev"}) == usage.price(LORA, {}) == ("output", 0.03)
     assert usage.price(LORA, {"model": "schnell"}) == ("output", 0.003)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,7 @@ from conftest import Api
 from live import Live, live
 from receiver import Receiver
 from run_making import children_of, kill, until
+from vividcover.store import accounts
 
 RUN = {"version": "vividcover/hello", "input": {"text": "you", "repeat": 2}}
 
@@ -143,11 +145,39 @@ def test_a_question_about_usage_that_makes_no_sense_is_refused(api: Api, query: 
 
 
 def test_the_budgets_that_apply_are_shown(api: Api) -> None:
-    from vividcover.store import accounts
-
     accounts.change_account(api.state.database, api.user, budget_usd=12.5)
     (budget,) = api.http.get("/v1/usage").json()["budgets"]
     assert budget == {"of": "account", "name": api.user, "budget_usd": 12.5, "used_usd": 0.0, "held_usd": 0.0}
+
+
+def created_at_once(api: Api, token: str, body: dict[str, object], count: int = 30) -> list[httpx.Response]:
+    with api.as_(token) as http, ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda _: http.post("/v1/predictions", json=body), range(count)))
+
+
+def test_a_budget_lets_exactly_as_many_runs_pass_as_it_pays_for(api: Api) -> None:
+    """30 pictures at 0.03 USD, asked for at once, under 0.30 USD."""
+    database = api.state.database
+    accounts.change_account(database, api.user, budget_usd=0.30)
+    token, _ = accounts.create_token(database, accounts.get_account(database, api.user)["id"])
+    answers = created_at_once(api, token, {"version": "vividcover/flux-lora", "input": {"prompt": "a singer"}})
+    assert sorted(answer.status_code for answer in answers) == [201] * 10 + [402] * 20
+    refused = next(answer for answer in answers if answer.status_code == 402).json()
+    assert refused["status"] == 402 and "0.30 USD are held by open runs" in refused["detail"]
+    (budget,) = api.http.get("/v1/usage").json()["budgets"]
+    assert (budget["used_usd"], budget["held_usd"]) == (0.0, 0.3)
+
+
+def test_a_rate_limit_lets_exactly_as_many_runs_pass_as_it_says(api: Api) -> None:
+    database = api.state.database
+    account = accounts.get_account(database, api.user)["id"]
+    token, _ = accounts.create_token(database, account, rate_per_minute=7)
+    answers = created_at_once(api, token, RUN)
+    assert sorted(answer.status_code for answer in answers) == [201] * 7 + [429] * 23
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.json()["detail"].startswith("Request was throttled. Your rate limit resets in ~")
+    assert api.http.post("/v1/predictions", json=RUN).status_code == 201, "another token is not held up"
 
 
 @pytest.mark.parametrize("path", ["/v1/usage", "/v1/webhooks/deliveries", "/v1/webhooks/default/secret"])

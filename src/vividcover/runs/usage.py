@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 PRICES: dict[str, float] = {
     "second:*": 0.001528,  # what the seed documents name for Replicate's training hardware
     "second:vividcover/hello": 0.0,
-    "output:vividcover/flux-lora:dev": 0.03,  # theirs for a FLUX.1 [dev] picture: 0.03 to 0.05 …
-    "output:vividcover/flux-lora:schnell": 0.003,  # … and for [schnell]: 0.003 to 0.005
+    "output:vividcover/flux-lora": 0.03,  # theirs for a picture of FLUX.1 [dev], which is the default: 0.03 to 0.05 …
+    "output:vividcover/flux-lora:schnell": 0.003,  # … and of [schnell]: 0.003 to 0.005
 }
 THRESHOLDS = (1.0, 0.8, 0.5)  # of a budget, at which somebody is told
 LATEST = 20  # runs of a model whose mean length is what the next one is expected to take
