@@ -23,7 +23,7 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver import Receiver
 from run_making import add, opened, until
-from vividcover.errors import NotFoundError
+from vividcover.errors import NotFoundError, StorageError
 from vividcover.runs import sender, states, webhooks
 from vividcover.runs.sender import Sender
 from vividcover.settings import settings
@@ -73,7 +73,7 @@ def present(db: Any, run: Any) -> dict[str, Any]:
 @contextlib.contextmanager
 def sending(database: Database, **options: Any) -> Iterator[None]:
     stop = threading.Event()
-    one = Sender(database, settings(), present, **{"first": 0.05, **options})
+    one = Sender(database, settings(), **{"present": present, "first": 0.05, **options})
     thread = threading.Thread(target=one.run, args=(stop,))
     thread.start()
     try:
@@ -375,6 +375,52 @@ def test_a_message_that_cannot_be_made_holds_up_no_other(database: Database, rec
         first, second = settled(database)
     assert (first["state"], second["state"]) == ("failed", "sent")
     assert "the run was deleted" in first["error"] and [body["id"] for body in receiver.bodies()] == [good]
+
+
+def test_a_sender_outlives_a_database_that_fails(
+    database: Database, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, broken = Database.read, threading.Event()
+
+    def read(self: Database) -> Any:
+        if not broken.is_set():
+            broken.set()
+            raise StorageError("The disk is gone.")
+        return good(self)
+
+    happen(database, add(database, webhook=receiver.url()), "completed")
+    monkeypatch.setattr(Database, "read", read)
+    with sending(database):
+        until(receiver.bodies)
+    assert broken.is_set()
+
+
+def test_a_run_that_cannot_be_shown_is_logged_and_tried_again(database: Database, receiver: Receiver) -> None:
+    first, second = (add(database, webhook=receiver.url(), webhook_events="completed") for _ in range(2))
+    happen(database, first, "completed")
+    happen(database, second, "completed")
+    failures = [1, 2]
+
+    def fragile(db: Any, run: Any) -> dict[str, Any]:
+        if run["id"] == first and failures:
+            failures.pop()
+            db.execute(sa.text("SELECT nothing FROM nowhere"))
+        return present(db, run)
+
+    with sending(database, present=fragile):
+        one, other = settled(database)
+    assert (one["state"], other["state"]) == ("sent", "sent") and one["attempts"] == 3
+    assert all("could not be made" in why for status, why in log(database, one["id"]) if status is None)
+
+
+def test_an_alert_is_signed_and_sent_like_any_other(database: Database, receiver: Receiver) -> None:
+    with database.write() as db:
+        id = webhooks.queue_alert(db, "alice", receiver.url("/alerts"), "budget.threshold", {"threshold": 0.5})
+    with sending(database):
+        settled(database)
+    ((headers, body),) = receiver.got
+    said = Webhook(SECRET).verify(body, headers)
+    assert headers["webhook-id"] == id and (said["type"], said["data"]) == ("budget.threshold", {"threshold": 0.5})
 
 
 def test_what_was_given_up_is_sent_again_on_demand(database: Database, receiver: Receiver) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import hmac
 import json
+import logging
 import random
 import threading
 import time
@@ -48,6 +49,7 @@ KEPT_LOGS = 4000  # characters of logs that are left when a receiver found the m
 REDIRECTS = (301, 302, 303, 307, 308)
 LATER = ("completed_at", "metrics")  # what a run has only when it is over
 
+log = logging.getLogger(__name__)
 Present = Callable[[Connection, RowMapping], dict[str, Any]]
 d = tables.deliveries.c
 
@@ -118,7 +120,9 @@ class Sender:
                 self._cleaned = time.monotonic()
                 await asyncio.to_thread(self._clean)
             return await asyncio.to_thread(self._claim, room)
-        except VividCoverError:  # the database is away: it is asked again at the next look
+        except Exception as error:  # the database is away, or worse: it is asked again at the next look
+            log.error("Webhooks cannot be looked up: %s", error)
+            await asyncio.sleep(LOOK)
             return []
 
     def _claim(self, room: int) -> list[dict[str, Any]]:
@@ -155,7 +159,9 @@ class Sender:
             if row["body"] is None:
                 if run is None:
                     raise ValueError("the run was deleted before it could be told of")
-                row["body"] = encoded(as_at(row["event"], dict(run), self._present(db, run)))
+                with db.begin_nested():  # whatever it asks the database, this transaction goes on
+                    shown = self._present(db, run)
+                row["body"] = encoded(as_at(row["event"], dict(run), shown))
                 db.execute(sa.update(tables.deliveries).where(d.id == row["id"]).values(body=row["body"]))
         except Exception as error:  # whatever `present` meets, the others are sent
             self._settle(db, row, Answer(None, f"the message could not be made: {error}", 0.0), gone=run is None)
@@ -172,8 +178,8 @@ class Sender:
         try:
             answer = await self._post(http, row)
             await asyncio.to_thread(self._finished, row, answer)
-        except VividCoverError:  # the database is away: the lease ends, and it is sent again
-            return
+        except Exception as error:  # the database is away: the lease ends, and it is sent again
+            log.error("The webhook %s was sent, but that could not be written down: %s", row["id"], error)
         finally:
             self._busy[host] -= 1
             self._busy = +self._busy  # without the hosts that are done
