@@ -119,6 +119,15 @@ def test_a_deadline_and_the_limit_of_the_house_end_a_run(database: Database) -> 
         assert long["status"] == "failed" and "longer than the 1.5 seconds" in long["error"]
 
 
+def test_a_deadline_passes_in_the_line_while_the_only_worker_is_busy(database: Database) -> None:
+    with worker():
+        long = add(database, input={"seconds": 60})
+        begun(database, long)
+        waits = add(database, deadline_in=1.0, aborts=True)
+        assert finished(database, waits, 5)["status"] == "aborted"
+        assert row(database, long)["status"] == "processing"
+
+
 def test_a_child_that_dies_is_replaced_and_the_run_goes_on_where_it_was(database: Database) -> None:
     with worker() as process:
         run_id = add(database, input={"repeat": 3, "seconds": 0.4})

@@ -21,6 +21,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    CompoundSelect,
     Double,
     Insert,
     Select,
@@ -322,13 +323,8 @@ def tend(database: Database) -> list[str]:
 
     Any number of workers may do it at once.
     """
-    gone = runs.c.lease_until < now()
-    late = and_(runs.c.deadline < now(), or_(runs.c.lease_until.is_(None), gone))
-    asked = and_(runs.c.cancel_requested_at.is_not(None), gone)
-    worn = and_(runs.c.attempts >= ATTEMPTS, gone)
-    wanted = select(runs.c.id).where(runs.c.status.in_(OPEN), or_(late, asked, worn)).limit(MANY)
     with database.read() as db:
-        found = list(db.execute(wanted).scalars())
+        found = list(db.execute(_untended()).scalars())
     ended = []
     for run_id in found:
         with database.write() as db:
@@ -345,6 +341,14 @@ def tend(database: Database) -> list[str]:
                 continue
             ended.append(run_id)
     return ended
+
+
+@lru_cache
+def _untended() -> CompoundSelect[Any]:
+    """Each half has an index of its own, however long the line is."""
+    late = select(runs.c.id).where(runs.c.status.in_(OPEN), runs.c.deadline < now())
+    over = or_(runs.c.cancel_requested_at.is_not(None), runs.c.attempts >= ATTEMPTS)
+    return late.union(select(runs.c.id).where(runs.c.lease_until < now(), over)).limit(MANY)
 
 
 WORN = (

@@ -83,7 +83,7 @@ class Worker:
             self.bell.wait(LOOK)
             return
         drive = Drive(self, claim)
-        if claim.run["status"] == "processing":
+        if claim.run["status"] == "processing" and claim.run["webhook"]:
             drive.ring()
         try:
             drive.go()

@@ -171,7 +171,7 @@ runs = Table(
     Index("ix_runs_line", "status", "rank", "turn"),
     Index("ix_runs_token_line", "token_id", "status", "turn"),
     Index("ix_runs_lease_until", "lease_until"),
-    Index("ix_runs_deadline", "deadline"),
+    Index("ix_runs_deadline", "status", "deadline"),
     Index("ix_runs_account_created", "account_id", "kind", "created_at"),
     Index("ix_runs_model_created", "model", "created_at"),
 )  # fmt: skip

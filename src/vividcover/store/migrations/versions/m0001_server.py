@@ -191,7 +191,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
     )
     op.create_index("ix_runs_account_created", "runs", ["account_id", "kind", "created_at"], unique=False)
-    op.create_index("ix_runs_deadline", "runs", ["deadline"], unique=False)
+    op.create_index("ix_runs_deadline", "runs", ["status", "deadline"], unique=False)
     op.create_index("ix_runs_lease_until", "runs", ["lease_until"], unique=False)
     op.create_index("ix_runs_line", "runs", ["status", "rank", "turn"], unique=False)
     op.create_index("ix_runs_model_created", "runs", ["model", "created_at"], unique=False)
