@@ -15,8 +15,9 @@ import pytest
 import sqlalchemy as sa
 
 from run_making import add, alive, children_of, finished, opened, row, stage_rows, told, until, worker
-from vividcover.runs import states
+from vividcover.runs import bell, states
 from vividcover.runs.runner import bar
+from vividcover.runs.worker import Drive, Worker
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database
@@ -154,6 +155,24 @@ def test_a_run_whose_child_always_dies_fails_in_the_end(database: Database) -> N
 
         until(over, 30, every=0.2)
         assert "its process died each time" in row(database, run_id)["error"]
+
+
+def test_a_defect_that_meets_one_run_ends_that_run_and_not_the_worker(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = Worker(settings())
+    run_id = add(database)
+
+    def break_down(*_: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(Drive, "_wait", break_down)
+    with bell.Listener("work") as chosen.bell:
+        chosen._turn()
+    assert row(database, run_id)["status"] == "failed"
+    assert row(database, run_id)["error"] == "Something unforeseen happened: KeyError: 'a defect'"
+    chosen.children.close()
+    chosen.database.close()
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_run_back(database: Database) -> None:

@@ -119,6 +119,25 @@ def test_putting_again_makes_young_again(tmp_path: Path) -> None:
     assert artifacts.sweep(set(), older_than=3600) == 1
 
 
+@pytest.mark.parametrize("make", ["bucket"], indirect=True)
+def test_a_local_copy_of_a_bucket_goes_when_nobody_has_asked_for_it_for_a_day(make: Make) -> None:
+    artifacts = make("here")
+    with artifacts.put_stream() as writer:
+        writer.write(DATA)
+        writer.commit()
+    copy = artifacts.path(SHA)
+    os.utime(copy, (time.time() - 7200,) * 2)
+    artifacts.sweep({SHA}, older_than=3600)
+    assert copy.exists()
+    os.utime(copy, (0, 0))
+    artifacts.path(SHA)
+    artifacts.sweep({SHA}, older_than=3600)
+    assert copy.exists(), "it was asked for a moment ago"
+    os.utime(copy, (0, 0))
+    artifacts.sweep({SHA}, older_than=3600)
+    assert not copy.exists() and artifacts.path(SHA).read_bytes() == DATA
+
+
 def test_leftovers_of_killed_writers_are_swept_after_a_day(tmp_path: Path) -> None:
     artifacts = Artifacts(tmp_path)
     for name, age in (("fresh", 60), ("old", 100_000)):

@@ -92,6 +92,10 @@ class Worker:
             self.children.drop(claim.run["serves"])
         except StorageError as error:  # it is to end, and cannot even say so: the run is taken up when the lease ends
             log.warning("%s", error)
+        except Exception as error:  # a defect of ours: it ends this run, not the worker
+            log.exception("run %s", claim.id)
+            self.children.drop(claim.run["serves"])
+            drive.fail(f"Something unforeseen happened: {type(error).__name__}: {error}")
 
     def _chores(self) -> None:
         """What a worker does beside its runs."""
@@ -280,6 +284,11 @@ class Drive:
         keep = self.settings.output_keep_seconds
         self._write(lambda db: leases.finish(db, self.claim, outcome, self.said, keep))
         self.ring()
+
+    def fail(self, error: str) -> None:
+        """Ends the run as it is, because of a defect in what drives it."""
+        self.said = []
+        self._finish(Outcome("failed", error))
 
     def _died(self) -> None:
         """The child is gone in the middle of the run: crashed, out of memory, or killed."""

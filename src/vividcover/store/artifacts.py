@@ -29,7 +29,7 @@ from vividcover.files import storage_errors
 from vividcover.settings import Settings
 
 CHUNK = 1 << 18  # bytes read at a time
-ABANDONED = 86_400.0  # seconds after which a file in tmp/ belongs to nobody
+ABANDONED = 86_400.0  # seconds after which a file in tmp/, or a local copy that nobody asked for, belongs to nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,8 @@ class Artifacts:
                 for chunk in self._bucket.read(sha, 0, None):
                     writer.write(chunk)
                 writer.settle()
+        elif self._bucket is not None:
+            os.utime(place)  # asked for now
         return place
 
     def open(self, sha: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
@@ -112,8 +114,10 @@ class Artifacts:
         """
         gone = self._bucket.sweep(live, older_than) if self._bucket else 0
         for place in self.root.glob("blobs/*/*"):
-            dead = place.name not in live or self._bucket is not None  # of a bucket, only copies are here
-            gone += dead and self._remove(place, older_than)
+            if self._bucket is not None:  # a copy, and perhaps in use
+                self._remove(place, ABANDONED)
+            elif place.name not in live:
+                gone += self._remove(place, older_than)
         for leftover in self.root.glob("tmp/*"):
             with contextlib.suppress(OSError):
                 if time.time() - leftover.stat().st_mtime > ABANDONED:

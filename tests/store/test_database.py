@@ -1,0 +1,78 @@
+"""One database behind one door: transactions that are whole or nothing, its own clock, and errors in words."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from vividcover.errors import ParameterError, StorageError
+from vividcover.store import migrate
+from vividcover.store.database import Database, now
+from vividcover.store.tables import facts
+
+
+def names(database: Database) -> set[str]:
+    with database.read() as db:
+        return set(db.execute(sa.select(facts.c.name)).scalars())
+
+
+def test_a_transaction_is_whole_or_nothing(database_url: str) -> None:
+    database = Database(database_url)
+    migrate.upgrade(database)
+    with database.write() as db:
+        db.execute(sa.insert(facts).values(name="kept", value=""))
+    with pytest.raises(RuntimeError), database.write() as db:
+        db.execute(sa.insert(facts).values(name="lost", value=""))
+        raise RuntimeError
+    assert names(database) == {"kept"}
+    database.close()
+
+
+def test_writers_wait_for_each_other(database_url: str) -> None:
+    database = Database(database_url)
+    migrate.upgrade(database)
+    with database.write() as db:
+        db.execute(sa.insert(facts).values(name="count", value="0"))
+
+    def add() -> None:
+        for _ in range(20):
+            with database.write() as db:
+                row = sa.select(facts.c.value).where(facts.c.name == "count").with_for_update()
+                value = int(db.execute(row).scalar_one())
+                db.execute(sa.update(facts).where(facts.c.name == "count").values(value=str(value + 1)))
+
+    threads = [threading.Thread(target=add) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as db:
+        assert db.execute(sa.select(facts.c.value)).scalar_one() == "80"
+    database.close()
+
+
+def test_the_clock_is_the_databases_and_goes_on_within_a_transaction(database_url: str) -> None:
+    database = Database(database_url)
+    with database.write() as db:
+        first = float(db.execute(sa.select(now())).scalar_one())
+        time.sleep(0.02)
+        second = float(db.execute(sa.select(now())).scalar_one())
+    assert 0.01 < second - first < 5 and abs(first - time.time()) < 5
+    database.close()
+
+
+@pytest.mark.parametrize("url", ["not a url", "mysql://localhost/x", ""])
+def test_a_url_of_something_else_is_refused_in_words(url: str) -> None:
+    with pytest.raises(ParameterError, match="sqlite:///"):
+        Database(url)
+
+
+def test_a_database_that_is_not_there_is_an_error_without_its_password(tmp_path: Path) -> None:
+    for url in ("postgresql://me:secret@127.0.0.1:1/none", f"sqlite:///{tmp_path}"):
+        with pytest.raises(StorageError) as raised, Database(url).read() as db:
+            db.execute(sa.select(now()))
+        assert "secret" not in str(raised.value) and "Is it there" in raised.value.hint
