@@ -169,6 +169,7 @@ def test_a_file_that_is_something_else_is_refused_with_what_it_is(api: Api, phot
     ):  # fmt: skip
         body = problem(create(api.http, SONIC, image=data(image), audio=data(audio)), 422)
         assert [one["field"] for one in body["invalid_fields"]] == [wrong], body
+    assert api.http.get("/v1/files").json()["results"] == []  # nothing of what was sent is kept
 
 
 def symlink() -> bytes:

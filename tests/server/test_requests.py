@@ -216,8 +216,9 @@ def test_training_needs_the_consent_of_whoever_is_trained(api: Api) -> None:
 
 def test_too_many_requests_are_told_when_to_come_back(serve: Callable[..., Api]) -> None:
     api = serve(creates_per_minute=2)
-    for _ in range(2):
-        assert api.http.post("/v1/predictions", json=HELLO).status_code == 201
+    for left in ("1", "0"):
+        answer = api.http.post("/v1/predictions", json=HELLO)
+        assert (answer.status_code, answer.headers["ratelimit-remaining"]) == (201, left)
     answer = api.http.post("/v1/predictions", json=HELLO)
     assert "Request was throttled" in problem(answer, 429)["detail"]
     assert 1 <= int(answer.headers["retry-after"]) <= 60

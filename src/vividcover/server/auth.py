@@ -58,8 +58,15 @@ async def allowed(request: Request, scope: str, *, creates: bool = False) -> Pri
     state = state_of(request)
     who = await authenticate(state, token_of(request))
     demand(who, scope)
-    limits.take(who, state.settings, creates=creates)
+    if allowance := limits.take(who, state.settings, creates=creates):
+        request.state.allowance = allowance
     return who
+
+
+def left_of(request: Request) -> dict[str, str]:
+    """Headers that say what is left of the token's rate limit; none where there is no limit."""
+    allowance: limits.Allowance | None = getattr(request.state, "allowance", None)
+    return allowance.headers if allowance else {}
 
 
 def demand(who: Principal, scope: str) -> None:

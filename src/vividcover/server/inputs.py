@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -23,7 +24,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from fastapi.concurrency import run_in_threadpool
 from pydantic import ValidationError
-from sqlalchemy import or_, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.engine import RowMapping
 
 from vividcover import outbound
@@ -58,6 +59,7 @@ class Prepared:
     input: dict[str, Any]
     files: dict[str, dict[str, str]] = field(default_factory=dict)  # value → {"sha256", "name"}
     dropped: list[str] = field(default_factory=list)  # keys that the model does not know
+    stored: list[str] = field(default_factory=list)  # ids of the files that came inside the request
     validated: Inputs | None = None
 
 
@@ -116,18 +118,30 @@ async def prepare(
     buffers = {key: value for key, value in values.items() if _is_buffer(value) and key in known.files}
     checked = {key: "data:," if key in buffers else value for key, value in values.items()}
     prepared.validated = _validate(schema, checked, known)
+    finder = _Finder(state, who, links, prepared, model, earlier or {})
     wrong: dict[str, str] = {}
-    for key, value in list(values.items()):
-        if key not in known.files and not (key in known.models and isinstance(value, str)):
-            continue
-        try:
-            finder = _Finder(state, who, links, prepared, model, earlier or {})
-            await finder.find(key, value, key in known.files, known.models.get(key))
-        except InputError as error:
-            wrong[key] = f"{error.message} {error.hint}".strip()
-    if wrong:
-        raise invalid(wrong)
+    async with or_forget(state, prepared):
+        for key, value in list(values.items()):
+            if key not in known.files and not (key in known.models and isinstance(value, str)):
+                continue
+            try:
+                await finder.find(key, value, key in known.files, known.models.get(key))
+            except InputError as error:
+                wrong[key] = f"{error.message} {error.hint}".strip()
+        if wrong:
+            raise invalid(wrong)
     return prepared
+
+
+@contextlib.asynccontextmanager
+async def or_forget(state: State, prepared: Prepared) -> AsyncIterator[None]:
+    """If no run comes of an input, the files that came with it are not kept either."""
+    try:
+        yield
+    except Exception:
+        if prepared.stored:
+            await state.write(lambda db: db.execute(delete(files).where(files.c.id.in_(prepared.stored))).rowcount)
+        raise
 
 
 def _validate(schema: type[Inputs], values: dict[str, Any], known: _Fields) -> Inputs:
@@ -187,6 +201,7 @@ class _Finder:
         if not content:
             raise InputError("the file is empty (0 bytes).", "Send its content.")
         row = await uploads.keep(self.state, self.who, content, name, told)
+        self.prepared.stored.append(str(row["id"]))
         link = self.links.file(row["id"])
         self.prepared.input[key] = link
         await self._take(link, str(row["sha256"]), str(row["name"]), kind)

@@ -27,6 +27,7 @@ from vividcover.errors import InputError
 from vividcover.runs import bell, registry, states, usage
 from vividcover.runs.registry import Resolved
 from vividcover.server import inputs, shapes
+from vividcover.server.auth import left_of
 from vividcover.server.bodies import Body
 from vividcover.server.problems import Problem, invalid, not_found
 from vividcover.server.public import Links
@@ -134,11 +135,12 @@ async def create(
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
     with state.watch.on(new.id) as attention:
-        row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
+        async with inputs.or_forget(state, prepared):
+            row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
         bell.ring("work", new.id, state.settings.home)
         if asked.wait:
-            return await _waited(state, links, row, asked, attention)
-    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201)
+            return await _waited(request, state, row, asked, attention)
+    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201, left_of(request))
 
 
 def _enqueue(
@@ -158,11 +160,12 @@ def _enqueue(
 
 
 async def _waited(
-    state: State, links: Links, row: shapes.Row, asked: Asked, attention: Attention
+    request: Request, state: State, row: shapes.Row, asked: Asked, attention: Attention
 ) -> JSONResponse:  # fmt: skip
     """The finished run; or, when the time is over, the run as "starting", which clients take for "not yet"."""
     assert asked.wait is not None
-    applied = {"Preference-Applied": f"wait={asked.wait}"}
+    links = state.links(request)
+    applied = {"Preference-Applied": f"wait={asked.wait}", **left_of(request)}
     until = time.monotonic() + asked.wait
     while await attention.change(until - time.monotonic()):
         after, logs = await state.read(lambda db: with_logs(db, row["id"]))
