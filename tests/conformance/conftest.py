@@ -72,7 +72,7 @@ def javascript(ground: Ground, tmp_path: Path) -> Script:
     found = node(["-p", "process.execPath"], return_completed_process=True, stdout=subprocess.PIPE, text=True)
     (tmp_path / "node_modules").symlink_to(CLIENTS / "js" / "node_modules")
     (tmp_path / "javascript.mjs").write_bytes((HERE / "javascript.mjs").read_bytes())
-    return Script([found.stdout.strip(), "javascript.mjs"], ground.environment, tmp_path)
+    return Script([str(found.stdout).strip(), "javascript.mjs"], ground.environment, tmp_path)
 
 
 @pytest.fixture

@@ -62,7 +62,7 @@ const cases = {
     const seen = [];
     const output = await replicate.run(
       HELLO,
-      { input: { seconds: 1 }, wait: { mode: "poll", interval: 100 } },
+      { input: { seconds: 2.2 }, wait: { mode: "poll", interval: 100 } },
       (run) => seen.push([run.status, parseProgressFromLogs(run)]),
     );
     return { output, seen };
@@ -165,14 +165,16 @@ const cases = {
     const watching = new Replicate({
       baseUrl,
       fetch: (url, init) => {
-        asked.push([new URL(url).pathname.split("/").slice(0, 3).join("/"), Boolean(init?.headers?.Authorization)]);
+        const place = new URL(url).pathname.match(/^\/(v1\/)?\w+/)[0];
+        asked.push([place, Boolean(init?.headers?.Authorization)]);
         return fetch(url, init);
       },
     });
     const [picture] = await watching.run("jo/portraits", { input: JSON.parse(process.env.SMALL) });
     await bytes(picture);
-    for await (const event of watching.stream(HELLO, { input: {} })) asked.push(event.event);
-    return asked;
+    let last;
+    for await (const event of watching.stream(HELLO, { input: {} })) last = event.event;
+    return [...asked, last];
   },
 
   async streamed() {

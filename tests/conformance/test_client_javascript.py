@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
+import time
+import wave
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +36,7 @@ def test_run_that_outlasts_the_wait_is_polled_to_its_end(js: Script) -> None:
 def test_a_polled_run_shows_its_progress(js: Script) -> None:
     done = js("polled")
     assert done["output"] == ["hello there, world"]
-    assert [status for status, _ in done["seen"]][0] == "starting"
+    assert done["seen"][0][0] == "starting"
     assert done["seen"][-1] == ["succeeded", {"percentage": 1, "current": 100, "total": 100}]
     assert any(progress and 0 < progress["percentage"] < 1 for _, progress in done["seen"])
 
@@ -60,9 +62,11 @@ def test_a_cancel_without_a_body_ends_the_run(js: Script) -> None:
 
 def test_a_run_whose_caller_gave_up_is_canceled(js: Script, ground: Ground) -> None:
     done = js("given_up")
+    until = time.monotonic() + 5
     with ground.http() as http:
-        run = http.get(f"/v1/predictions/{done['id']}").json()
-        assert run["status"] == "canceled" or http.post(run["urls"]["cancel"]).json(), done
+        while (status := http.get(f"/v1/predictions/{done['id']}").json()["status"]) != "canceled":
+            assert time.monotonic() < until, (status, done)
+            time.sleep(0.05)
 
 
 def test_a_blob_of_200_mb_is_an_input_and_fills_no_memory(
@@ -100,8 +104,8 @@ def test_a_buffer_trains_a_version_that_runs_at_once_by_every_name(js: Script, p
 def test_outputs_and_streams_are_read_without_the_token(js: Script, photos: Path) -> None:
     asked = js("without_auth", zip=str(photos))
     assert ["/v1/models", True] in asked and asked[-1] == "done"
-    assert [token for place, token in asked if place.startswith("/outputs/")] == [False]  # type: ignore[misc]
-    assert [token for place, token in asked[:-1] if place == "/v1/streams"] == [False]  # type: ignore[misc]
+    tokens = [one[1] for one in asked[:-1] if one[0] in ("/outputs", "/v1/streams")]
+    assert tokens == [False, False], asked
 
 
 def test_a_training_can_be_canceled(js: Script, photos: Path) -> None:
@@ -158,8 +162,12 @@ def test_a_token_that_the_client_sends_by_mistake_is_neither_shown_nor_kept(js: 
     assert ground.kept(ground.token) == []
 
 
-def test_a_file_that_could_not_be_uploaded_comes_inside_the_request(js: Script, sample: Path, ground: Ground) -> None:
-    recording = sample / "voice" / "voice_01.flac"
+def test_a_file_that_could_not_be_uploaded_comes_inside_the_request(js: Script, tmp_path: Path, ground: Ground) -> None:
+    """A small one: at some 100 kB the client's own stack overflows."""
+    recording = tmp_path / "silence.wav"
+    with wave.open(str(recording), "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(bytes(16000))
     link = js("fallback", path=str(recording))
     with ground.http() as http:
         assert http.get(f"{link}/download").content == recording.read_bytes()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import replicate
 from ground import HELLO, LORA_TRAINER, MANY, PNG, SMALL, Ground, told
+from replicate.client import Client
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.helpers import FileOutput
 from replicate.stream import ServerSentEvent
@@ -19,12 +20,12 @@ from replicate.webhook import Webhooks
 
 
 @pytest.fixture
-def client(clients: Ground) -> replicate.Client:
+def client(clients: Ground) -> Client:
     """Found as the module-level functions find it: by REPLICATE_BASE_URL and REPLICATE_API_TOKEN."""
-    return replicate.Client()
+    return Client()
 
 
-def slow(client: replicate.Client, seconds: float = 60.0) -> Any:
+def slow(client: Client, seconds: float = 60.0) -> Any:
     """A prediction that is being worked on."""
     made = client.predictions.create(client.models.get(HELLO).latest_version, {"seconds": seconds})
     while made.status != "processing":
@@ -33,7 +34,7 @@ def slow(client: replicate.Client, seconds: float = 60.0) -> Any:
     return made
 
 
-def test_run_waits_and_gives_the_output(client: replicate.Client) -> None:
+def test_run_waits_and_gives_the_output(client: Client) -> None:
     assert client.run(HELLO, {"text": "Ann", "repeat": 2}) == ["hello there, Ann", " (2)"]
     version = client.models.get(HELLO).latest_version
     assert version is not None
@@ -41,12 +42,12 @@ def test_run_waits_and_gives_the_output(client: replicate.Client) -> None:
     assert list(by_version) == ["hello there, Ann", " (2)"], "an iterator, as the schema says"
 
 
-def test_run_that_outlasts_the_wait_is_polled_to_its_end_and_is_never_none(client: replicate.Client) -> None:
+def test_run_that_outlasts_the_wait_is_polled_to_its_end_and_is_never_none(client: Client) -> None:
     """The client takes every blocking answer but `starting` for the final one."""
     assert client.run(HELLO, {"seconds": 2}, wait=1) == ["hello there, world"]
 
 
-def test_a_wait_that_the_client_forgets_to_send_is_answered_at_once(client: replicate.Client) -> None:
+def test_a_wait_that_the_client_forgets_to_send_is_answered_at_once(client: Client) -> None:
     """It drops `wait` where `model` is given."""
     made = client.predictions.create(model=HELLO, input={"seconds": 0.2}, wait=True)
     assert made.status == "starting"
@@ -54,7 +55,7 @@ def test_a_wait_that_the_client_forgets_to_send_is_answered_at_once(client: repl
     assert (made.status, made.output) == ("succeeded", ["hello there, world"])
 
 
-def test_created_and_polled_it_starts_makes_progress_and_ends(client: replicate.Client) -> None:
+def test_created_and_polled_it_starts_makes_progress_and_ends(client: Client) -> None:
     made = client.predictions.create(client.models.get(HELLO).latest_version, {"seconds": 1})
     seen, progress = {made.status}, []
     assert made.output is None and made.error is None and made.started_at is None
@@ -69,20 +70,20 @@ def test_created_and_polled_it_starts_makes_progress_and_ends(client: replicate.
     assert made.created_at < made.started_at < made.completed_at
 
 
-def test_output_grows_while_a_run_goes_on(client: replicate.Client) -> None:
+def test_output_grows_while_a_run_goes_on(client: Client) -> None:
     made = client.predictions.create(client.models.get(HELLO).latest_version, {"seconds": 0.7, "repeat": 3})
     pieces = [(piece, made.status) for piece in made.output_iterator()]
     assert [piece for piece, _ in pieces] == ["hello there, world", " (2)", " (3)"]
     assert pieces[0][1] == "processing", "the first is there before the last"
 
 
-def test_a_run_that_fails_raises_with_the_reason_as_text(client: replicate.Client) -> None:
+def test_a_run_that_fails_raises_with_the_reason_as_text(client: Client) -> None:
     with pytest.raises(ModelError, match="It was asked to fail") as error:
         client.run(HELLO, {"fail": True})
     assert isinstance(error.value.prediction.error, str)
 
 
-def test_a_wrong_input_raises_with_title_detail_and_status(client: replicate.Client) -> None:
+def test_a_wrong_input_raises_with_title_detail_and_status(client: Client) -> None:
     with pytest.raises(ReplicateError) as error:
         client.run(HELLO, {"repeat": "many"})
     assert (error.value.status, error.value.title) == (422, "Input validation failed")
@@ -94,12 +95,12 @@ def test_a_wrong_input_raises_with_title_detail_and_status(client: replicate.Cli
 
 def test_a_wrong_token_is_401_in_the_apis_words(clients: Ground) -> None:
     with pytest.raises(ReplicateError) as error:
-        replicate.Client(api_token="r8_wrong").accounts.current()
+        Client(api_token="r8_wrong").accounts.current()
     assert (error.value.status, error.value.title) == (401, "Unauthenticated")
     assert error.value.detail == "You did not pass a valid authentication token"
 
 
-def test_a_cancel_ends_the_run_and_again_changes_nothing(client: replicate.Client) -> None:
+def test_a_cancel_ends_the_run_and_again_changes_nothing(client: Client) -> None:
     made = slow(client)
     made.cancel()
     made.wait()
@@ -109,7 +110,7 @@ def test_a_cancel_ends_the_run_and_again_changes_nothing(client: replicate.Clien
     assert (made.status, made.completed_at) == ("canceled", ended)
 
 
-def test_it_never_hears_of_aborted_which_would_break_it(client: replicate.Client, clients: Ground) -> None:
+def test_it_never_hears_of_aborted_which_would_break_it(client: Client, clients: Ground) -> None:
     """A run that another client bounded, and that no worker took in time."""
     first = slow(client, 30)
     with clients.http() as http:
@@ -126,14 +127,14 @@ def test_it_never_hears_of_aborted_which_would_break_it(client: replicate.Client
 
 
 def test_a_file_of_200_mb_is_an_input_and_fills_no_memory(
-    client: replicate.Client, large: tuple[Path, str], uploaded: Callable[[], None]
+    client: Client, large: tuple[Path, str], uploaded: Callable[[], None]
 ) -> None:
     with large[0].open("rb") as file:
         assert client.run(HELLO, {"text": "large", "attachment": file}) == ["hello there, large"]
     uploaded()
 
 
-def test_files_have_every_field_that_the_client_demands(client: replicate.Client, photos: Path) -> None:
+def test_files_have_every_field_that_the_client_demands(client: Client, photos: Path) -> None:
     made = client.files.create(photos, metadata={"album": "first"})
     assert (made.name, made.content_type, made.size) == ("photos.zip", "application/zip", photos.stat().st_size)
     assert made.metadata == {"album": "first"} and made.etag and set(made.checksums) == {"sha256", "md5"}
@@ -146,7 +147,7 @@ def test_files_have_every_field_that_the_client_demands(client: replicate.Client
     assert error.value.status == 404
 
 
-def train(client: replicate.Client, photos: Path, destination: str) -> Any:
+def train(client: Client, photos: Path, destination: str) -> Any:
     with photos.open("rb") as file:
         training = client.trainings.create(
             version=LORA_TRAINER, input={"input_images": file, "trigger_word": "VIVI"}, destination=destination
@@ -159,7 +160,7 @@ def train(client: replicate.Client, photos: Path, destination: str) -> Any:
     return training
 
 
-def test_a_training_makes_a_version_that_runs_at_once_by_every_name(client: replicate.Client, photos: Path) -> None:
+def test_a_training_makes_a_version_that_runs_at_once_by_every_name(client: Client, photos: Path) -> None:
     """`output["version"]` is `owner/name:id`; callers put it behind `owner/name:` once more."""
     training = train(client, photos, "ann/portraits")
     name, _, version = training.output["version"].partition(":")
@@ -180,9 +181,7 @@ def test_a_training_makes_a_version_that_runs_at_once_by_every_name(client: repl
     assert pictures[0].startswith(PNG) and len(set(pictures)) == 1
 
 
-def test_output_files_are_file_outputs_that_read_in_one_request(
-    client: replicate.Client, clients: Ground, photos: Path
-) -> None:
+def test_output_files_are_file_outputs_that_read_in_one_request(client: Client, clients: Ground, photos: Path) -> None:
     """Links begin with https:, answer 200 themselves, and their last part is a name."""
     train(client, photos, "ann/outputs")
     (made,) = client.run("ann/outputs", SMALL)
@@ -195,7 +194,7 @@ def test_output_files_are_file_outputs_that_read_in_one_request(
 
 
 def test_a_file_inside_the_request_is_taken_out_and_kept_as_a_file(
-    client: replicate.Client, clients: Ground, sample: Path
+    client: Client, clients: Ground, sample: Path
 ) -> None:
     recording = sample / "voice" / "voice_01.flac"
     made = client.predictions.create(
@@ -207,7 +206,7 @@ def test_a_file_inside_the_request_is_taken_out_and_kept_as_a_file(
     assert client._client.get(made.input["youtube_url"] + "/download").content == recording.read_bytes()
 
 
-def test_a_training_can_be_canceled(client: replicate.Client, photos: Path) -> None:
+def test_a_training_can_be_canceled(client: Client, photos: Path) -> None:
     busy = slow(client)
     training = client.trainings.create(
         version=LORA_TRAINER, input={"input_images": photos.open("rb")}, destination="ann/never"
@@ -218,7 +217,7 @@ def test_a_training_can_be_canceled(client: replicate.Client, photos: Path) -> N
     busy.wait()
 
 
-def test_a_stream_gives_every_event_with_its_id_and_lines_stay_lines(client: replicate.Client) -> None:
+def test_a_stream_gives_every_event_with_its_id_and_lines_stay_lines(client: Client) -> None:
     heard = list(client.stream(HELLO, input={"text": "one\ntwo\n\nthree", "repeat": 2, "seconds": 0.1}))
     kinds = ServerSentEvent.EventType
     assert all(event.id for event in heard), "it drops events without one"
@@ -227,18 +226,18 @@ def test_a_stream_gives_every_event_with_its_id_and_lines_stay_lines(client: rep
     assert (heard[-1].event, heard[-1].data) == (kinds.DONE, "{}")
 
 
-def test_a_stream_of_files_gives_file_outputs(client: replicate.Client, photos: Path) -> None:
+def test_a_stream_of_files_gives_file_outputs(client: Client, photos: Path) -> None:
     train(client, photos, "ann/streamed")
     heard = [event.data for event in client.stream("ann/streamed", input=SMALL) if event.event.value == "output"]
     assert len(heard) == 1 and isinstance(heard[0], FileOutput) and heard[0].read().startswith(PNG)
 
 
-def test_a_stream_of_a_failing_run_raises_with_the_reason(client: replicate.Client) -> None:
+def test_a_stream_of_a_failing_run_raises_with_the_reason(client: Client) -> None:
     with pytest.raises(RuntimeError, match="It was asked to fail"):
         list(client.stream(HELLO, input={"fail": True}))
 
 
-def test_pages_are_followed_by_their_links_as_they_are(client: replicate.Client, clients: Ground) -> None:
+def test_pages_are_followed_by_their_links_as_they_are(client: Client, clients: Ground) -> None:
     first = client.predictions.list()
     assert len(first) == 100 and first.previous is None
     assert first.next is not None and first.next.startswith(clients.url + "/v1/predictions?cursor=")
@@ -249,13 +248,13 @@ def test_pages_are_followed_by_their_links_as_they_are(client: replicate.Client,
     assert [one.id for one in back] == [one.id for one in pages[0]]
 
 
-def test_search_takes_the_bare_text(client: replicate.Client) -> None:
+def test_search_takes_the_bare_text(client: Client) -> None:
     found = client.models.search("voice cloning")
     assert "zsxkib/realistic-voice-cloning" in {model.id for model in found}
     assert not client.models.search('nothing "is" called that')
 
 
-def test_models_are_made_read_and_deleted(client: replicate.Client) -> None:
+def test_models_are_made_read_and_deleted(client: Client) -> None:
     made = client.models.create(
         owner="ann", name="empty", visibility="private", hardware="gpu-t4", description="Nothing yet."
     )
@@ -267,7 +266,7 @@ def test_models_are_made_read_and_deleted(client: replicate.Client) -> None:
         client.models.get("ann/empty")
 
 
-def test_versions_have_the_schema_that_the_client_reads(client: replicate.Client) -> None:
+def test_versions_have_the_schema_that_the_client_reads(client: Client) -> None:
     model = client.models.get(HELLO)
     (version,) = model.versions.list()
     assert model.versions.get(version.id) == version == model.latest_version
@@ -276,7 +275,7 @@ def test_versions_have_the_schema_that_the_client_reads(client: replicate.Client
     assert tuple(map(int, version.cog_version.split("."))) >= (0, 3, 9), "older ones' arrays are taken for iterators"
 
 
-def test_a_deleted_version_is_202_which_the_client_calls_false(client: replicate.Client, photos: Path) -> None:
+def test_a_deleted_version_is_202_which_the_client_calls_false(client: Client, photos: Path) -> None:
     version = train(client, photos, "ann/deleted").output["version"].partition(":")[2]
     versions = client.models.get("ann/deleted").versions
     assert [one.id for one in versions.list()] == [version]
@@ -284,7 +283,7 @@ def test_a_deleted_version_is_202_which_the_client_calls_false(client: replicate
     assert not versions.list()
 
 
-def test_a_webhook_is_signed_as_the_client_checks_it(client: replicate.Client, clients: Ground) -> None:
+def test_a_webhook_is_signed_as_the_client_checks_it(client: Client, clients: Ground) -> None:
     """It wants a secret with exactly one underscore."""
     secret = client.webhooks.default.secret()
     assert secret.key.count("_") == 1
@@ -299,13 +298,13 @@ def test_a_webhook_is_signed_as_the_client_checks_it(client: replicate.Client, c
         Webhooks.validate(headers=headers, body=body + " ", secret=secret)
 
 
-def test_the_older_name_of_the_webhook_still_tells_the_end(client: replicate.Client, clients: Ground) -> None:
+def test_the_older_name_of_the_webhook_still_tells_the_end(client: Client, clients: Ground) -> None:
     client.predictions.create(model=HELLO, input={}, webhook_completed=clients.receiver.url("/older"))
     told(clients.receiver, "/older")
     assert clients.receiver.statuses("/older") == ["succeeded"]
 
 
-def test_account_hardware_and_collections_are_there(client: replicate.Client) -> None:
+def test_account_hardware_and_collections_are_there(client: Client) -> None:
     account = client.accounts.current()
     assert account.username and account.name and account.type in ("user", "organization")
     assert {hardware.sku for hardware in client.hardware.list()}
@@ -313,7 +312,7 @@ def test_account_hardware_and_collections_are_there(client: replicate.Client) ->
         assert client.collections.get(collection.slug).models is not None
 
 
-def test_deployments_are_made_run_changed_and_deleted(client: replicate.Client) -> None:
+def test_deployments_are_made_run_changed_and_deleted(client: Client) -> None:
     version = client.models.get(HELLO).latest_version
     assert version is not None
     sku = client.hardware.list()[0].sku
@@ -333,7 +332,7 @@ def test_deployments_are_made_run_changed_and_deleted(client: replicate.Client) 
     assert client.deployments.delete(made.owner, made.name) is True
 
 
-def test_a_default_example_is_a_whole_prediction(client: replicate.Client, clients: Ground, photos: Path) -> None:
+def test_a_default_example_is_a_whole_prediction(client: Client, clients: Ground, photos: Path) -> None:
     """The client refuses a model whose example lacks a field."""
     train(client, photos, "ann/shown")
     made = client.predictions.create(model="ann/shown", input=SMALL)
@@ -345,7 +344,7 @@ def test_a_default_example_is_a_whole_prediction(client: replicate.Client, clien
     assert example is not None and (example.id, example.output) == (made.id, made.output)
 
 
-def test_it_works_asynchronously_too(client: replicate.Client) -> None:
+def test_it_works_asynchronously_too(client: Client) -> None:
     async def ask() -> Any:
         made = await client.predictions.async_create(model=HELLO, input={"text": "async"})
         await made.async_wait()
