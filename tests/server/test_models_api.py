@@ -298,6 +298,9 @@ def test_collections_hold_models_that_exist(api: Api) -> None:
         got = ok(api.http.get(f"/v1/collections/{one['slug']}"))
         assert got["models"] or one["slug"] == "flux-fine-tunes"
     refused(api.http.get("/v1/collections/none"), 404)
+    found = ok(api.http.get("/v1/search", params={"query": "image trainer"}))
+    assert [one["slug"] for one in found["collections"]] == ["image-trainers"]
+    assert set(found["collections"][0]["models"]) <= set(catalog())
 
 
 def test_pages_of_models_are_walked_both_ways_in_the_order_that_was_asked_for(api: Api) -> None:

@@ -56,6 +56,16 @@ def _shown(collection: Collection) -> dict[str, Any]:
     return {"name": collection.name, "slug": collection.slug, "description": collection.description}
 
 
+def found(text: str) -> list[dict[str, Any]]:
+    """The collections in which every word occurs, with the names of their models."""
+    words = text.lower().split()
+    return [
+        _shown(one) | {"models": list(one.models)}
+        for one in COLLECTIONS
+        if all(word in f"{one.name} {one.slug} {one.description} {' '.join(one.models)}".lower() for word in words)
+    ]
+
+
 @router.get("")
 async def list_collections(who: Reads) -> dict[str, Any]:
     return {"next": None, "previous": None, "results": [_shown(one) for one in COLLECTIONS]}

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter
 from sqlalchemy.engine import Connection
 
-from vividcover.server import model_shapes, models
+from vividcover.server import collections, model_shapes, models
 from vividcover.server.auth import Reads
 from vividcover.server.problems import Problem
 from vividcover.server.state import Here, Linked
@@ -31,6 +31,6 @@ async def search(who: Reads, here: Here, links: Linked, query: str = "", limit: 
             {"model": model, "metadata": {"score": score, "tags": []}}
             for model, (_, score) in zip(shown, found, strict=True)
         ]
-        return {"query": query, "models": scored, "collections": [], "pages": []}
+        return {"query": query, "models": scored, "collections": collections.found(query), "pages": []}
 
     return await here.read(ask)
