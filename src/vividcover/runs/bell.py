@@ -5,8 +5,9 @@
         heard = bell.wait(0.5)                    # what the rings were about; None: time is up
 
 Topics: "work" (a run waits, or one is to be canceled), "runs" (a run changed), "webhooks" (one is to be sent). A ring
-may say what it is about, a run's id. Rings are datagrams to Unix sockets in the data folder. A ring that gets lost is
-harmless: the truth is in the database, and everybody also looks there every half second or so.
+may say what it is about, a run's id, with a "!" behind it when the run is over. Rings are datagrams to Unix sockets in
+the data folder. A ring that gets lost is harmless: the truth is in the database, and everybody also looks there every
+half second or so.
 """
 
 from __future__ import annotations

@@ -301,6 +301,6 @@ class Drive:
         self.ring()
 
     def ring(self) -> None:
-        bell.ring("runs", self.claim.id, self.settings.home)
+        bell.ring("runs", f"{self.claim.id}!" if self.outcome else self.claim.id, self.settings.home)
         if self.claim.run["webhook"] or self.outcome:  # the end of any run may pass a budget's threshold
             bell.ring("webhooks", self.claim.id, self.settings.home)

@@ -134,7 +134,7 @@ async def create(
         webhook_events=told, stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
-    with state.watch.on(new.id) as attention:
+    with state.watch.on(new.id, end=True) as attention:
         async with inputs.or_forget(state, prepared):
             row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
         bell.ring("work", new.id, state.settings.home)

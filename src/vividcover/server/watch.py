@@ -1,7 +1,7 @@
 """Who waits for which run.
 
-Whoever changes a run rings the bell with its id, and those who wait for it look at once. A ring may be lost, so every
-half second one query looks after all that are waited for.
+Whoever changes a run rings the bell with its id, with a "!" behind it when the run is over, and those who wait for that
+look at once. A ring may be lost, so every half second one query looks after all that are waited for.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
 LOOK = 0.5  # seconds; a ring may be lost
 MANY = 500  # ids in one query
+OVER = "!"
 
 
 class Watch:
@@ -30,7 +31,7 @@ class Watch:
 
     def __init__(self, database: Database, home: Path) -> None:
         self._database, self._home = database, home
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, set[Attention]] = {}
         self._next = asyncio.Event()  # set and replaced at every ring
         self._listener: Listener | None = None
         self._task: asyncio.Task[None] | None = None
@@ -61,9 +62,9 @@ class Watch:
         return False
 
     @contextlib.contextmanager
-    def on(self, run_id: str) -> Iterator[Attention]:
-        """Attention to one run. Taken before the run is committed, it misses nothing of it."""
-        attention = Attention(self, run_id)
+    def on(self, run_id: str, *, end: bool = False) -> Iterator[Attention]:
+        """Attention to one run. Taken before the run is committed, it misses nothing of it. `end`: to its end only."""
+        attention = Attention(self, run_id, end)
         try:
             yield attention
         finally:
@@ -72,15 +73,16 @@ class Watch:
     def _rung(self) -> None:
         assert self._listener is not None
         heard = self._listener.heard()
-        self._wake(self._waiting.keys() if "" in heard else heard)
+        over = {about[:-1] for about in heard if about.endswith(OVER)}
+        self._wake(over if "" not in heard else self._waiting)
+        self._wake(heard - over, end=False)
         self._next.set()
         self._next = asyncio.Event()
 
-    def _wake(self, ids: Collection[str]) -> None:
+    def _wake(self, ids: Collection[str], *, end: bool = True) -> None:
         for run_id in ids:
-            for future in self._waiting.get(run_id, ()):
-                if not future.done():
-                    future.set_result(None)
+            for attention in self._waiting.get(run_id, ()):
+                attention.wake(end)
 
     async def _tend(self) -> None:
         """Wakes those whose run came to its end although they heard nothing."""
@@ -105,24 +107,24 @@ class Watch:
 class Attention:
     """To one run: `await change(seconds)` until something may have happened to it since the last call."""
 
-    def __init__(self, watch: Watch, run_id: str) -> None:
-        self._watch, self._run_id = watch, run_id
-        self._renew()
-
-    def _renew(self) -> None:
+    def __init__(self, watch: Watch, run_id: str, end: bool) -> None:
+        self._watch, self._run_id, self._end = watch, run_id, end
         self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._watch._waiting.setdefault(self._run_id, set()).add(self._future)
+        watch._waiting.setdefault(run_id, set()).add(self)
+
+    def wake(self, end: bool) -> None:
+        if (end or not self._end) and not self._future.done():
+            self._future.set_result(None)
 
     async def change(self, timeout: float) -> bool:
         """False when the time was over first."""
         done, _ = await asyncio.wait((self._future,), timeout=max(0.0, timeout))
         if done:
-            self.end()
-            self._renew()
+            self._future = asyncio.get_running_loop().create_future()
         return bool(done)
 
     def end(self) -> None:
         waiting = self._watch._waiting.get(self._run_id, set())
-        waiting.discard(self._future)
+        waiting.discard(self)
         if not waiting:
             self._watch._waiting.pop(self._run_id, None)
