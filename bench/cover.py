@@ -168,6 +168,11 @@ def page(head: dict[str, Any], figures: dict[str, float], training: dict[str, An
         "The longer song's memory stays within 5 % when memory_growth_ratio is at least 0.952. PSS counts shared pages "
         "once; RSS, beside it, counts them in every process.", "",
     ]  # fmt: skip
+    if head["load_at_start"][0] > device["cores"]:
+        lines += [
+            f"The machine was shared: a load of {head['load_at_start'][0]} at the start. Seconds by the clock "
+            "(wall_s and the speed ratios) count others' work too; memory and cpu_s do not.", "",
+        ]  # fmt: skip
     for run in runs:
         lines += [f"## {run['seconds']:.0f} s at {SIDE}x{SIDE}: stages", "", table(run["stages"])]
         lines += [f"Output: `{json.dumps(run['output'])}`", ""]

@@ -193,6 +193,7 @@ def _serve() -> None:
             answer = ("error", _portable(error))
         _put(answers, answer)
         del item, answer  # while it waits
+        give_back()
 
 
 def _portable(error: Exception) -> Exception:

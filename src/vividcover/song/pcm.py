@@ -46,7 +46,7 @@ class PcmWriter:
             raise ValueError(f"block of {block.shape[0]} channels for a file of {self.channels}")
         if (self.frames + block.shape[1]) * self.channels * 4 > LIMIT:
             raise AudioError("The audio is longer than a WAV file can hold (3.3 hours).", "Use a shorter piece.")
-        self._file.write(np.ascontiguousarray(block.T, dtype="<f4").tobytes())
+        self._file.write(np.ascontiguousarray(block.T, dtype="<f4").data)
         self.frames += block.shape[1]
 
     def close(self) -> None:

@@ -32,6 +32,7 @@ from vividcover.workspace import Reporter, Silent
 HERE = "vividcover.song.separate"
 CORE = 640  # frames of a block, 14.9 s
 FADE = 8  # frames on each side of a joint over which two blocks are cross-faded
+PIECE = 1 << 16  # samples written at a time
 PARTS = ("vocals", "instrumental", "backing")
 CONTEXT = 36  # further frames that a block sees on each side: for smoothing and for whole analysis windows
 
@@ -138,18 +139,17 @@ def _second(
         PcmWriter(backing, reader.rate, reader.channels) as beside,
     ):
         for start, parts in _vocals(reader, plan, found, children, reporter):
-            mixture, part, backed = (
-                reader.read(start, parts.shape[1]),
-                parts[: reader.channels],
-                parts[reader.channels :],
-            )
-            sung.write(part)
-            played.write(mixture - part)
-            known = [mixture, part, mixture - part]
-            if len(backed):
-                beside.write(backed)
-                known += [(part[0] - part[1]) / np.float32(2**0.5), part - backed]
-            power[: len(known)] += [np.square(x, dtype=np.float64).sum() for x in known]
+            for at in range(0, parts.shape[1], PIECE):
+                piece = parts[:, at : at + PIECE]
+                mixture = reader.read(start + at, piece.shape[1])
+                part, backed = piece[: reader.channels], piece[reader.channels :]
+                known = [mixture, part, mixture - part]
+                sung.write(part)
+                played.write(known[2])
+                if len(backed):
+                    beside.write(backed)
+                    known += [(part[0] - part[1]) / np.float32(2**0.5), part - backed]
+                power[: len(known)] += [np.square(x, dtype=np.float64).sum() for x in known]
     return power, found
 
 
