@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Annotated, Any, Literal
 
@@ -120,11 +121,9 @@ async def query_models(request: Request, who: Reads, here: Here, links: Linked) 
 async def search_text(request: Request) -> str:
     text = (await raw(request, 10_000)).decode(errors="replace").strip()
     if text.startswith('"'):
-        try:
+        with contextlib.suppress(ValueError):
             text = str(json.loads(text))
-        except ValueError:
-            text = text.strip('"')
-    return text
+    return text.strip('"')
 
 
 def search(db: Connection, who: Principal, text: str, limit: int = MODELS) -> list[tuple[RowMapping, float]]:
