@@ -23,6 +23,7 @@ from vividcover.store.database import now
 from vividcover.store.tables import accounts, files
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
+DOWNLOADED = "application/octet-stream"  # whatever the file is: so says Replicate's description of its API
 FORM = {
     "requestBody": {
         "required": True,
@@ -111,7 +112,7 @@ async def download(
     else:
         who = await allowed(request, "read")
         row = await state.read(lambda db: _own(db, who, file_id))
-    return await outputs.send(request, state, row)
+    return await outputs.send(request, state, {**row, "content_type": DOWNLOADED})
 
 
 def _signed(db: Connection, key: bytes, file_id: str, owner: str, expiry: str, signature: str) -> RowMapping:
