@@ -149,7 +149,7 @@ def test_a_webhook_is_kept_with_its_filter(api: Api) -> None:
 
 def test_another_accounts_run_is_as_if_it_were_not_there(api: Api) -> None:
     run = api.http.post("/v1/predictions", json=HELLO).json()["id"]
-    for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/logs")):
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/logs"), ("DELETE", "")):
         foreign = problem(api.bob.request(method, f"/v1/predictions/{run}{path}"), 404)
         assert foreign == problem(api.bob.request(method, f"/v1/predictions/{'0' * 26}{path}"), 404)
     assert api.bob.get("/v1/predictions").json()["results"] == []
@@ -288,6 +288,7 @@ def test_the_small_pages_need_no_token_and_nothing_from_elsewhere(api: Api) -> N
 def test_search_finds_models_by_their_words(api: Api) -> None:
     found = api.http.get("/v1/search", params={"query": "voice"}).json()
     assert found["query"] == "voice" and found["models"][0]["metadata"]["score"] > 0
+    assert "voice" in [one["slug"] for one in found["collections"]]
     assert len(api.http.get("/v1/search", params={"query": "o", "limit": "1"}).json()["models"]) == 1
     for bad in ({}, {"query": " "}, {"query": "x", "limit": "0"}, {"query": "x", "limit": "many"}):
         problem(api.http.get("/v1/search", params=bad), 400)

@@ -99,6 +99,19 @@ def test_a_run_past_its_deadline_is_stopped(http: httpx.Client) -> None:
     assert run["deadline"] > run["created_at"]
 
 
+def test_what_a_run_was_given_said_and_made_can_be_removed(http: httpx.Client) -> None:
+    run = create(http, {"text": "private"}, Prefer="wait").json()
+    path = f"/v1/predictions/{run['id']}"
+    assert http.delete(path).status_code == 204
+    left = http.get(path).json()
+    assert (left["data_removed"], left["input"], left["output"], left["logs"]) == (True, {}, None, "")
+    assert left["status"] == "succeeded" and "private" not in http.get("/v1/predictions").text
+    assert [event["event"] for event in read_events(http, run["urls"]["stream"])] == ["done"]
+    going = create(http, {"seconds": 20}).json()
+    assert http.delete(f"/v1/predictions/{going['id']}").status_code == 409
+    http.post(f"/v1/predictions/{going['id']}/cancel")
+
+
 def read_events(http: httpx.Client, link: str, **headers: str) -> list[dict[str, str]]:
     """Every event of a stream, until the server ends it."""
     events, event = [], dict[str, str]()

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import APIRouter, Request
 from sqlalchemy.engine import Connection
-from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from vividcover.errors import NotFoundError
 from vividcover.runs import registry
@@ -108,6 +108,14 @@ async def get(request: Request, prediction_id: str) -> JSONResponse:
     """A prediction; a training too, for clients that follow the link of one."""
     who = await allowed(request, "read")
     return JSONResponse(await runs.look(request, state_of(request), who, prediction_id))
+
+
+@router.delete("/predictions/{prediction_id}", status_code=204, response_class=Response)
+async def delete(request: Request, prediction_id: str) -> Response:
+    """Removes a run's input, logs and files; that it was stays, with `data_removed`. (Our own.)"""
+    state, who = state_of(request), await allowed(request, "write")
+    await state.write(lambda db: runs.remove(db, who, prediction_id))
+    return Response(status_code=204)
 
 
 @router.post("/predictions/{prediction_id}/cancel")

@@ -35,7 +35,7 @@ from vividcover.server.state import State
 from vividcover.server.watch import Attention
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
-from vividcover.store.tables import events, runs
+from vividcover.store.tables import events, files, runs
 
 EVENTS = ("start", "output", "logs", "completed")
 DEFAULT_EVENTS = ("output", "completed")
@@ -256,8 +256,20 @@ async def look(request: Request, state: State, who: Principal, run_id: str, kind
 
 def own(row: shapes.Row, who: Principal, kind: str = "") -> None:
     """Raises `Problem` 404 unless the run is the caller's, and of the kind."""
-    if (row["account_id"] != who.account_id and not who.admin) or (kind and row["kind"] != kind):
+    if row["account_id"] != who.account_id or (kind and row["kind"] != kind):
         raise not_found()
+
+
+def remove(db: Connection, who: Principal, run_id: str, kind: str = "") -> None:
+    """Removes what a run that is over was given, said and made; that it was stays. Raises `Problem` 404, 409."""
+    row, _ = with_logs(db, run_id)
+    own(row, who, kind)
+    if row["status"] not in states.TERMINAL:
+        raise Problem(409, f"The run is {row['status']}. Cancel it first.")
+    db.execute(sa.delete(files).where(files.c.run_id == run_id))
+    db.execute(sa.delete(events).where(events.c.run_id == run_id))
+    gone = {"data_removed": True, "input": {}, "files": {}, "output": None, "error": None}
+    db.execute(sa.update(runs).where(runs.c.id == run_id).values(gone))
 
 
 async def cancel(request: Request, state: State, who: Principal, run_id: str, kind: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""/v1/search: models by their words."""
+"""/v1/search: models and collections by their words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST, USUAL = 50, 20
 
 @router.get("/search")
 async def search(who: Reads, here: Here, links: Linked, query: str = "", limit: str = "") -> dict[str, Any]:
-    """Models that the caller may see, the best match first."""
+    """Models that the caller may see, the best match first, and collections."""
     if not query.strip():
         raise Problem(400, "query is required: the words to look for.")
     if limit and not (limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST):
