@@ -17,7 +17,7 @@ from vividcover.store import accounts
 from vividcover.store.database import Database
 from vividcover.store.tables import runs, usage
 
-PIECES = 4  # stages of the run that is killed
+PIECES = 3  # stages of the run that is killed
 SECONDS = 0.4  # of each
 
 
@@ -42,33 +42,33 @@ def whole(database: Database, run_id: str) -> None:
         assert db.execute(sa.select(sa.func.count()).select_from(usage)).scalar_one() == count(database, "succeeded")
 
 
-def at_every_boundary_and_inside(database: Database, run_id: str, strike: Up, part: str) -> list[int]:
-    """Kills a part right after each stage but the last was finished, and again in the midst of each next one.
-
-    Gives back how many stages were finished at each kill.
-    """
-    struck = []
-    for done in range(1, PIECES):
-        until(lambda done=done: len(stage_rows(database, run_id)) >= done, 30, every=0.005)
-        struck.append(len(stage_rows(database, run_id)))
-        strike.kill(part)
-        if part == "web":  # the run goes on without it
-            until(lambda: strike.pids("web"), 10)
-            continue
-        fence = row(database, run_id)["fence"]
-        until(lambda fence=fence: row(database, run_id)["fence"] > fence, 30, every=0.005)  # somebody has taken it up
-        until(lambda: strike.pids("runner"), 10)
-        time.sleep(SECONDS / 2)
-        struck.append(len(stage_rows(database, run_id)))
-        strike.kill(part)
+def at_every_boundary_and_inside(database: Database, run_id: str, strike: Up, part: str) -> int:
+    """Kills a part in the midst of every stage, and right after each one but the last; gives back how often."""
+    struck = 0
+    for done in range(PIECES):
+        until(lambda: strike.pids("runner") and row(database, run_id)["status"] == "processing", 30)
+        time.sleep(SECONDS / 2)  # in the midst of a stage
+        for when in ("inside", "boundary"):
+            if when == "boundary":
+                until(lambda done=done: len(stage_rows(database, run_id)) > done, 30, every=0.005)
+            if when == "boundary" and done == PIECES - 1:
+                break
+            struck += 1
+            fence = row(database, run_id)["fence"]
+            strike.kill(part)
+            until(lambda fence=fence: row(database, run_id)["fence"] > fence, 30, every=0.005)  # it is taken up again
     return struck
 
 
 def test_a_run_does_not_notice_the_death_of_the_server(database: Database) -> None:
     with up("--workers", "1") as running:
-        run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
-        assert len(at_every_boundary_and_inside(database, run_id, running, "web")) == PIECES - 1
+        run_id, kills = add(database, input={"repeat": PIECES, "seconds": SECONDS}), 0
+        while row(database, run_id)["status"] not in states.TERMINAL:
+            running.kill("web")
+            kills += 1
+            time.sleep(SECONDS / 4)
         whole(database, run_id)
+    assert kills > 2 * PIECES  # before, inside and after each stage
     assert {stage["fence"] for stage in stage_rows(database, run_id)} == {1}
 
 
@@ -93,9 +93,8 @@ def test_a_database_that_drops_everybody_costs_nothing(database: Database) -> No
 def test_a_run_survives_the_death_of_its_runner_and_of_its_worker_at_any_point(database: Database, part: str) -> None:
     with up("--workers", "1") as running:
         run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
-        struck = at_every_boundary_and_inside(database, run_id, running, part)
+        assert at_every_boundary_and_inside(database, run_id, running, part) == 2 * PIECES - 1
         whole(database, run_id)
-    assert len(struck) == 2 * (PIECES - 1)
     fences = [stage["fence"] for stage in stage_rows(database, run_id)]
     assert fences == sorted(fences) and len(set(fences)) == PIECES, "each stage was done in an attempt of its own"
 
