@@ -106,7 +106,9 @@ def account_budget(
 @token.command("create")
 def token_create(
     scope: Annotated[str, typer.Option("--scope", help="What it may do: read write train admin.")] = "read write train",
-    account: Account = "admin",
+    account: Annotated[
+        str, typer.Option("--account", help="Account to share with its other tokens; default: one of its own.")
+    ] = "",
     name: Annotated[str, typer.Option("--name", help="To tell it from others.")] = "",
     expires: Annotated[str, typer.Option("--expires", help="Its lifetime: 12h, 30d, 1y; default: for good.")] = "",
     budget: Budget = None,
@@ -121,20 +123,32 @@ def token_create(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Make a token. It is shown once; the server keeps only its hash."""
+    """Make a token. It is shown once; the server keeps only its hash.
+
+    What is run, uploaded and trained with it is seen by tokens of the same account only. The first token is that of the
+    account admin; each further one has an account of its own, unless --account names one to share.
+    """
     from vividcover.store import accounts
 
     scopes = accounts.check_scopes(scope.replace(",", " ").split())
     trains = "train" in scopes or "admin" in scopes
     said = accounts.STATEMENT if consent is None and trains else consent or ""
     database = opened()
+    owner = accounts.get_account(database, account) if account else accounts.fresh_account(database)
     text, row = accounts.create_token(
-        database, accounts.get_account(database, account)["id"], scopes=scopes, name=name, consent=said,
+        database, owner["id"], scopes=scopes, name=name, consent=said,
         expires_in=_duration(expires), budget_usd=budget, priority=priority, rate_per_minute=rate,
     )  # fmt: skip
     if said:
         _say(f"Consent that every training with this token carries (--consent says it in your words): {said}")
-    shown = {"token": text, "id": row["id"], "account": account, "scopes": scopes, "name": name, "consent": said}
+    shown = {
+        "token": text,
+        "id": row["id"],
+        "account": owner["username"],
+        "scopes": scopes,
+        "name": name,
+        "consent": said,
+    }
     _told(shown, text, json)
 
 

@@ -78,9 +78,7 @@ async def get(file_id: str, who: Reads, here: Here, links: Linked) -> dict[str, 
 
 
 def _own(db: Connection, who: Principal, file_id: str) -> RowMapping:
-    query = sa.select(files).where(_live, files.c.id == file_id)
-    if not who.admin:
-        query = query.where(files.c.account_id == who.account_id)
+    query = sa.select(files).where(_live, files.c.id == file_id, files.c.account_id == who.account_id)
     row = db.execute(query).mappings().first()
     if row is None:
         raise not_found()

@@ -40,8 +40,9 @@ from vividcover.store.database import now
 from vividcover.store.tables import files
 
 DATA = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.ASCII)
-OWN_FILE = re.compile(r"/v1/files/([0-9a-z]{26})(?:/download)?")
-OWN_OUTPUT = re.compile(r"/outputs/([0-9a-z]{26})/([A-Za-z0-9_-]{32})/[^/]+")
+# ends of our own links: a proxy may serve us below a folder
+OWN_FILE = re.compile(r"/v1/files/([0-9a-z]{26})(?:/download)?\Z")
+OWN_OUTPUT = re.compile(r"/outputs/([0-9a-z]{26})/([A-Za-z0-9_-]{32})/[^/]+\Z")
 REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}/[A-Za-z0-9][\w.-]{0,63}(:[0-9a-f]{8,64}|:latest)?")
 # fields whose text may name a trained model on this server (owner/name), link to one, or contain one
 TAKES_MODEL: dict[str, media.Kind] = {
@@ -212,9 +213,9 @@ class _Finder:
             return None
         path = urlsplit(value).path if len(value) < 4096 else ""
         row = None
-        if uploaded := OWN_FILE.fullmatch(path):
+        if uploaded := OWN_FILE.search(path):
             row = await self._file(uploaded[1])
-        elif (made := OWN_OUTPUT.fullmatch(path)) and signed(self.links.key, made[1], made[2]):
+        elif (made := OWN_OUTPUT.search(path)) and signed(self.links.key, made[1], made[2]):
             row = await self._file(made[1], anybody=True)
         if row is None and value.startswith(f"{self.links.base}/"):
             raise LinkError(f"There is no file {value}, it has expired, or it is not yours.", "Upload it again.")
@@ -224,7 +225,7 @@ class _Finder:
         query = select(files).where(
             files.c.id == file_id, or_(files.c.expires_at.is_(None), files.c.expires_at > now())
         )
-        if not anybody and not self.who.admin:
+        if not anybody:
             query = query.where(files.c.account_id == self.who.account_id)
         return await self.state.read(lambda db: db.execute(query).mappings().first())
 

@@ -21,7 +21,7 @@ from sqlalchemy.engine import Connection, RowMapping
 from starlette.responses import JSONResponse
 
 from vividcover import outbound
-from vividcover.catalog.contract import Inputs, Model
+from vividcover.catalog.contract import ENGINES, Inputs, Model
 from vividcover.cover import models as catalog
 from vividcover.errors import InputError
 from vividcover.runs import bell, registry, states, usage
@@ -130,7 +130,7 @@ async def create(
         model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
         input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
         deployment=resolved.deployment,
-        consent=consent, output_shape="training" if destination else model.output, webhook=webhook,
+        consent=consent, engine=_engine(request), output_shape="training" if destination else model.output, webhook=webhook,
         webhook_events=told, stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
@@ -206,6 +206,14 @@ def _consent(
     if training or model.needs_consent:
         model.check_consent(words)
     return words
+
+
+def _engine(request: Request) -> str:
+    """The engine that the header `Vividcover-Engine` asks for. (Our own.)"""
+    wanted = request.headers.get("vividcover-engine", "auto")
+    if wanted not in ENGINES:
+        raise invalid({"Vividcover-Engine": f"{wanted[:40]!r} is none of {', '.join(ENGINES)}"})
+    return wanted
 
 
 async def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:

@@ -61,8 +61,8 @@ async def redeliver(who: Writes, here: Here, delivery_id: str) -> dict[str, Any]
     return shown
 
 
-def _whose(who: Any) -> str | None:
-    return None if who.admin else str(who.account_id)
+def _whose(who: Any) -> str:
+    return str(who.account_id)
 
 
 def _whole(db: Connection, delivery_id: str, account_id: str | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Accounts, their tokens, and the names that are theirs.
 
 A token is shown once, when it is made; the database keeps its sha256. Scopes: `read`, `write` (runs, files, models),
-`train`, `admin` (everything, of everybody).
+`train`, `admin` (every call, and everybody's usage; never another account's runs, files or private models).
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Principal:
     token_id: str
     token_name: str
     scopes: frozenset[str]
-    admin: bool  # the token may do everything, of everybody
+    admin: bool  # the token may do everything
     priority: int
     rate: int | None  # requests that create, a minute; None: the setting
     consent: str  # what the holder states about the people whom they train on; "": nothing
@@ -103,6 +103,15 @@ def first_account(database: Database) -> dict[str, Any]:
             if known is None:
                 raise
     return known
+
+
+def fresh_account(database: Database) -> dict[str, Any]:
+    """For a token that is to share with nobody: the first account while it has no token, else a new one."""
+    first = first_account(database)
+    with database.read() as db:
+        if not db.execute(sa.select(tables.tokens.c.id).where(tables.tokens.c.account_id == first["id"])).first():
+            return first
+    return create_account(database, f"user-{new_id()[:8]}")
 
 
 def find_account(database: Database, username: str) -> dict[str, Any] | None:
