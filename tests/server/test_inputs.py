@@ -94,6 +94,27 @@ def test_the_server_knows_its_files_by_whatever_name_it_is_called(api: Api, phot
     assert create(api.http, SONIC, image=link, audio=data(sound)).status_code == 201
 
 
+def test_the_server_knows_its_files_behind_a_proxy_that_serves_it_below_a_folder(
+    serve: Callable[..., Api], photo: bytes, sound: bytes
+) -> None:
+    api = serve(public_url="https://example.com/vivid")
+    link = upload(api.http, photo)["urls"]["get"]
+    assert link.startswith("https://example.com/vivid/v1/files/")
+    run = create(api.http, SONIC, image=link, audio=data(sound)).json()
+    assert len(row_of(api, run["id"])["files"]) == 2
+    missing = link.replace(link.rpartition("/")[2], "0" * 26)
+    problem(create(api.http, SONIC, image=missing, audio=data(sound)), 422)
+
+
+def test_the_engine_is_chosen_by_a_header(api: Api) -> None:
+    for engine, status in (("classic", 201), ("steam", 422)):
+        answer = api.http.post(
+            "/v1/predictions", json={"version": "vividcover/hello", "input": {}}, headers={"Vividcover-Engine": engine}
+        )
+        assert answer.status_code == status
+    assert row_of(api, runs_of(api)[0]["id"])["engine"] == "classic"
+
+
 def test_files_of_others_and_files_that_are_not_there_are_refused(api: Api, photo: bytes, sound: bytes) -> None:
     mine, theirs = upload(api.http, photo)["urls"]["get"], upload(api.bob, photo)["urls"]["get"]
     gone = upload(api.http, photo)

@@ -38,6 +38,16 @@ def test_a_blocking_run_answers_with_its_output(http: httpx.Client) -> None:
     assert len(run["id"]) == 26 and len(run["version"]) == 64 and run["model"] == HELLO
 
 
+@pytest.mark.parametrize(
+    ("asked", "applied"),
+    [("wait", "wait=60"), ("wait=5", "wait=5"), ("wait=99", "wait=60"), ("respond-async, wait=7", "wait=7"),
+     ("wait=0", None), ("respond-async", None), ("waiting", None)],
+)  # fmt: skip
+def test_how_long_to_wait_is_read_leniently(http: httpx.Client, asked: str, applied: str | None) -> None:
+    answer = create(http, {}, Prefer=asked)
+    assert (answer.status_code, answer.headers.get("preference-applied")) == (201, applied)
+
+
 def test_a_wait_that_ends_first_says_starting(http: httpx.Client) -> None:
     answer = create(http, {"seconds": 3}, Prefer="wait=1")
     run = answer.json()

@@ -129,9 +129,8 @@ async def create(
         kind="training" if destination else "prediction", account_id=who.account_id, token_id=who.token_id,
         model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
         input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
-        deployment=resolved.deployment,
-        consent=consent, engine=_engine(request), output_shape="training" if destination else model.output, webhook=webhook,
-        webhook_events=told, stream_key=None if destination else secrets.token_hex(26),
+        deployment=resolved.deployment, consent=consent, engine=_engine(request), webhook=webhook,
+        webhook_events=told, output_shape="training" if destination else model.output, stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
     with state.watch.on(new.id, end=True) as attention:
