@@ -130,7 +130,8 @@ async def create(
         model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
         input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
         deployment=resolved.deployment, consent=consent, engine=_engine(request), webhook=webhook,
-        webhook_events=told, output_shape="training" if destination else model.output, stream_key=None if destination else secrets.token_hex(26),
+        webhook_events=told, output_shape="training" if destination else model.output,
+        stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
     with state.watch.on(new.id, end=True) as attention:
