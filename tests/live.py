@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -50,7 +51,7 @@ class Live:
         """An HTTP client with that token."""
         return httpx.Client(
             base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=PATIENCE,
-            verify=str(self.ca) if self.ca else True,
+            verify=ssl.create_default_context(cafile=self.ca) if self.ca else True,
         )  # fmt: skip
 
 

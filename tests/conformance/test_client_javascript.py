@@ -90,6 +90,7 @@ def test_a_buffer_trains_a_version_that_runs_at_once_by_every_name(js: Script, p
     first, training = done["first"], done["training"]
     assert "output" not in first and first["input"]["input_images"].startswith("https://"), "the Buffer became a file"
     assert training["status"] == "succeeded", training
+    assert done["asPrediction"]["output"] == training["output"], "a training is found among predictions too"
     assert training["output"]["version"].startswith("jo/portraits:") and training["id"] in done["listed"]
     assert training["output"]["weights"].startswith("https://")
     for picture in done["pictures"]:

@@ -189,6 +189,8 @@ def test_output_files_are_file_outputs_that_read_in_one_request(client: Client, 
     assert made.url.startswith(clients.url + "/outputs/") and made.url.endswith(".png")
     assert b"".join(made) == made.read() and made.read().startswith(PNG)
     assert asyncio.run(made.aread()) == made.read()
+    stranger = Client(api_token="r8_of_somebody_else")
+    assert FileOutput(made.url, stranger).read() == made.read(), "the link is enough, whatever token comes with it"
     (plain,) = client.run("ann/outputs", SMALL, use_file_output=False)
     assert plain.startswith("https://")
 
