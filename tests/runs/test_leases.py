@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from run_making import add, opened, row, stage_rows, told
-from vividcover.runs import leases, states
+from vividcover.runs import chores, leases, states
 from vividcover.runs.leases import Claim, LostLease, Outcome
 from vividcover.runs.worker import _dead, _machine
 from vividcover.store.database import Database, now
@@ -120,7 +120,7 @@ def test_after_three_deaths_without_a_stage_a_run_fails_and_says_why(database: D
         claimed(database)
         let_lease_end(database, run_id)
     assert leases.claim_one(database, "w") is None
-    assert leases.tend(database) == [run_id]
+    assert chores.tend(database) == [run_id]
     found = row(database, run_id)
     assert found["status"] == "failed" and "begun 3 times and its process died each time" in found["error"]
 
@@ -132,7 +132,7 @@ def test_a_run_that_gets_further_is_taken_up_as_often_as_it_takes(database: Data
         with database.write() as db:
             leases.record_stage(db, claim, stage(f"stage {number}"))
         let_lease_end(database, run_id)
-    assert leases.tend(database) == []
+    assert chores.tend(database) == []
     assert [one["name"] for one in stage_rows(database, run_id)] == [f"stage {n}" for n in range(9)]
 
 
@@ -167,7 +167,7 @@ def test_a_canceled_run_whose_worker_died_is_canceled_by_whoever_looks(database:
     states.request_cancel(database, run_id)
     let_lease_end(database, run_id)
     assert leases.claim_one(database, "w2") is None
-    assert leases.tend(database) == [run_id]
+    assert chores.tend(database) == [run_id]
     assert row(database, run_id)["status"] == "canceled"
 
 
@@ -225,11 +225,11 @@ def test_the_dead_of_this_machine_are_known_and_those_of_others_are_not(database
     assert _dead(mine) and not _dead(theirs) and not _dead(f"{_machine()}:1:x") and not _dead("odd")
     lost, kept = add(database), add(database)
     assert claimed(database, mine).id == lost and claimed(database, theirs).id == kept
-    assert leases.bury(database, _dead) == 1
+    assert chores.bury(database, _dead) == 1
     assert claimed(database, "w").id == lost
 
 
 def test_a_chore_is_done_by_one(database: Database) -> None:
-    assert leases.my_turn(database, "sweep", 60)
-    assert not leases.my_turn(database, "sweep", 60)
-    assert leases.my_turn(database, "sweep", 0)
+    assert chores.my_turn(database, "sweep", 60)
+    assert not chores.my_turn(database, "sweep", 60)
+    assert chores.my_turn(database, "sweep", 0)

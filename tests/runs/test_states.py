@@ -8,7 +8,7 @@ import pytest
 import sqlalchemy as sa
 
 from run_making import add, new_run, opened, row
-from vividcover.runs import bell, leases, states
+from vividcover.runs import bell, chores, leases, states
 from vividcover.store.database import Database, now
 from vividcover.store.tables import runs, usage
 
@@ -124,7 +124,7 @@ def test_a_run_that_is_over_stays_as_it_is(database: Database) -> None:
 @pytest.mark.parametrize(("aborts", "status"), [(True, "aborted"), (False, "canceled")])
 def test_a_deadline_that_passes_in_the_line_ends_the_run(database: Database, aborts: bool, status: str) -> None:
     late, in_time = add(database, deadline_in=-1, aborts=aborts), add(database, deadline_in=60, aborts=aborts)
-    assert leases.tend(database) == [late]
+    assert chores.tend(database) == [late]
     assert row(database, late)["status"] == status
     claim = leases.claim_one(database, "w")
     assert claim is not None and claim.id == in_time
@@ -142,4 +142,4 @@ def test_a_deadline_in_the_midst_of_work_is_told_to_the_worker(database: Databas
     with database.write() as db:
         db.execute(sa.update(runs).where(runs.c.id == run_id).values(deadline=now() - 1))
     assert leases.look(database, claim) == "deadline"
-    assert leases.tend(database) == [], "it has a worker"
+    assert chores.tend(database) == [], "it has a worker"

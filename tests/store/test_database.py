@@ -76,3 +76,9 @@ def test_a_database_that_is_not_there_is_an_error_without_its_password(tmp_path:
         with pytest.raises(StorageError) as raised, Database(url).read() as db:
             db.execute(sa.select(now()))
         assert "secret" not in str(raised.value) and "Is it there" in raised.value.hint
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="May not write the database"):
+        Database(f"sqlite:///{tmp_path / 'file' / 'folder' / 'x.db'}")

@@ -12,23 +12,20 @@ from there: three without finishing another stage, and the run fails with a text
 
 from __future__ import annotations
 
-import json
 import mimetypes
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
-    CompoundSelect,
     Double,
     Insert,
     Select,
     Update,
     and_,
     bindparam,
-    delete,
     func,
     insert,
     or_,
@@ -38,13 +35,12 @@ from sqlalchemy import (
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import VividCoverError
-from vividcover.runs.states import OPEN, Row, change, close, happened, idle, locked
+from vividcover.runs.states import OPEN, Row, change, close, happened, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
-from vividcover.store.tables import events, facts, files, models, runs, stages, tokens, versions, workers
+from vividcover.store.tables import events, files, models, runs, stages, tokens, versions, workers
 
 ATTEMPTS = 3  # claims of a run without another finished stage
-MANY = 100  # rows that one call of `tend` looks at
 Say = tuple[str, str]  # kind (log, output, progress) and data
 
 
@@ -313,91 +309,3 @@ def _output(db: Connection, claim: Claim, outcome: Outcome, keep: float) -> tupl
     first = outcome.files[0]
     version = registry.add_trained_version(db, claim.run, first["sha256"], first["name"], outcome.details)
     return {"version": f"{claim.run['destination']}:{version}", "files": told}, size
-
-
-# --- what nobody else does ------------------------------------------------------------------------------------------
-
-
-def tend(database: Database) -> list[str]:
-    """Ends runs that nobody will end: past their deadline in the line, or left by dead workers. Returns their ids.
-
-    Any number of workers may do it at once.
-    """
-    with database.read() as db:
-        found = list(db.execute(_untended()).scalars())
-    ended = []
-    for run_id in found:
-        with database.write() as db:
-            row, clock = locked(db, run_id) or ({"status": "gone"}, 0.0)
-            if row["status"] not in OPEN or not idle(row, clock):
-                continue
-            if row["deadline"] is not None and row["deadline"] < clock:
-                close(db, row, clock, "aborted" if row["aborts"] and row["started_at"] is None else "canceled")
-            elif row["cancel_requested_at"] is not None:
-                close(db, row, clock, "canceled")
-            elif row["attempts"] >= ATTEMPTS:
-                close(db, row, clock, "failed", error=WORN)
-            else:
-                continue
-            ended.append(run_id)
-    return ended
-
-
-@lru_cache
-def _untended() -> CompoundSelect[Any]:
-    """Each half has an index of its own, however long the line is."""
-    late = select(runs.c.id).where(runs.c.status.in_(OPEN), runs.c.deadline < now())
-    over = or_(runs.c.cancel_requested_at.is_not(None), runs.c.attempts >= ATTEMPTS)
-    return late.union(select(runs.c.id).where(runs.c.lease_until < now(), over)).limit(MANY)
-
-
-WORN = (
-    f"The run was begun {ATTEMPTS} times and its process died each time before another stage was finished. "
-    "If memory ran out, give it less to do or use a larger machine; the run's logs tell what it did last."
-)
-
-
-def arrive(database: Database, worker: str, device: str) -> None:
-    """Signs a worker on; workers that were silent for a day are forgotten."""
-    with database.write() as db:
-        db.execute(insert(workers).values(id=worker, device=device, started_at=now(), seen_at=now()))
-        db.execute(delete(workers).where(workers.c.seen_at < now() - 86_400.0))
-
-
-def bury(database: Database, dead: Callable[[str], bool]) -> int:
-    """Ends the leases of workers that are surely dead, so that nobody waits for their end; how many there were."""
-    held = and_(runs.c.lease_until > now(), runs.c.status.in_(OPEN))
-    with database.read() as db:
-        owners = set(db.execute(select(runs.c.lease_owner).where(held).distinct()).scalars())
-    if not (gone := [owner for owner in owners if owner and dead(owner)]):
-        return 0
-    with database.write() as db:
-        return db.execute(update(runs).where(held, runs.c.lease_owner.in_(gone)).values(lease_until=0.0)).rowcount
-
-
-def leave(database: Database, worker: str) -> None:
-    with database.write() as db:
-        db.execute(delete(workers).where(workers.c.id == worker))
-
-
-def waiting(database: Database, worker: str) -> None:
-    with database.write() as db:
-        db.execute(update(workers).where(workers.c.id == worker).values(seen_at=now(), run_id=None))
-
-
-def my_turn(database: Database, chore: str, every: float) -> bool:
-    """Whether a chore that one process does every `every` seconds is this one's now."""
-    from vividcover.runs.registry import insert_missing
-
-    with database.write() as db:
-        insert_missing(db, facts, {"name": chore, "value": "0"})
-        last, at = db.execute(select(facts.c.value, now()).where(facts.c.name == chore)).one()
-        if at - float(last) < every:
-            return False
-        mine = update(facts).where(facts.c.name == chore, facts.c.value == last).values(value=str(at))
-        return db.execute(mine).rowcount > 0
-
-
-def progress(told: Mapping[str, Any]) -> str:
-    """What a child told of its progress, as an event's data."""
-    return json.dumps({key: told.get(key) for key in ("stage", "fraction", "overall", "eta")})

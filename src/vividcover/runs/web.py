@@ -21,12 +21,14 @@ def main(fd: int, cert: str | None = None, key: str | None = None) -> None:
     from vividcover.runs import lifeline
     from vividcover.settings import settings
     from vividcover.store import migrate
+    from vividcover.store.artifacts import Artifacts
     from vividcover.store.database import Database
 
     try:
         database = Database(settings().database_url)
         migrate.upgrade(database)
         database.close()
+        Artifacts.of(settings())
     except VividCoverError as error:
         sys.stderr.write(f"Error: {error.message}\n       {error.hint}\n")
         raise SystemExit(UNUSABLE) from None

@@ -8,6 +8,7 @@ again: the child (by this worker), the worker (by another one, when the lease is
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -20,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
-from vividcover.runs import bell, leases
+from vividcover.runs import bell, chores, leases
 from vividcover.runs.child import Child, Children
 from vividcover.runs.leases import Claim, LostLease, Outcome, Say
 from vividcover.settings import Settings
@@ -35,6 +36,7 @@ GATHER = 0.03  # seconds in which what a run says is gathered for one write
 TEND = 1.0  # seconds between two looks at the runs that nobody works on
 CHORES = 5.0  # seconds between two signs of a worker that has nothing to do
 SWEEP = 300.0  # seconds between two sweeps of files that expired, by all workers together
+PROGRESS = ("stage", "fraction", "overall", "eta")  # of what a child tells of its progress, what is kept
 
 log = logging.getLogger("vividcover.worker")
 T = TypeVar("T")
@@ -54,7 +56,7 @@ class Worker:
         for name in (signal.SIGTERM, signal.SIGINT):
             signal.signal(name, self._stop)
         migrate.upgrade(self.database)
-        leases.arrive(self.database, self.id, self.device)
+        chores.arrive(self.database, self.id, self.device)
         self.children.prepare()
         with bell.Listener("work", self.settings.home) as self.bell:
             try:
@@ -62,7 +64,7 @@ class Worker:
                     self._turn()
             finally:
                 self.children.close()
-        leases.leave(self.database, self.id)
+        chores.leave(self.database, self.id)
         self.database.close()
 
     def _stop(self, *_: object) -> None:
@@ -103,8 +105,8 @@ class Worker:
         if time.monotonic() < self._chores_at:
             return
         self._chores_at = time.monotonic() + CHORES
-        leases.waiting(self.database, self.id)
-        if leases.my_turn(self.database, "sweep", SWEEP):
+        chores.waiting(self.database, self.id)
+        if chores.my_turn(self.database, "sweep", SWEEP):
             from vividcover.runs.sweep import sweep
 
             sweep(self.database, Artifacts.of(self.settings))
@@ -114,8 +116,8 @@ class Worker:
         if time.monotonic() < self.tend_at:
             return
         self.tend_at = time.monotonic() + TEND
-        leases.bury(self.database, _dead)
-        for run_id in leases.tend(self.database):
+        chores.bury(self.database, _dead)
+        for run_id in chores.tend(self.database):
             bell.ring("runs", run_id, self.settings.home)
             bell.ring("webhooks", run_id, self.settings.home)
 
@@ -224,7 +226,7 @@ class Drive:
         elif what == "output":
             self._piece(message["text"])
         elif what == "progress":
-            self._say("progress", leases.progress(message))
+            self._say("progress", json.dumps({key: message.get(key) for key in PROGRESS}))
         elif what == "stage":
             self._write(lambda db: leases.record_stage(db, self.claim, message))
         elif what == "over":

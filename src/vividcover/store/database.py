@@ -20,6 +20,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from vividcover.errors import ParameterError, StorageError
+from vividcover.files import storage_errors
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another's transaction; ours are milliseconds long
 
@@ -99,7 +100,9 @@ def _engine(url: str) -> Engine:
                 "The Postgres driver is not installed.", "Install it: pip install 'vividcover[postgres]'."
             ) from None
     if parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(parsed.database).parent
+        with storage_errors("the database", folder):
+            folder.mkdir(parents=True, exist_ok=True)
     engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, pool_size=8, max_overflow=24)
     sa.event.listen(engine, "connect", _open_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
