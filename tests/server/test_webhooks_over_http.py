@@ -85,14 +85,15 @@ def test_a_server_that_is_killed_while_it_sends_sends_it_again(receiver: Receive
     receiver.answers["/d"] = [lambda: time.sleep(1.5) or 500, 200]  # type: ignore[func-returns-value]
     allowed = json.dumps([receiver.at])
     with live(tmp_path / "home", private_hosts=allowed, webhook_seconds="2") as server:
-        with server.client(server.token()) as http:
+        token = server.token()
+        with server.client(token) as http:
             hook = {"webhook": receiver.url("/d"), "webhook_events_filter": ["completed"]}
             run = http.post("/v1/predictions", json=RUN | hook, headers={"Prefer": "wait"}).json()
         until(lambda: receiver.bodies("/d"), 20)
         (web,) = (pid for pid in children_of(server.process.pid) if "vividcover.runs.web" in command(pid))
         kill(web)
         until(lambda: len(receiver.bodies("/d")) == 2, 30)
-        with server.client(server.token()) as http:
+        with server.client(token) as http:
             sent = until(lambda: (seen := http.get("/v1/webhooks/deliveries").json()["results"][0])["done_at"] and seen)
     messages = [(headers["webhook-id"], body) for headers, body in receiver.got if headers["path"] == "/d"]
     assert len(set(messages)) == 1 and (sent["state"], sent["run"]) == ("sent", run["id"])
