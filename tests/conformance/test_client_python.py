@@ -181,6 +181,15 @@ def test_a_training_makes_a_version_that_runs_at_once_by_every_name(client: Clie
     assert pictures[0].startswith(PNG) and len(set(pictures)) == 1
 
 
+def test_latest_which_the_client_sends_without_the_name_is_refused_with_what_to_do(client: Client) -> None:
+    with pytest.raises(ReplicateError, match="run owner/name, which is its latest") as error:
+        client.run(f"{HELLO}:latest", {})
+    assert error.value.status == 422
+    made = client.predictions.create(version=f"{HELLO}:latest", input={})
+    made.wait()
+    assert made.status == "succeeded"
+
+
 def test_output_files_are_file_outputs_that_read_in_one_request(client: Client, clients: Ground, photos: Path) -> None:
     """Links begin with https:, answer 200 themselves, and their last part is a name."""
     train(client, photos, "ann/outputs")
@@ -350,6 +359,10 @@ def test_it_works_asynchronously_too(client: Client) -> None:
     async def ask() -> Any:
         made = await client.predictions.async_create(model=HELLO, input={"text": "async"})
         await made.async_wait()
-        return made.output, await client.async_run(HELLO, {"text": "async"})
+        heard = [str(event) async for event in await client.async_stream(HELLO, input={"text": "a\nb"})]
+        pages = [page async for page in replicate.async_paginate(client.predictions.async_list)]
+        return made.output, await client.async_run(HELLO, {"text": "async"}), "".join(heard), sum(map(len, pages))
 
-    assert asyncio.run(ask()) == (["hello there, async"], ["hello there, async"])
+    created, ran, streamed, count = asyncio.run(ask())
+    assert created == ran == ["hello there, async"]
+    assert streamed == "hello there, a\nb" and count >= MANY

@@ -22,6 +22,7 @@ from vividcover.store import tables
 
 router = APIRouter(prefix="/v1", tags=["predictions"])
 UNKNOWN = "Invalid version or not permitted"
+NAMELESS = "The clients' run() sends owner/name:latest without the name: run owner/name, which is its latest version."
 
 
 class PredictionBody(runs.RunBody):
@@ -39,7 +40,8 @@ async def create(request: Request) -> JSONResponse:
     try:
         resolved = await runs.resolve(state, who, body.version)
     except NotFoundError as error:
-        raise Problem(422, f"{runs.GONE} {error.message}", UNKNOWN) from None
+        bare = f" {NAMELESS}" if body.version.strip().lower() == "latest" else ""
+        raise Problem(422, f"{runs.GONE} {error.message}{bare}", UNKNOWN) from None
     return await runs.create(request, state, who, resolved, body)
 
 
