@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import replicate
-from replicate import APIStatusError, Replicate
+from replicate import APIStatusError, DefaultHttpxClient, Replicate
 
 HELLO = "vividcover/hello"
 DONE = ("succeeded", "failed", "canceled")
@@ -193,6 +193,23 @@ def deleted(zip: str) -> Any:
     version = training.output.version.partition(":")[2]
     answer = client.models.versions.with_raw_response.delete(version_id=version, **place)
     return answer.status_code, [one.id for one in client.models.versions.list(**place)]
+
+
+def conflict(zip: str) -> Any:
+    """How often the client asks for what cannot be: it repeats even a POST, unless it is told not to."""
+    asked: list[str] = []
+    counting = Replicate(
+        http_client=DefaultHttpxClient(event_hooks={"request": [lambda request: asked.append(request.method)]})
+    )
+    _, training = train(zip, "pia/deployed")
+    version = training.output.version.partition(":")[2]
+    deployed = client.deployments.create(
+        name="holder", model="pia/deployed", version=version, hardware=client.hardware.list()[0].sku, min_instances=0,
+        max_instances=1,
+    )  # fmt: skip
+    refused = refusal(lambda: counting.models.delete(model_owner="pia", model_name="deployed"))
+    client.deployments.delete(deployment_owner=deployed.owner, deployment_name="holder")
+    return refused, asked
 
 
 def webhook(url: str) -> Any:

@@ -124,6 +124,12 @@ def test_a_deleted_version_is_202(py: Script, photos: Path) -> None:
     assert py("deleted", zip=str(photos)) == [202, []]
 
 
+def test_a_refusal_that_stays_one_is_not_asked_for_again(py: Script, photos: Path) -> None:
+    refused, asked = py("conflict", zip=str(photos))
+    assert refused["kind"] == "ConflictError" and "pia/deployed" in refused["body"]["detail"]
+    assert asked == ["DELETE"], "x-should-retry: false"
+
+
 def test_a_webhook_is_signed_by_the_standard(py: Script, ground: Ground) -> None:
     """The client itself checks none."""
     made = py("webhook", url=ground.receiver.url("/python-2"))
