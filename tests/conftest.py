@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import tempfile
@@ -54,6 +55,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.psql(f"CREATE DATABASE {own};")
     yield make_url(server.get_uri()).set(database=own).render_as_string(hide_password=False)
     server.cleanup()
+    with contextlib.suppress(OSError):  # another process of this test run is still at it
+        folder.rmdir()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
