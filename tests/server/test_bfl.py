@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from conftest import Api, token_of
+from server_making import Api, token_of
 from vividcover.catalog.contract import validated
 from vividcover.cover import get
 from vividcover.runs import leases

@@ -17,10 +17,8 @@ from typing import Any
 import httpx
 import pytest
 import sqlalchemy as sa
-from test_requests import problem  # type: ignore[import-not-found]
-from test_uploads import made, upload  # type: ignore[import-not-found]
 
-from conftest import Api  # type: ignore[import-not-found]
+from server_making import Api, made, problem, upload
 from vividcover.store import tables
 
 SONIC, TRAINER = "zsxkib/sonic", "replicate/train-rvc-model"

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
-from conftest import Api, token_of
+from server_making import Api, token_of
 from vividcover.catalog.pins import PINS
 from vividcover.cover import models as catalog
 from vividcover.runs import leases

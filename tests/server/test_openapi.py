@@ -8,9 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from test_uploads import made  # type: ignore[import-not-found]
-
-from conftest import Api  # type: ignore[import-not-found]
+from server_making import Api, made
 
 
 def test_no_request_of_schemathesis_makes_the_server_fail(

@@ -4,26 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
-import httpx
 import pytest
 import sqlalchemy as sa
 
-from conftest import Api, token_of  # type: ignore[import-not-found]
+from server_making import Api, problem, token_of
 from vividcover.store import accounts, tables
 from vividcover.store.database import now
 
 HELLO = {"version": "vividcover/hello", "input": {}}
-
-
-def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """The body of an answer that must be a problem of this status."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = answer.json()
-    assert body["status"] == status and body["title"] and body["detail"]
-    return body
 
 
 def test_a_request_needs_a_token_of_this_server(api: Api) -> None:

@@ -12,10 +12,10 @@ import httpx
 import pytest
 import replicate
 
-from conftest import Api
 from live import Live, live
 from receiver import Receiver
 from run_making import children_of, kill, until
+from server_making import Api
 from vividcover.store import accounts
 
 RUN = {"version": "vividcover/hello", "input": {"text": "you", "repeat": 2}}
