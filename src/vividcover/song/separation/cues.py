@@ -11,8 +11,11 @@ position     how much better a bin's left/right relation fits where the voice is
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
 from vividcover.song.pcm import RATE, Signal
@@ -53,15 +56,13 @@ def fluctuating(signal: Signal, check: Check) -> Signal:
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(LONG) / LONG)).astype(np.float32)
     padded = np.pad(signal, (LONG, 2 * LONG))
     frames = np.lib.stride_tricks.sliding_window_view(padded, LONG)[::LONG_HOP]
-    spectrum = scipy.fft.rfft(frames * window, axis=-1)
+    spectrum = np.concatenate([scipy.fft.rfft(part * window, axis=-1) for part in _slices(frames)])
     size = np.abs(spectrum)
-    lines, clicks = _median(size, LONG_TIME, 0, check), _median(size, LONG_FREQUENCY, 1, check)
-    np.square(lines, out=lines)
-    np.square(clicks, out=clicks)
-    lines += clicks
-    lines += np.float32(1e-12)
-    spectrum *= np.divide(clicks, lines, out=clicks)
-    del size, lines, clicks
+    lines = _median(size, LONG_TIME, 0, check)
+    for part, whole, line in zip(_slices(spectrum), _slices(size), _slices(lines)):
+        clicks = np.square(_median(whole, LONG_FREQUENCY, 1, check))
+        part *= clicks / (clicks + np.square(line) + np.float32(1e-12))
+    del size, lines
     parts = scipy.fft.irfft(spectrum, n=LONG, axis=-1)
     del spectrum
     parts *= window
@@ -71,6 +72,11 @@ def fluctuating(signal: Signal, check: Check) -> Signal:
         out[k : k + len(parts)] += quarters[:, k]
     out *= np.float32(1 / 1.5)
     return np.asarray(out.reshape(-1)[LONG : LONG + len(signal)], np.float32)
+
+
+def _slices(values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Views of SLICE // 4 rows each."""
+    return [values[t : t + SLICE // 4] for t in range(0, len(values), SLICE // 4)]
 
 
 def _median(values: Real, width: int, axis: int, check: Check) -> Real:
@@ -109,7 +115,10 @@ def position(spectrum: Spectrum, vocal: Real) -> Real:
     `spectrum` is [2, T, BINS]; `vocal` [T, BINS] a first guess of the voice's share of each bin.
     """
     voice, band = place(spectrum, np.square(vocal)), place(spectrum, np.square(1 - vocal))
-    ratio = _misfit(spectrum, *band) - _misfit(spectrum, *voice)
+    ratio = np.empty_like(vocal)
+    for t in range(0, len(vocal), SLICE):
+        part = spectrum[:, t : t + SLICE]
+        ratio[t : t + SLICE] = _misfit(part, *band) - _misfit(part, *voice)
     ratio = uniform_filter(ratio, 3)
     return np.asarray(np.clip(ratio, -4, 4, out=ratio), np.float32)
 

@@ -162,8 +162,11 @@ def separate_block(block: Block, check: Check) -> tuple[Signal, Evidence]:
     if block.several:
         voice += others(spectrum - voice, sings, block.inside)
         check()
-        return stft.synthesise(np.concatenate([voice, voice - lead(voice, block.tracks.f0[0])])), found
-    return stft.synthesise(voice), found
+    del spectrum
+    if not block.several:
+        return stft.synthesise(voice), found
+    backing = stft.synthesise(voice - lead(voice, block.tracks.f0[0]))
+    return np.concatenate([stft.synthesise(voice), backing]), found
 
 
 def lead(voice: Spectrum, f0: Real) -> Spectrum:
