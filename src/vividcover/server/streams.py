@@ -25,10 +25,11 @@ from vividcover.server import shapes
 from vividcover.server.problems import not_found
 from vividcover.server.public import Links
 from vividcover.server.state import State, state_of
-from vividcover.server.watch import LOOK, TERMINAL
+from vividcover.server.watch import TERMINAL
 from vividcover.store.tables import events, runs
 
 router = APIRouter(prefix="/v1/streams", tags=["predictions"])
+LOOK = 1.0  # seconds; a ring may be lost
 KEEP_ALIVE = 15.0  # seconds of silence after which a comment is sent, so that no proxy hangs up
 MANY = 500  # events in one query
 NAMES = {"log": "logs", "output": "output"}
@@ -63,27 +64,27 @@ async def _events(
 ) -> AsyncIterator[bytes]:  # fmt: skip
     last, silent = after[0], 0.0
     yield b": a run's events follow\n\n"
-    while True:
-        change = state.watch.next
-        row, said = await state.read(lambda db, last=last: _news(db, run_id, last))  # type: ignore[misc]
-        if row is None:
-            return
-        for event in said:
-            last = int(event["id"])
-            if event["kind"] in NAMES:
+    with state.watch.on(run_id) as attention:
+        while True:
+            row, said = await state.read(lambda db, last=last: _news(db, run_id, last))  # type: ignore[misc]
+            if row is None:
+                return
+            for event in said:
+                last = int(event["id"])
+                if event["kind"] in NAMES:
+                    silent = 0.0
+                    yield _frame(str(last), NAMES[event["kind"]], event["data"])
+            if len(said) == MANY:
+                continue
+            if row["status"] in TERMINAL:
+                for frame in _ending(row, links, last, after):
+                    yield frame
+                return
+            if not await attention.change(LOOK):
+                silent += LOOK
+            if silent >= KEEP_ALIVE:
                 silent = 0.0
-                yield _frame(str(last), NAMES[event["kind"]], event["data"])
-        if len(said) == MANY:
-            continue
-        if row["status"] in TERMINAL:
-            for frame in _ending(row, links, last, after):
-                yield frame
-            return
-        if not await state.watch.until(change):
-            silent += LOOK
-        if silent >= KEEP_ALIVE:
-            silent = 0.0
-            yield b": still here\n\n"
+                yield b": still here\n\n"
 
 
 def _news(db: Connection, run_id: str, last: int) -> tuple[RowMapping | None, list[RowMapping]]:

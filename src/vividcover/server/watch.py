@@ -32,7 +32,6 @@ class Watch:
     def __init__(self, database: Database, home: Path) -> None:
         self._database, self._home = database, home
         self._waiting: dict[str, set[Attention]] = {}
-        self._next = asyncio.Event()  # set and replaced at every ring
         self._listener: Listener | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -50,17 +49,6 @@ class Watch:
             asyncio.get_running_loop().remove_reader(self._listener.fileno())
             self._listener.close()
 
-    @property
-    def next(self) -> asyncio.Event:
-        """Set when any run changes from now on. Take it before looking, so that nothing is missed in between."""
-        return self._next
-
-    async def until(self, change: asyncio.Event, timeout: float = LOOK) -> bool:
-        """Waits for it; False when the time was over first."""
-        with contextlib.suppress(TimeoutError):
-            return await asyncio.wait_for(change.wait(), timeout)
-        return False
-
     @contextlib.contextmanager
     def on(self, run_id: str, *, end: bool = False) -> Iterator[Attention]:
         """Attention to one run. Taken before the run is committed, it misses nothing of it. `end`: to its end only."""
@@ -76,8 +64,6 @@ class Watch:
         over = {about[:-1] for about in heard if about.endswith(OVER)}
         self._wake(over if "" not in heard else self._waiting)
         self._wake(heard - over, end=False)
-        self._next.set()
-        self._next = asyncio.Event()
 
     def _wake(self, ids: Collection[str], *, end: bool = True) -> None:
         for run_id in ids:
