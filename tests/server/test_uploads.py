@@ -106,6 +106,28 @@ def test_an_upload_that_is_announced_too_large_is_refused_before_it_is_sent(serv
     assert kept(api) == set()
 
 
+def test_an_upload_whose_sender_hangs_up_leaves_nothing(
+    serve: Callable[..., Api], caplog: pytest.LogCaptureFixture
+) -> None:
+    api = serve()
+    host, port = api.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as wire:
+        wire.sendall(
+            f"POST /v1/files HTTP/1.1\r\nHost: x\r\nAuthorization: {api.http.headers['Authorization']}\r\n"
+            "Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 9000000\r\n\r\n"
+            '--b\r\nContent-Disposition: form-data; name="content"; filename="f"\r\n\r\n'.encode()
+            + b"x" * 3_000_000
+        )
+        until = time.monotonic() + 10
+        while not kept(api) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert kept(api)  # it is being written
+    while kept(api) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert kept(api) == set()
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_an_upload_of_unknown_length_is_stopped_where_it_grows_too_large(serve: Callable[..., Api]) -> None:
     api = serve(max_upload_bytes=1_500_000)
     sent = 0

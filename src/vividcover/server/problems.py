@@ -15,6 +15,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
 from vividcover.errors import ConsentError, EngineError, InputError, NotFoundError, StorageError, VividCoverError
@@ -84,6 +85,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(VividCoverError, _own)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(ClientDisconnect, _fault)
     app.add_exception_handler(Exception, _fault)
 
 
@@ -127,6 +129,8 @@ async def _fault(request: Request, error: Exception) -> Response:
 
 
 def fault(request: Request, error: Exception) -> Response:
-    """The answer for what must not happen, which the log tells in full."""
+    """The answer for what must not happen, which the log tells in full; a client that hung up is no fault."""
+    if isinstance(error, ClientDisconnect):
+        return Problem(400, "The request did not come to its end.").response()
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     return Problem(500, "The server made a mistake; it is in its log.").response()
