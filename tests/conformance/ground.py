@@ -66,9 +66,9 @@ class Ground:
 
 
 @contextlib.contextmanager
-def served(home: Path, *, tls: bool, runs: int) -> Iterator[Ground]:
+def served(home: Path, *, tls: bool, runs: int, **settings: str) -> Iterator[Ground]:
     """A server of its own, whose account has had so many runs."""
-    with Receiver() as receiver, live(home, tls=tls, private_hosts=json.dumps([receiver.at])) as server:
+    with Receiver() as receiver, live(home, tls=tls, private_hosts=json.dumps([receiver.at]), **settings) as server:
         made = Ground(server, server.token(), receiver)
         with made.http() as http:
             for _ in range(runs):

@@ -271,6 +271,18 @@ const cases = {
     return made.input.youtube_url;
   },
 
+  async throttled() {
+    let asked = 0;
+    const counting = new Replicate({
+      baseUrl,
+      fetch: (url, init) => {
+        asked += 1;
+        return fetch(url, init);
+      },
+    });
+    return { ...(await refusal(counting.run(HELLO, { input: {} }))), asked };
+  },
+
   async plain({ zip }) {
     const input = { youtube_url: new Blob([fs.readFileSync(zip)]), audio_name: "jo" };
     const output = await replicate.run("zsxkib/create-rvc-dataset", { input });

@@ -127,16 +127,20 @@ def trained(zip: str) -> Any:
     }  # fmt: skip
 
 
-def used(zip: str) -> Any:
+def used(zip: str, voice: str) -> Any:
     """`use()`, which reads the schema, and downloads without a token and without following redirects."""
     train(zip, "pia/portraits")
     hello = replicate.use(HELLO)
     (path,) = replicate.use("pia/portraits")(**small(seed=7))
+    with Path(voice).open("rb") as file:  # what one made is another's input: the link goes, not the file
+        chained = replicate.use("zsxkib/sonic").create(image=path, audio=file)
+    chained_input = client.predictions.get(prediction_id=chained._prediction.id).input
+    client.predictions.cancel(prediction_id=chained._prediction.id)
     pieces = list(replicate.use(HELLO, streaming=True)(text="Pia", repeat=3, seconds=0.7))
     return {
         "hello": hello(text="Pia", repeat=2), "pieces": pieces, "name": Path(path).name,
         "start": Path(path).read_bytes()[:8].hex(), "link": replicate.get_path_url(path),
-        "fails": refusal(lambda: hello(fail=True)),
+        "chained": chained_input["image"], "fails": refusal(lambda: hello(fail=True)),
     }  # fmt: skip
 
 
@@ -210,6 +214,13 @@ def conflict(zip: str) -> Any:
     refused = refusal(lambda: counting.models.delete(model_owner="pia", model_name="deployed"))
     client.deployments.delete(deployment_owner=deployed.owner, deployment_name="holder")
     return refused, asked
+
+
+def throttled() -> Any:
+    asked: list[int] = []
+    hooks = {"response": [lambda response: asked.append(response.status_code)]}
+    impatient = Replicate(max_retries=0, http_client=DefaultHttpxClient(event_hooks=hooks))
+    return refusal(lambda: impatient.run(HELLO, input={})), asked
 
 
 def webhook(url: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -204,6 +205,21 @@ def test_output_files_are_file_outputs_that_read_in_one_request(client: Client, 
     assert plain.startswith("https://")
 
 
+def test_what_one_model_made_is_the_next_ones_input_by_its_link(
+    client: Client, clients: Ground, photos: Path, sample: Path
+) -> None:
+    training = train(client, photos, "ann/chained")
+    weights = training.output["weights"]
+    (picture,) = client.run("vividcover/flux-lora", SMALL | {"seed": 7, "replicate_weights": weights})
+    assert picture.read() == next(iter(client.run("ann/chained", SMALL | {"seed": 7}))).read()
+    sung = client.predictions.create(
+        model="zsxkib/sonic", input={"image": picture.url, "audio": sample / "voice" / "voice_01.flac"}
+    )
+    assert sung.status == "starting" and sung.input is not None
+    assert sung.input["image"] == picture.url and sung.input["audio"].startswith(clients.url + "/v1/files/")
+    sung.cancel()
+
+
 def test_a_file_inside_the_request_is_taken_out_and_kept_as_a_file(
     client: Client, clients: Ground, sample: Path
 ) -> None:
@@ -309,6 +325,18 @@ def test_a_webhook_is_signed_as_the_client_checks_it(client: Client, clients: Gr
         Webhooks.validate(headers=headers, body=body + " ", secret=secret)
 
 
+def test_a_training_tells_its_webhook_the_version(client: Client, clients: Ground, photos: Path) -> None:
+    with photos.open("rb") as file:
+        client.trainings.create(
+            version=LORA_TRAINER, input={"input_images": file, "trigger_word": "VIVI"}, destination="ann/told",
+            webhook=clients.receiver.url("/training"), webhook_events_filter=["start", "completed"],
+        )  # fmt: skip
+    headers, body = told(clients.receiver, "/training", timeout=90)
+    Webhooks.validate(headers=headers, body=body, secret=client.webhooks.default.secret())
+    assert json.loads(body)["output"]["version"].startswith("ann/told:")
+    assert clients.receiver.statuses("/training") == ["processing", "succeeded"]
+
+
 def test_the_older_name_of_the_webhook_still_tells_the_end(client: Client, clients: Ground) -> None:
     client.predictions.create(model=HELLO, input={}, webhook_completed=clients.receiver.url("/older"))
     told(clients.receiver, "/older")
@@ -335,6 +363,8 @@ def test_deployments_are_made_run_changed_and_deleted(client: Client) -> None:
     run = made.predictions.create(input={"text": "Deb"})
     run.wait()
     assert run.output == ["hello there, Deb"]
+    forgetful = client.predictions.create(deployment=f"{made.owner}/{made.name}", input={"seconds": 0.2}, wait=True)
+    assert forgetful.status == "starting", "it drops `wait` where `deployment` is given"
     full = f"{made.owner}/{made.name}"
     assert client.deployments.get(full).name == "greeter"
     changed = client.deployments.update(made.owner, made.name, max_instances=2)

@@ -83,12 +83,12 @@ def test_a_training_makes_a_version_that_runs_at_once_by_every_name(py: Script, 
     assert done["plain"].startswith("https://")
 
 
-def test_use_reads_the_schema_joins_text_and_downloads_files(py: Script, photos: Path) -> None:
-    done = py("used", zip=str(photos))
+def test_use_reads_the_schema_joins_text_and_downloads_files(py: Script, photos: Path, sample: Path) -> None:
+    done = py("used", zip=str(photos), voice=str(sample / "voice" / "voice_01.flac"))
     assert done["hello"] == "hello there, Pia (2)"
     assert done["pieces"] == ["hello there, Pia", " (2)", " (3)"]
     assert bytes.fromhex(done["start"]) == PNG and done["name"].endswith(".png")
-    assert done["link"].endswith("/" + done["name"])
+    assert done["link"].endswith("/" + done["name"]) and done["chained"] == done["link"]
     assert done["fails"]["kind"] == "ModelError"
 
 
