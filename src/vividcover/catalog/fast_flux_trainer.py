@@ -82,8 +82,10 @@ class FastFluxTrainer(Model):
                 consent=context.consent, reporter=stage,
             )  # fmt: skip
 
+        # in a folder names tell which caption is whose; the name of a zip tells nothing
+        files = {"zip": photos} if photos.is_file() else {f"{f.name}#{i}": f for i, f in enumerate(files_of([photos]))}
         made = context.stage(
-            "image/train", version=3, inputs={f.name + f"#{i}": f for i, f in enumerate(files_of([photos]))},
+            "image/train", version=3, inputs=files,
             params={
                 "name": name, "trigger_word": input.trigger_word, "type": input.lora_type, "consent": context.consent,
             },
