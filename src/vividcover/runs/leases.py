@@ -15,13 +15,11 @@ from __future__ import annotations
 import mimetypes
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
     Double,
-    Insert,
     Select,
     Update,
     and_,
@@ -38,6 +36,7 @@ from vividcover.errors import VividCoverError
 from vividcover.runs.states import OPEN, Row, change, close, happened, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
+from vividcover.store.prepared import Prepared
 from vividcover.store.tables import events, files, models, runs, stages, tokens, versions, workers
 
 ATTEMPTS = 3  # claims of a run without another finished stage
@@ -99,32 +98,34 @@ def claim_one(
     One of the models in `warm` (None: any) begins at once, since its child is waiting; others when theirs is up.
     """
     with database.write() as db:
-        mine = {"device": device}
-        found = db.execute(_fallen(), mine).mappings().first() or db.execute(_first(), mine).mappings().first()
-        if found is None:
-            return None
-        row: Row = dict(found)
-        clock = row["clock"]
-        begins = warm is None or row["serves"] in warm
-        first = begins and row["started_at"] is None
-        row = change(
-            db, row, lease_owner=worker, lease_until=clock + lease, fence=row["fence"] + 1,
-            attempts=row["attempts"] + 1, status="processing" if begins else row["status"],
-            started_at=clock if first else row["started_at"],
-        )  # fmt: skip
-        db.execute(_served(), {"token": row["token_id"], "turn_now": row["turn"]})
-        if first:
-            happened(db, row, "start")
-        return Claim(row, worker, device, row["fence"], _weights_file(db, row))
+        return take(db, worker, device, warm, lease)
 
 
-@lru_cache  # each statement is made once: making it takes longer than carrying it out
+def take(db: Connection, worker: str, device: str, warm: Collection[str] | None, lease: float) -> Claim | None:
+    """`claim_one` as a part of the caller's transaction."""
+    mine = {"device": device}
+    row: Row | None = FALLEN.one(db, mine) or FIRST.one(db, mine)
+    if row is None:
+        return None
+    clock = row["clock"]
+    begins = warm is None or row["serves"] in warm
+    first = begins and row["started_at"] is None
+    row = change(
+        db, row, lease_owner=worker, lease_until=clock + lease, fence=row["fence"] + 1,
+        attempts=row["attempts"] + 1, status="processing" if begins else row["status"],
+        started_at=clock if first else row["started_at"],
+    )  # fmt: skip
+    SERVED.do(db, {"token": row["token_id"], "turn_now": row["turn"]})
+    if first:
+        happened(db, row, "start")
+    return Claim(row, worker, device, row["fence"], _weights_file(db, row))
+
+
 def _fallen() -> Select[Any]:
     late = and_(runs.c.lease_until < now(), runs.c.status.in_(OPEN), runs.c.attempts < ATTEMPTS)
     return _line().where(late).order_by(runs.c.lease_until)
 
 
-@lru_cache
 def _first() -> Select[Any]:
     due = or_(runs.c.deadline.is_(None), runs.c.deadline > now())
     waits = and_(runs.c.status == "starting", runs.c.lease_until.is_(None), due)
@@ -137,11 +138,13 @@ def _line() -> Select[Any]:
     return free.limit(1).with_for_update(skip_locked=True)
 
 
-@lru_cache
 def _served() -> Update:
     """Where the token has got to in the fair order."""
     turn: BindParameter[float] = bindparam("turn_now", type_=Double())
     return update(tokens).where(tokens.c.id == bindparam("token"), tokens.c.turn < turn).values(turn=turn)
+
+
+FALLEN, FIRST, SERVED = Prepared(_fallen), Prepared(_first), Prepared(_served)
 
 
 def _weights_file(db: Connection, row: Row) -> str | None:
@@ -160,19 +163,21 @@ def beat(db: Connection, claim: Claim, lease: float) -> None:
 def look(database: Database, claim: Claim) -> str | None:
     """Whether the run should stop, and why: "canceled", "deadline". Raises `LostLease`."""
     with database.read() as db:
-        found = db.execute(_look(), {"run": claim.id}).mappings().first()
-    if found is None or not claim.holds(dict(found)):
+        found = LOOK.one(db, {"run": claim.id})
+    if found is None or not claim.holds(found):
         raise _lost(claim)
     if found["cancel_requested_at"] is not None:
         return "canceled"
     return "deadline" if found["deadline"] is not None and found["deadline"] < found["clock"] else None
 
 
-@lru_cache
 def _look() -> Select[Any]:
     c = runs.c
     told = select(c.cancel_requested_at, c.deadline, c.fence, c.lease_owner, now().label("clock"))
     return told.where(c.id == bindparam("run"))
+
+
+LOOK = Prepared(_look)
 
 
 def release(db: Connection, claim: Claim, why: str = "", *, counts: bool = True) -> None:
@@ -245,12 +250,10 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
 
 def _write(db: Connection, run_id: str, said: list[Say]) -> None:
     if said:
-        db.execute(_said(), [{"run_id": run_id, "kind": kind, "data": data} for kind, data in said])
+        SAID.do_all(db, [{"run_id": run_id, "kind": kind, "data": data} for kind, data in said])
 
 
-@lru_cache
-def _said() -> Insert:
-    return insert(events).values(at=now())
+SAID = Prepared(lambda: insert(events).values(at=now()))
 
 
 def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0) -> Row:
@@ -266,14 +269,16 @@ def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] =
         size=size,
     )  # fmt: skip
     owner, _, name = row["model"].partition("/")
-    db.execute(_counted(), {"of": owner, "called": name})
+    COUNTED.do(db, {"of": owner, "called": name})
     return row
 
 
-@lru_cache
 def _counted() -> Update:
     named = and_(models.c.owner == bindparam("of"), models.c.name == bindparam("called"))
     return update(models).where(named).values(run_count=models.c.run_count + 1)
+
+
+COUNTED = Prepared(_counted)
 
 
 def _output(db: Connection, claim: Claim, outcome: Outcome, keep: float) -> tuple[dict[str, Any] | None, int]:

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, Select, String, Update, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Double, String, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.sql.dml import ReturningInsert
 
 from vividcover.runs import bell
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
+from vividcover.store.prepared import Prepared
 from vividcover.store.tables import runs, tokens
 
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
@@ -65,15 +65,13 @@ def enqueue(db: Connection, new: NewRun) -> Row:
     """Puts a run in the line; its row. Afterwards, when it is committed: `bell.ring("work")`."""
     values = {name: getattr(new, name) for name in _GIVEN}
     values |= {"rank": -new.priority, "of_token": new.token_id, "seconds": new.deadline_in}
-    return dict(db.execute(_enqueue(), values).mappings().one())
+    return ENQUEUE.rows(db, values)[0]
 
 
 _GIVEN = tuple(one.name for one in fields(NewRun) if one.name != "deadline_in")
 
 
-@lru_cache
 def _enqueue() -> ReturningInsert[Any]:
-    """The statement, made once: making it takes longer than carrying it out."""
     seconds: ColumnElement[float] = bindparam("seconds", type_=Double())
     return insert(runs).values(
         status="starting", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=now(),
@@ -101,33 +99,26 @@ def _greatest(one: ColumnElement[float], other: ColumnElement[float]) -> ColumnE
 
 
 def get(db: Connection, run_id: str) -> Row | None:
-    row = db.execute(select(runs).where(runs.c.id == run_id)).mappings().first()
-    return None if row is None else dict(row)
+    return GET.one(db, {"run": run_id})
 
 
 def locked(db: Connection, run_id: str) -> tuple[Row, float] | None:
     """A run's row, which nobody else changes until the end of the transaction, and the database's clock."""
-    found = db.execute(_locked(), {"run": run_id}).mappings().first()
-    if found is None:
-        return None
-    row = dict(found)
-    return row, row.pop("clock")
-
-
-@lru_cache
-def _locked() -> Select[Any]:
-    return select(runs, now().label("clock")).where(runs.c.id == bindparam("run")).with_for_update()
+    row = LOCKED.one(db, {"run": run_id})
+    return None if row is None else (row, row.pop("clock"))
 
 
 def change(db: Connection, row: Row, **values: Any) -> Row:
     """Writes to a run that is `locked`; its row afterwards."""
-    db.execute(_change(), {"run": row["id"], **values})
+    CHANGE.do(db, {"run": row["id"], **values})
     return {**row, **values}
 
 
-@lru_cache
-def _change() -> Update:
-    return update(runs).where(runs.c.id == bindparam("run"))
+_one = runs.c.id == bindparam("run")
+ENQUEUE = Prepared(_enqueue)
+GET = Prepared(lambda: select(runs).where(_one))
+LOCKED = Prepared(lambda: select(runs, now().label("clock")).where(_one).with_for_update())
+CHANGE = Prepared(lambda: update(runs).where(_one))
 
 
 def idle(row: Row, clock: float) -> bool:

@@ -22,6 +22,7 @@ from vividcover.settings import settings
 from vividcover.store import tables
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
+from vividcover.store.prepared import Prepared
 
 if TYPE_CHECKING:
     from vividcover.runs.states import NewRun
@@ -40,7 +41,7 @@ LATEST = 20  # runs of a model whose mean length is what the next one is expecte
 DUST = 1e-9  # USD: what adding many small amounts may be off by
 OPEN = ("starting", "processing")
 
-USED = sa.insert(tables.usage).values(at=now())  # made once: that takes longer than carrying it out
+USED = Prepared(lambda: sa.insert(tables.usage).values(at=now()))
 
 By = Literal["model", "token", "device", "engine", "day"]
 Row = Mapping[str, Any]
@@ -67,7 +68,7 @@ def record(
     if usd is None:
         unit, each = price(run["serves"], run["input"], engine if engine == "hosted" else device)
         usd = each * (seconds if unit == "second" else len((run["output"] or {}).get("files", [])))
-    db.execute(USED, {
+    USED.do(db, {
         "account_id": run["account_id"], "token_id": run["token_id"], "run_id": run["id"], "model": run["model"],
         "device": device, "engine": engine, "seconds": seconds, "bytes": size, "usd": usd,
     })  # fmt: skip

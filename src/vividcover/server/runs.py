@@ -17,7 +17,7 @@ from typing import Any
 import sqlalchemy as sa
 from fastapi import Request
 from pydantic import Field
-from sqlalchemy.engine import Connection, RowMapping
+from sqlalchemy.engine import Connection
 from starlette.responses import JSONResponse
 
 from vividcover import outbound
@@ -35,6 +35,7 @@ from vividcover.server.state import State
 from vividcover.server.watch import Attention
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
+from vividcover.store.prepared import Prepared
 from vividcover.store.tables import events, files, runs
 
 EVENTS = ("start", "output", "logs", "completed")
@@ -236,9 +237,9 @@ async def _webhook(state: State, body: RunBody) -> tuple[str | None, str]:
 # --- looking ------------------------------------------------------------------------------------------------------
 
 
-def with_logs(db: Connection, run_id: str) -> tuple[RowMapping, str]:
+def with_logs(db: Connection, run_id: str) -> tuple[shapes.Row, str]:
     """A run's row and everything that it logged. Raises `Problem` 404."""
-    row = db.execute(_WITH_LOGS, {"run": run_id}).mappings().first()
+    row = WITH_LOGS.one(db, {"run": run_id})
     if row is None:
         raise not_found()
     return row, row["logs"] or ""
@@ -250,9 +251,8 @@ _said = (
     .order_by(events.c.id)
     .subquery()
 )
-_WITH_LOGS = sa.select(
-    runs, sa.select(sa.func.aggregate_strings(_said.c.data, "")).scalar_subquery().label("logs")
-).where(runs.c.id == sa.bindparam("run"))
+_logs = sa.select(sa.func.aggregate_strings(_said.c.data, "")).scalar_subquery().label("logs")
+WITH_LOGS = Prepared(lambda: sa.select(runs, _logs).where(runs.c.id == sa.bindparam("run")))
 
 
 async def look(request: Request, state: State, who: Principal, run_id: str, kind: str = "") -> dict[str, Any]:

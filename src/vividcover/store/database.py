@@ -23,6 +23,8 @@ from vividcover.errors import ParameterError, StorageError
 from vividcover.files import storage_errors
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another's transaction; ours are milliseconds long
+BUSY_MS = int(BUSY_SECONDS * 1000)
+KEPT = 8  # connections that stay open although nobody uses them
 
 
 class now(FunctionElement[float]):
@@ -44,13 +46,19 @@ def _now_postgres(*_: Any, **__: Any) -> str:
 
 
 class Database:
-    """One engine. Threads may share it; a forked or spawned child makes its own."""
+    """One engine. Threads may share it; a forked or spawned child makes its own.
+
+    A file of SQLite's is kept open by connections that go from hand to hand; for Postgres the engine's pool looks each
+    time whether its connection still lives.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.engine = _engine(url)
         self._writer = self.engine.execution_options(vividcover_write=True)
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        self._keeps = self.is_sqlite and bool(self.engine.url.database)
+        self._kept: list[Connection] = []  # which nobody uses at the moment
 
     @property
     def is_sqlite(self) -> bool:
@@ -59,16 +67,66 @@ class Database:
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction, committed at the end and rolled back by an exception. Raises `StorageError`."""
+        if self._keeps:
+            with _clear(self.url), self._hand() as connection:
+                _raw(connection).execute("BEGIN IMMEDIATE")
+                yield connection
+                _raw(connection).execute("COMMIT")
+            return
         with _clear(self.url), self._writer.begin() as connection:
             yield connection
 
     @contextlib.contextmanager
+    def write_now(self) -> Iterator[Connection | None]:
+        """`write()` for a thread that must not wait: None when another writes at this moment, and on Postgres."""
+        if not self._keeps:
+            yield None
+            return
+        with _clear(self.url), self._hand() as connection:
+            raw, busy = _raw(connection), False
+            raw.execute("PRAGMA busy_timeout=0")
+            try:
+                raw.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+                if not busy:
+                    raise
+            finally:
+                raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+            yield None if busy else connection
+            if not busy:
+                raw.execute("COMMIT")
+
+    @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection whose every statement stands for itself. Raises `StorageError`."""
-        with _clear(self.url), self._reader.connect() as connection:
+        with _clear(self.url), self._hand() if self._keeps else self._reader.connect() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def _hand(self) -> Iterator[Connection]:
+        """A connection of SQLite's, outside any transaction, also afterwards; after an error it is not used again."""
+        try:
+            connection = self._kept.pop()
+        except IndexError:
+            connection = self._reader.connect()
+        try:
+            yield connection
+            if connection.in_transaction():  # SQLAlchemy thinks so from its first statement on
+                connection.rollback()
+        except BaseException:
+            with contextlib.suppress(sqlite3.Error):
+                connection.connection.rollback()
+            connection.close()
+            raise
+        if len(self._kept) < KEPT:
+            self._kept.append(connection)
+        else:
+            connection.close()
+
     def close(self) -> None:
+        while self._kept:
+            self._kept.pop().close()
         self.engine.dispose()
 
 
@@ -76,9 +134,16 @@ class Database:
 def _clear(url: str) -> Iterator[None]:
     try:
         yield
-    except (OperationalError, InterfaceError) as error:
+    except (OperationalError, InterfaceError, sqlite3.OperationalError, sqlite3.InterfaceError) as error:
         shown = make_url(url).render_as_string(hide_password=True)
-        raise StorageError(f"The database {shown} failed: {error.orig}.", "Is it there, writable, not full?") from error
+        why = getattr(error, "orig", error)
+        raise StorageError(f"The database {shown} failed: {why}.", "Is it there, writable, not full?") from error
+
+
+def _raw(connection: Connection) -> sqlite3.Connection:
+    raw: Any = connection.connection.dbapi_connection
+    assert isinstance(raw, sqlite3.Connection)
+    return raw
 
 
 def _engine(url: str) -> Engine:
@@ -111,7 +176,7 @@ def _engine(url: str) -> Engine:
 
 def _open_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={int(BUSY_SECONDS * 1000)}",
+    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}",
                    "foreign_keys=ON", "temp_store=MEMORY"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
 
