@@ -60,6 +60,7 @@ def test_photos_recordings_and_a_song_become_a_cover_on_the_other_side(
     assert "hosted engine trained" in made.result.why
     assert codec.probe(out).seconds == pytest.approx(codec.probe(clip).seconds, abs=0.05)
     assert not codec.is_silent(_pcm(out, tmp_path))
+    assert any("USD" in note for note in made.result.notes), "what it cost is said"
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["ai_generated"]
     there = [s["name"] for s in record["stages"] if s["name"].startswith("hosted/") and "/" in s["name"][7:]]

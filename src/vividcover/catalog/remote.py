@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 INNER: dict[shelf.Kind, str] = {"voice": "remote.zip", "image": "remote.tar"}
 PICTURES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
+USD_PER_SECOND = 0.001528  # what the seed documents name for Replicate's hardware; the setting `prices` says other
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files inside what we write: the same answer gives the same bytes
 
 
@@ -73,6 +74,10 @@ def run(
         order = Order(name, version, values, training)
         answer = replicate.carry_out(order, site, stage.folder, memory=memory, reporter=stage)
         stage.meta.update(answer.story())
+        if answer.seconds is not None:
+            each = settings.prices.get(f"second:{model.name}", settings.prices.get("second:hosted", USD_PER_SECOND))
+            stage.meta["hosted"]["usd"] = round(answer.seconds * each, 6)
+            stage.note(f"{name}: {answer.seconds:.1f} s there, about {answer.seconds * each:.4f} USD")
 
     return context.stage(f"hosted/{name}", version=1, inputs=files, params=story, compute=compute)
 
