@@ -60,7 +60,7 @@ def run() -> Any:
 
 
 def outlasts() -> Any:
-    return client.run(HELLO, input={"seconds": 2}, wait=1)
+    return client.run(HELLO, input={"seconds": 2.3}, wait=1)
 
 
 def created() -> Any:

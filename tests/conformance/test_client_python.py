@@ -45,12 +45,12 @@ def test_run_waits_and_gives_the_output(client: Client) -> None:
 
 def test_run_that_outlasts_the_wait_is_polled_to_its_end_and_is_never_none(client: Client) -> None:
     """The client takes every blocking answer but `starting` for the final one."""
-    assert client.run(HELLO, {"seconds": 2}, wait=1) == ["hello there, world"]
+    assert client.run(HELLO, {"seconds": 2.1}, wait=1) == ["hello there, world"]
 
 
 def test_a_wait_that_the_client_forgets_to_send_is_answered_at_once(client: Client) -> None:
     """It drops `wait` where `model` is given."""
-    made = client.predictions.create(model=HELLO, input={"seconds": 0.2}, wait=True)
+    made = client.predictions.create(model=HELLO, input={"seconds": 0.25}, wait=True)
     assert made.status == "starting"
     made.wait()
     assert (made.status, made.output) == ("succeeded", ["hello there, world"])

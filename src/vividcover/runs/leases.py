@@ -32,7 +32,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from vividcover.errors import VividCoverError
 from vividcover.runs.states import OPEN, Row, change, close, happened, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
@@ -43,10 +42,8 @@ ATTEMPTS = 3  # claims of a run without another finished stage
 Say = tuple[str, str]  # kind (log, output, progress) and data
 
 
-class LostLease(VividCoverError):
-    """The run is no longer this worker's: it was taken up by another, or is over."""
-
-    code = "lost-lease"
+class LostLease(Exception):
+    """The run is no longer this worker's: it was taken up by another, or is over. For workers; no user meets it."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,7 @@ def _hold(db: Connection, claim: Claim) -> tuple[Row, float]:
 
 
 def _lost(claim: Claim) -> LostLease:
-    return LostLease(f"Run {claim.id} is no longer this worker's.", "Another has taken it up, or it is over.")
+    return LostLease(f"Run {claim.id} is no longer this worker's: another has taken it up, or it is over.")
 
 
 def started(db: Connection, claim: Claim) -> None:
