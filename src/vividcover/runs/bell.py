@@ -18,6 +18,7 @@ import os
 import select
 import socket
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -32,8 +33,8 @@ LARGEST = 256  # bytes of a ring
 
 def ring(topic: Topic, about: str = "", home: Path | None = None) -> None:
     """Wakes everybody who listens to `topic` on this machine. Never waits and never fails."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-        bell.setblocking(False)
+    with contextlib.suppress(OSError):
+        bell = _bell()
         for name in os.listdir(folder := _folder(topic, home)):  # noqa: PTH208 (in the way of every request)
             path = f"{folder}/{name}"
             try:
@@ -42,6 +43,13 @@ def ring(topic: Topic, about: str = "", home: Path | None = None) -> None:
                 Path(path).unlink(missing_ok=True)
             except OSError:  # it has more rings waiting than it can hold: it will wake up anyway
                 continue
+
+
+@lru_cache
+def _bell() -> socket.socket:
+    bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    bell.setblocking(False)
+    return bell
 
 
 class Listener:

@@ -12,6 +12,7 @@ more. Every attempt is kept in the log.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -80,7 +81,7 @@ def _insert(
     db: Connection, account_id: str, event: str, url: str, *, run_id: str | None = None, body: str | None = None,
     secret: str | None = None, next_at: Any = None,
 ) -> str:  # fmt: skip
-    id = f"msg_{new_id()}"
+    id = f"msg_{time.time_ns():016x}{new_id()[:16]}"  # in their order, also within a tick of the database's clock
     db.execute(
         sa.insert(tables.deliveries).values(
             id=id, account_id=account_id, run_id=run_id, event=event, url=url, body=body, secret=secret,
@@ -135,7 +136,7 @@ def deliveries(
     for column, value in ((d.account_id, account_id), (d.run_id, run_id), (d.state, state)):
         if value is not None:
             query = query.where(column == value)
-    return db.execute(query.order_by(d.created_at.desc(), d.id).limit(limit)).mappings().all()
+    return db.execute(query.order_by(d.created_at.desc(), d.id.desc()).limit(limit)).mappings().all()
 
 
 def attempts(db: Connection, delivery_id: str) -> Sequence[RowMapping]:

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
-from vividcover.runs import bell, chores, leases
+from vividcover.runs import bell, chores, leases, usage
 from vividcover.runs.child import Child, Children
 from vividcover.runs.leases import Claim, LostLease, Outcome, Say
 from vividcover.settings import Settings
@@ -49,6 +49,7 @@ class Worker:
         self.database = Database(settings.database_url)
         self.children = Children(settings)
         self.stopping = False
+        self.next: Claim | None = None  # taken as the last one was finished
         self._chores_at = self.tend_at = 0.0
 
     def work(self) -> None:
@@ -60,7 +61,7 @@ class Worker:
         self.children.prepare()
         with bell.Listener("work", self.settings.home) as self.bell:
             try:
-                while not self.stopping:
+                while self.next or not self.stopping:  # what was taken is given back
                     self._turn()
             finally:
                 self.children.close()
@@ -72,18 +73,19 @@ class Worker:
 
     def _turn(self) -> None:
         """One run, or a while of waiting for one."""
-        try:
-            self._chores()
-            claim = leases.claim_one(
-                self.database, self.id, self.device, self.children.warm(), self.settings.lease_seconds
-            )
-        except StorageError as error:
-            log.warning("%s", error)
-            time.sleep(LOOK)
-            return
+        claim, self.next = self.next, None
         if claim is None:
-            self.bell.wait(LOOK)
-            return
+            try:
+                self._chores()
+                with self.database.write() as db:
+                    claim = self._take(db)
+            except StorageError as error:
+                log.warning("%s", error)
+                time.sleep(LOOK)
+                return
+            if claim is None:
+                self.bell.wait(LOOK)
+                return
         drive = Drive(self, claim)
         if claim.run["status"] == "processing" and claim.run["webhook"]:
             drive.ring()
@@ -98,6 +100,18 @@ class Worker:
             log.exception("run %s", claim.id)
             self.children.drop(claim.run["serves"])
             drive.fail(f"Something unforeseen happened: {type(error).__name__}: {error}")
+
+    def _take(self, db: Connection) -> Claim | None:
+        return leases.take(db, self.id, self.device, self.children.warm(), self.settings.lease_seconds)
+
+    def take_next(self, db: Connection) -> Claim | None:
+        """Takes the next run in the transaction that ends the last one, unless something else is due.
+
+        On SQLite, where a transaction is alone. On Postgres two workers could come to wait for each other's rows.
+        """
+        if self.stopping or not self.database.is_sqlite or time.monotonic() >= min(self._chores_at, self.tend_at):
+            return None
+        return self._take(db)
 
     def _chores(self) -> None:
         """What a worker does beside its runs."""
@@ -284,7 +298,12 @@ class Drive:
             limit = self.settings.run_limit_seconds
             outcome = Outcome("failed", f"It took longer than the {limit:g} seconds that a run may take here.")
         keep = self.settings.output_keep_seconds
-        self._write(lambda db: leases.finish(db, self.claim, outcome, self.said, keep))
+
+        def change(db: Connection) -> Claim | None:
+            leases.finish(db, self.claim, outcome, self.said, keep)
+            return self.worker.take_next(db)
+
+        self.worker.next = self._write(change)
         self.ring()
 
     def fail(self, error: str) -> None:
@@ -302,7 +321,11 @@ class Drive:
         self._write(lambda db: leases.release(db, self.claim, f"The run's process {how}."))
         self.ring()
 
+    def _costs(self) -> bool:
+        run = self.claim.run
+        return any(usage.price(run["serves"], run["input"], where)[1] for where in (self.claim.device, "hosted"))
+
     def ring(self) -> None:
         bell.ring("runs", f"{self.claim.id}!" if self.outcome else self.claim.id, self.settings.home)
-        if self.claim.run["webhook"] or self.outcome:  # the end of any run may pass a budget's threshold
+        if self.claim.run["webhook"] or (self.outcome and self._costs()):  # which may pass a budget's threshold
             bell.ring("webhooks", self.claim.id, self.settings.home)

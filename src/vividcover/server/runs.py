@@ -137,7 +137,8 @@ async def create(
     )  # fmt: skip
     with state.watch.on(new.id, end=True) as attention:
         async with inputs.or_forget(state, prepared):
-            row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped))
+            small = not (who.budgeted or destination or webhook)
+            row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped), small=small)
         bell.ring("work", new.id, state.settings.home)
         if asked.wait:
             return await _waited(request, state, row, asked, attention)

@@ -49,9 +49,9 @@ class State:
         with self.database.read() as db:
             return ask(db)
 
-    async def write(self, change: Callable[[Connection], T]) -> T:
-        """`change(connection)` in a transaction, together with others that wait."""
-        return await self.writer.do(change)
+    async def write(self, change: Callable[[Connection], T], *, small: bool = False) -> T:
+        """`change(connection)` in a transaction, together with others that wait. `small`: it takes microseconds."""
+        return await self.writer.do(change, small=small)
 
     def links(self, request: Request) -> Links:
         return Links(base_of(request, self.settings.public_url), self.key)

@@ -59,6 +59,7 @@ class Database:
         self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._keeps = self.is_sqlite and bool(self.engine.url.database)
         self._kept: list[Connection] = []  # which nobody uses at the moment
+        self._hasty: list[Connection] = []  # likewise, of `write_now`
 
     @property
     def is_sqlite(self) -> bool:
@@ -68,10 +69,11 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction, committed at the end and rolled back by an exception. Raises `StorageError`."""
         if self._keeps:
-            with _clear(self.url), self._hand() as connection:
-                _raw(connection).execute("BEGIN IMMEDIATE")
+            with _clear(self.url), self._hand(self._kept) as connection:
+                raw = _raw(connection)
+                raw.execute("BEGIN IMMEDIATE")
                 yield connection
-                _raw(connection).execute("COMMIT")
+                raw.execute("COMMIT")
             return
         with _clear(self.url), self._writer.begin() as connection:
             yield connection
@@ -82,17 +84,14 @@ class Database:
         if not self._keeps:
             yield None
             return
-        with _clear(self.url), self._hand() as connection:
+        with _clear(self.url), self._hand(self._hasty, "busy_timeout=0", "wal_autocheckpoint=8000") as connection:
             raw, busy = _raw(connection), False
-            raw.execute("PRAGMA busy_timeout=0")
             try:
                 raw.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
                 if not busy:
                     raise
-            finally:
-                raw.execute(f"PRAGMA busy_timeout={BUSY_MS}")
             yield None if busy else connection
             if not busy:
                 raw.execute("COMMIT")
@@ -100,16 +99,18 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection whose every statement stands for itself. Raises `StorageError`."""
-        with _clear(self.url), self._hand() if self._keeps else self._reader.connect() as connection:
+        with _clear(self.url), self._hand(self._kept) if self._keeps else self._reader.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
-    def _hand(self) -> Iterator[Connection]:
+    def _hand(self, kept: list[Connection], *pragmas: str) -> Iterator[Connection]:
         """A connection of SQLite's, outside any transaction, also afterwards; after an error it is not used again."""
         try:
-            connection = self._kept.pop()
+            connection = kept.pop()
         except IndexError:
             connection = self._reader.connect()
+            for pragma in pragmas:
+                _raw(connection).execute(f"PRAGMA {pragma}")
         try:
             yield connection
             if connection.in_transaction():  # SQLAlchemy thinks so from its first statement on
@@ -117,16 +118,17 @@ class Database:
         except BaseException:
             with contextlib.suppress(sqlite3.Error):
                 connection.connection.rollback()
-            connection.close()
+            _part(connection)
             raise
-        if len(self._kept) < KEPT:
-            self._kept.append(connection)
+        if len(kept) < KEPT:
+            kept.append(connection)
         else:
-            connection.close()
+            _part(connection)
 
     def close(self) -> None:
-        while self._kept:
-            self._kept.pop().close()
+        for kept in (self._kept, self._hasty):
+            while kept:
+                _part(kept.pop())
         self.engine.dispose()
 
 
@@ -138,6 +140,37 @@ def _clear(url: str) -> Iterator[None]:
         shown = make_url(url).render_as_string(hide_password=True)
         why = getattr(error, "orig", error)
         raise StorageError(f"The database {shown} failed: {why}.", "Is it there, writable, not full?") from error
+
+
+def _part(connection: Connection) -> None:
+    """Closes it for good: its settings are its own, so it must not get into the engine's pool."""
+    connection.invalidate()
+    connection.close()
+
+
+@contextlib.contextmanager
+def apart(db: Connection) -> Iterator[None]:
+    """A part of a transaction; what it did is undone when it fails, and nothing else."""
+    if (raw := sqlite_of(db)) is None:
+        with db.begin_nested():
+            yield
+        return
+    if not raw.in_transaction:  # an error such as a full disk has ended it
+        raise StorageError("The database has given up the transaction.", "Is there room on its disk?")
+    raw.execute("SAVEPOINT apart")
+    try:
+        yield
+    except BaseException:
+        raw.execute("ROLLBACK TO apart")
+        raw.execute("RELEASE apart")
+        raise
+    raw.execute("RELEASE apart")
+
+
+def sqlite_of(db: Connection) -> sqlite3.Connection | None:
+    """The driver's own connection, where that is SQLite's."""
+    raw: Any = db.connection.dbapi_connection
+    return raw if isinstance(raw, sqlite3.Connection) else None
 
 
 def _raw(connection: Connection) -> sqlite3.Connection:

@@ -23,6 +23,8 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.selectable import ReturnsRows
 from sqlalchemy.types import TypeEngine
 
+from vividcover.store.database import sqlite_of
+
 Convert = Callable[[Any], Any]
 Values = Mapping[str, Any]
 LATER = re.compile(r"__\[POSTCOMPILE_(\w+)\]")  # where SQLAlchemy would write as many marks as there are values
@@ -38,7 +40,7 @@ class Prepared:
 
     def rows(self, db: Connection, values: Values) -> list[dict[str, Any]]:
         """Every row that it gives."""
-        if (raw := _raw(db)) is None:
+        if (raw := sqlite_of(db)) is None:
             return [dict(row) for row in db.execute(self._statement(), dict(values)).mappings()]
         return self._for(db, values).rows(raw, values)
 
@@ -49,13 +51,13 @@ class Prepared:
 
     def do(self, db: Connection, values: Values) -> int:
         """How many rows it changed."""
-        if (raw := _raw(db)) is None:
+        if (raw := sqlite_of(db)) is None:
             return int(db.execute(self._statement(), dict(values)).rowcount)
         return self._for(db, values).do(raw, values)
 
     def do_all(self, db: Connection, many: Sequence[Values]) -> None:
         """Carries it out for each of the values, which all have the same names."""
-        if (raw := _raw(db)) is None:
+        if (raw := sqlite_of(db)) is None:
             db.execute(self._statement(), [dict(values) for values in many])
             return
         for values in many:
@@ -72,12 +74,6 @@ class Prepared:
         if ready is None:
             ready = self._ready[names] = _Sqlite(self._statement(), names, db.dialect)
         return ready
-
-
-def _raw(db: Connection) -> sqlite3.Connection | None:
-    """The driver's connection where that is SQLite's."""
-    raw = db.connection.dbapi_connection
-    return raw if isinstance(raw, sqlite3.Connection) else None
 
 
 class _Sqlite:
