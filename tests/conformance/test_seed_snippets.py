@@ -1,4 +1,4 @@
-"""Code as the published pages print it (snippets/, word for word), run by the real clients and by curl.
+"""The calls that the published pages print, with their values, in code of our own (snippets/), run by the real clients.
 
 Nothing in it is changed but what its reader must change: the address and the token (which the environment gives to
 Python), and the pages' own placeholders.
@@ -84,17 +84,17 @@ def test_the_page_on_fine_tuning_in_python_makes_trains_and_runs_a_model(
 ) -> None:
     from PIL import Image
 
-    said = python(snippet("flux_training.py", {"/path/to/training-images.zip": str(photos)}), ground, tmp_path)
-    assert "Model created: flux-custom-style" in said and "Training started: starting" in said
-    assert "Training complete! Model version: yourusername/flux-custom-style:" in said
-    with Image.open(tmp_path / "generated-cake.png") as image:
+    said = python(snippet("flux_training.py", {"PHOTOS.zip": str(photos)}), ground, tmp_path)
+    assert "made: flux-custom-style yourusername" in said and "begun: starting" in said
+    assert "learnt: yourusername/flux-custom-style:" in said
+    with Image.open(tmp_path / "picture.png") as image:
         assert image.size == (1024, 1024)
     with ground.http() as http:
         training = http.get("/v1/trainings").json()["results"][0]
         assert training["input"]["hf_token"] == "[redacted]", "a secret of another service is not shown"
         logs = http.get(f"/v1/trainings/{training['id']}/logs").text
         assert "autocaptioning" in logs and "steps=1000" in logs, "what is not honoured is named"
-    schnell = snippet("schnell.py", {"yourusername/your-model:version": training["output"]["version"]})
+    schnell = snippet("schnell.py", {"OWNER/MODEL:VERSION": training["output"]["version"]})
     assert ".webp" in python(schnell + "print(output[0])", ground, tmp_path)
 
 
@@ -107,7 +107,7 @@ def test_the_page_on_fine_tuning_in_javascript_starts_a_training(
     (modules / "replicate" / "index.js").write_text(AS_THE_CLIENT_WANTS_IT)
     (modules / "real-replicate").symlink_to(CLIENTS / "js" / "node_modules" / "replicate")
     (tmp_path / "page" / "page.mjs").write_text(snippet("flux_training.mjs", {}))
-    shutil.copy(photos, tmp_path / "page" / "brand-assets.zip")
+    shutil.copy(photos, tmp_path / "page" / "PHOTOS.zip")
     done = subprocess.run(
         [javascript.command[0], "page.mjs"], env=os.environ | ground.environment, cwd=tmp_path / "page",
         capture_output=True, text=True, timeout=60,
@@ -116,7 +116,7 @@ def test_the_page_on_fine_tuning_in_javascript_starts_a_training(
     said, _, link = done.stdout.strip().partition(": ")
     with ground.http() as http:
         training = http.get(link).json()
-        assert said == "Training started" and training["input"]["trigger_word"] == "BRNDSTYL"
+        assert said == "begun" and training["input"]["trigger_word"] == "BRNDSTYL"
         assert http.post(training["urls"]["cancel"]).status_code == 200
 
 
@@ -133,10 +133,10 @@ def test_the_call_with_one_object_fails_in_the_javascript_client_itself(
 
 
 def test_the_curl_commands_of_the_trainers_page_train_and_look(ground: Ground, photos: Path) -> None:
-    filled = {"<your-training-data-url>": upload(ground, photos), "<some-unique-string>": "UNIQ", HOSTED: ground.url}
+    filled = {"PHOTOS": upload(ground, photos), "TRIGGER": "UNIQ", HOSTED: ground.url}
     training = curl(snippet("fast_flux_trainer.sh", filled), ground)
     assert (training["status"], training["model"]) == ("starting", "replicate/fast-flux-trainer")
-    look = snippet("training_status.sh", {"<training_id>": training["id"], HOSTED: ground.url})
+    look = snippet("training_status.sh", {"TRAINING": training["id"], HOSTED: ground.url})
     until = time.monotonic() + 120
     while (found := curl(look, ground))["status"] not in TERMINAL:
         assert time.monotonic() < until
@@ -151,9 +151,7 @@ def test_the_page_on_voices_trains_a_voice_from_a_link(ground: Ground, sample: P
     with zipfile.ZipFile(dataset, "w") as archive:
         for number, clip in enumerate(sorted((sample / "voice").glob("*.flac"))[:6]):
             archive.write(clip, f"dataset/vivi/split_{number}.flac")
-    link = python(
-        snippet("train_rvc_model.py", {"your_dataset_zip_url": upload(ground, dataset)}), ground, tmp_path
-    ).strip()
+    link = python(snippet("train_rvc_model.py", {"DATASET": upload(ground, dataset)}), ground, tmp_path).strip()
     with ground.http() as http:
         (tmp_path / "voice.zip").write_bytes(http.get(link).content)
     assert shelf.card(tmp_path / "voice.zip", "voice")["engine"] == "classic"
