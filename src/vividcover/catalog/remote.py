@@ -155,7 +155,9 @@ def wrapped(kind: shelf.Kind, name: str, done: StageResult, context: Context, **
     remote = done.path(done.meta["files"][0])
     story = {
         "kind": f"vividcover-{kind}", "engine": "hosted", "format": 1, "name": name, "consent": context.consent,
-        "site": context.settings.replicate_url, "version": done.meta["hosted"]["trained"], **card,
+        "site": context.settings.replicate_url, "version": done.meta["hosted"]["trained"],
+        "licence": f"trained on {context.settings.replicate_url} with {done.name.removeprefix('hosted/')}: its terms hold",
+        **card,
     }  # fmt: skip
     file = f"{name}{shelf.SUFFIX[kind]}"
 
