@@ -156,7 +156,7 @@ def wrapped(kind: shelf.Kind, name: str, done: StageResult, context: Context, **
     story = {
         "kind": f"vividcover-{kind}", "engine": "hosted", "format": 1, "name": name, "consent": context.consent,
         "site": context.settings.replicate_url, "version": done.meta["hosted"]["trained"],
-        "licence": f"trained on {context.settings.replicate_url} with {done.name.removeprefix('hosted/')}: its terms hold",
+        "licence": f"trained with {done.name.removeprefix('hosted/')}, elsewhere (see site): its terms hold",
         **card,
     }  # fmt: skip
     file = f"{name}{shelf.SUFFIX[kind]}"
