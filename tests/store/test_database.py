@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 
 from vividcover.errors import ParameterError, StorageError
 from vividcover.store import migrate
-from vividcover.store.database import Database, now
+from vividcover.store.database import Database, apart, now
 from vividcover.store.tables import facts
 
 
@@ -52,6 +53,35 @@ def test_writers_wait_for_each_other(database_url: str) -> None:
         thread.join()
     with database.read() as db:
         assert db.execute(sa.select(facts.c.value)).scalar_one() == "80"
+    database.close()
+
+
+def test_a_part_that_fails_is_undone_alone(database_url: str) -> None:
+    database = Database(database_url)
+    migrate.upgrade(database)
+    with database.write() as db:
+        for name, fails in (("a", False), ("b", True), ("c", False)):
+            with contextlib.suppress(RuntimeError), apart(db):
+                db.execute(sa.insert(facts).values(name=name, value=""))
+                if fails:
+                    raise RuntimeError
+    assert names(database) == {"a", "c"}
+    database.close()
+
+
+def test_who_must_not_wait_is_told_that_another_writes(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'a.db'}")
+    migrate.upgrade(database)
+    with database.write(), database.write_now() as none:
+        assert none is None
+    with database.write_now() as db:
+        assert db is not None
+        db.execute(sa.insert(facts).values(name="kept", value=""))
+    with pytest.raises(RuntimeError), database.write_now() as db:
+        assert db is not None
+        db.execute(sa.insert(facts).values(name="lost", value=""))
+        raise RuntimeError
+    assert names(database) == {"kept"}
     database.close()
 
 

@@ -61,6 +61,8 @@ class Child:
                 self.dead = True
                 break
             self._buffer += data
+            if len(data) < READ:
+                break
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
             message = json.loads(line)

@@ -50,6 +50,7 @@ class Worker:
         self.children = Children(settings)
         self.stopping = False
         self.next: Claim | None = None  # taken as the last one was finished
+        self._none = False  # there was none when it was finished
         self._chores_at = self.tend_at = 0.0
 
     def work(self) -> None:
@@ -74,7 +75,11 @@ class Worker:
     def _turn(self) -> None:
         """One run, or a while of waiting for one."""
         claim, self.next = self.next, None
+        none, self._none = self._none, False
         if claim is None:
+            if none:  # whoever came since then has rung
+                self.bell.wait(LOOK)
+                return
             try:
                 self._chores()
                 with self.database.write() as db:
@@ -111,7 +116,9 @@ class Worker:
         """
         if self.stopping or not self.database.is_sqlite or time.monotonic() >= min(self._chores_at, self.tend_at):
             return None
-        return self._take(db)
+        claim = self._take(db)
+        self._none = claim is None
+        return claim
 
     def _chores(self) -> None:
         """What a worker does beside its runs."""

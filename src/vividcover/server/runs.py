@@ -141,7 +141,7 @@ async def create(
             row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped), small=small)
         bell.ring("work", new.id, state.settings.home)
         if asked.wait:
-            return await _waited(request, state, row, asked, attention)
+            return await _waited(request, state, row, asked, attention, links)
     return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201, left_of(request))
 
 
@@ -162,11 +162,10 @@ def _enqueue(
 
 
 async def _waited(
-    request: Request, state: State, row: shapes.Row, asked: Asked, attention: Attention
+    request: Request, state: State, row: shapes.Row, asked: Asked, attention: Attention, links: Links
 ) -> JSONResponse:  # fmt: skip
     """The finished run; or, when the time is over, the run as "starting", which clients take for "not yet"."""
     assert asked.wait is not None
-    links = state.links(request)
     applied = {"Preference-Applied": f"wait={asked.wait}", **left_of(request)}
     until = time.monotonic() + asked.wait
     while await attention.change(until - time.monotonic()):

@@ -95,22 +95,31 @@ class Attention:
 
     def __init__(self, watch: Watch, run_id: str, end: bool) -> None:
         self._watch, self._run_id, self._end = watch, run_id, end
-        self._future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         watch._waiting.setdefault(run_id, set()).add(self)
 
     def wake(self, end: bool) -> None:
         if (end or not self._end) and not self._future.done():
-            self._future.set_result(None)
+            self._future.set_result(True)
 
     async def change(self, timeout: float) -> bool:
         """False when the time was over first."""
-        done, _ = await asyncio.wait((self._future,), timeout=max(0.0, timeout))
-        if done:
-            self._future = asyncio.get_running_loop().create_future()
-        return bool(done)
+        loop, future = asyncio.get_running_loop(), self._future
+        clock = loop.call_later(max(0.0, timeout), _late, future)
+        try:
+            return await future
+        finally:
+            clock.cancel()
+            self._future = loop.create_future()
 
     def end(self) -> None:
+        """Nobody waits any more."""
         waiting = self._watch._waiting.get(self._run_id, set())
         waiting.discard(self)
         if not waiting:
             self._watch._waiting.pop(self._run_id, None)
+
+
+def _late(future: asyncio.Future[bool]) -> None:
+    if not future.done():
+        future.set_result(False)
