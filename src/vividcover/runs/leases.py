@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from vividcover.runs.states import OPEN, Row, change, close, happened, locked
+from vividcover.runs.states import TERMINAL, Row, change, close, happened, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
 from vividcover.store.prepared import Prepared
@@ -119,7 +119,8 @@ def take(db: Connection, worker: str, device: str, warm: Collection[str] | None,
 
 
 def _fallen() -> Select[Any]:
-    late = and_(runs.c.lease_until < now(), runs.c.status.in_(OPEN), runs.c.attempts < ATTEMPTS)
+    # not "is open", for which SQLite would go through all that wait: what has a lease is few
+    late = and_(runs.c.lease_until < now(), runs.c.status.not_in(TERMINAL), runs.c.attempts < ATTEMPTS)
     return _line().where(late).order_by(runs.c.lease_until)
 
 

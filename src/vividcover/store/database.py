@@ -24,6 +24,7 @@ from vividcover.files import storage_errors
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another's transaction; ours are milliseconds long
 BUSY_MS = int(BUSY_SECONDS * 1000)
+LOG_PAGES = 4000  # of SQLite's log, 16 MB, which the writer who gets there brings into the database
 KEPT = 8  # connections that stay open although nobody uses them
 
 
@@ -84,7 +85,10 @@ class Database:
         if not self._keeps:
             yield None
             return
-        with _clear(self.url), self._hand(self._hasty, "busy_timeout=0", "wal_autocheckpoint=8000") as connection:
+        with (
+            _clear(self.url),
+            self._hand(self._hasty, "busy_timeout=0", f"wal_autocheckpoint={2 * LOG_PAGES}") as connection,
+        ):
             raw, busy = _raw(connection), False
             try:
                 raw.execute("BEGIN IMMEDIATE")
@@ -210,7 +214,7 @@ def _engine(url: str) -> Engine:
 def _open_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
     for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}",
-                   "foreign_keys=ON", "temp_store=MEMORY"):  # fmt: skip
+                   "foreign_keys=ON", "temp_store=MEMORY", f"wal_autocheckpoint={LOG_PAGES}"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
 
 

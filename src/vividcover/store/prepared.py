@@ -103,7 +103,7 @@ class _Sqlite:
             kinds = [
                 (name, column.type.dialect_impl(dialect).result_processor(dialect, None)) for name, column in columns
             ]
-            self._made_of = [(name, convert) for name, convert in kinds if convert]
+            self._made_of = [(name, _quick(convert)) for name, convert in kinds if convert]
 
     def _given(self, values: Values) -> list[Any]:
         return [
@@ -125,6 +125,11 @@ class _Sqlite:
 
 def _of(kind: TypeEngine[Any], dialect: Dialect) -> Convert | None:
     return kind.dialect_impl(dialect).bind_processor(dialect)
+
+
+def _quick(convert: Convert) -> Convert:
+    """JSON's most frequent value needs no parser, and NULL nothing."""
+    return lambda value: None if value is None else {} if value == "{}" else convert(value)
 
 
 def _always(value: Any) -> Convert:
