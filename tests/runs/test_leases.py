@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -233,3 +234,32 @@ def test_a_chore_is_done_by_one(database: Database) -> None:
     assert chores.my_turn(database, "sweep", 60)
     assert not chores.my_turn(database, "sweep", 60)
     assert chores.my_turn(database, "sweep", 0)
+
+
+def test_the_next_run_is_taken_as_the_last_one_ends_or_neither_happens(database: Database) -> None:
+    add(database), add(database)
+    claim = claimed(database)
+
+    def end_and_take(*, fails: bool) -> Claim | None:
+        with database.write() as db:
+            leases.finish(db, claim, Outcome("succeeded", text="done"))
+            taken = leases.take(db, "w1", "cpu", None, 30.0)
+            if fails:
+                raise ZeroDivisionError
+            return taken
+
+    with pytest.raises(ZeroDivisionError):
+        end_and_take(fails=True)
+    assert row(database, claim.id)["completed_at"] is None
+    taken = end_and_take(fails=False)
+    assert taken is not None and taken.id != claim.id
+    assert [row(database, one)["status"] for one in (claim.id, taken.id)] == ["succeeded", "processing"]
+    assert leases.claim_one(database, "w2") is None
+
+
+def test_a_long_line_does_not_make_it_slower_to_look_for_fallen_runs(tmp_path: Path) -> None:
+    with opened(f"sqlite:///{tmp_path / 'a.db'}") as database, database.read() as db:
+        text = str(leases._fallen().compile(db.engine, compile_kwargs={"literal_binds": True}))
+        bare = text.replace(":device", "'cpu'")
+        plan = db.exec_driver_sql(f"EXPLAIN QUERY PLAN {bare}", {"device": "cpu"} if ":device" in bare else ()).all()
+    assert len(plan) == 1 and "ix_runs_lease_until" in plan[0][3]
