@@ -30,6 +30,9 @@ from vividcover.song.separation.survey import Stretch, Survey, survey_stretch
 from vividcover.workspace import Reporter, Silent
 
 HERE = "vividcover.song.separate"
+CHILDREN = (
+    1  # at work at once: one holds 200 MB at its peak, and where two peaks meet is chance, more so in a long song
+)
 CORE = 640  # frames of a block, 14.9 s
 FADE = 8  # frames on each side of a joint over which two blocks are cross-faded
 PIECE = 1 << 16  # samples written at a time
@@ -62,7 +65,7 @@ def separate(
             f"Unknown separation recipe {recipe!r}.", f"Use auto, or one of: {', '.join(choose.RECIPES)}."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with PcmReader(song) as reader, Children(threads, reporter) as children:
+    with PcmReader(song) as reader, Children(min(threads, CHILDREN), reporter) as children:
         plan = _plan(reader, children, recipe, reporter)
         power, found = _second(reader, folder, plan, children, reporter)
         plan = choose.judge(plan, power, voice(found))

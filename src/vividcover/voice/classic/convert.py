@@ -36,6 +36,7 @@ from vividcover.workspace import Reporter, Silent
 PitchChange = Literal["auto", "no-change", "male-to-female", "female-to-male"] | float
 OCTAVES = {"no-change": 0.0, "male-to-female": 12.0, "female-to-male": -12.0}  # semitones
 HERE = "vividcover.voice.classic.convert"
+CHILDREN = 4  # at work at once, 130 MB each
 BLOCK = 1000  # frames (10 s) between two cuts, about;
 SEARCH = 300  # frames around, in which the best place for the cut is looked for
 MARGIN = 60  # frames before and after a block that are computed and thrown away
@@ -117,7 +118,7 @@ def convert(
     reporter = reporter or Silent()
     settings.check()
     voice = load(model)
-    with PcmReader(vocals) as reader, Children(threads, reporter) as children:
+    with PcmReader(vocals) as reader, Children(min(threads, CHILDREN), reporter) as children:
         if reader.rate != RATE:
             raise AudioError(f"The vocals are at {reader.rate} Hz.", f"Decode them to {RATE} Hz first.")
         pitch, level = _pitch(reader, settings, children, reporter)
