@@ -11,6 +11,19 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 
+LARGE = 16 << 20  # bytes from which an array has pages of its own, which go back the moment it is freed
+ARENAS = 2
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's malloc.h
+
+
+@lru_cache(maxsize=1)
+def settle() -> None:
+    """Has this process's allocator keep little, and the same in every run; glibc alone. Once, before the work."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None and _trim() is not None:  # musl's mallopt is there and does nothing
+        mallopt(M_MMAP_THRESHOLD, LARGE)
+        mallopt(M_ARENA_MAX, ARENAS)
+
 
 def give_back() -> None:
     """Hands every free page back, within a few milliseconds. Other systems' allocators do so by themselves."""

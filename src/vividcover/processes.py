@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 from vividcover.errors import VividCoverError
-from vividcover.memory import give_back
+from vividcover.memory import give_back, settle
 from vividcover.workspace import Reporter, Silent
 
 POLL = 0.1  # seconds between two looks at the cancel flag
@@ -183,6 +183,7 @@ def _serve() -> None:
             os._exit(0)  # the parent is gone, or done with us
 
     threading.Thread(target=read, daemon=True).start()
+    settle()
     while True:
         name, item = pickle.loads(requests.get())  # our parent's, over a private pipe
         try:

@@ -32,7 +32,7 @@ from filelock import FileLock, Timeout
 
 from vividcover.errors import Canceled
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
-from vividcover.memory import give_back
+from vividcover.memory import give_back, settle
 from vividcover.threads import one_blas_thread
 from vividcover.upkeep import Upkeep
 
@@ -264,6 +264,7 @@ class Workspace:
         stage = Stage(self, name, folder)
         try:
             one_blas_thread()
+            settle()
             compute(stage)
             self.check()
             seconds = time.monotonic() - began
