@@ -18,6 +18,7 @@ from vividcover.cover import get
 from vividcover.runs import leases
 from vividcover.runs.leases import Outcome
 from vividcover.server.bfl_bodies import PICTURES, nearest
+from vividcover.store import accounts
 
 PHOTO = (Path(__file__).parents[2] / "sample" / "photos" / "02.jpg").read_bytes()
 # The fields of each order, as docs.bfl.ai gave them: name → (default, low, high). None: no such bound.
@@ -275,3 +276,11 @@ def test_a_ratio_that_cannot_be_drawn_becomes_the_nearest() -> None:
     assert [nearest(ratio) for ratio in ("16:9", "2:1", "1:2", "100:99", "7:3")] == [
         "16:9", "16:9", "9:16", "1:1", "21:9"
     ]  # fmt: skip
+
+
+def test_an_order_beyond_the_budget_keeps_no_pictures(api: Api, bfl: httpx.Client) -> None:
+    accounts.change_account(api.state.database, api.user, budget_usd=0.0)
+    answer = bfl.post("/finetune", json=order())
+    assert answer.status_code == 402, answer.text
+    assert api.http.get("/v1/files").json()["results"] == []
+    assert bfl.get("/my_finetunes").json() == {"finetunes": []}

@@ -21,7 +21,6 @@ from vividcover.catalog import shelf
 from vividcover.catalog.contract import Context, Inputs, Made, takes_file
 from vividcover.errors import EngineError
 from vividcover.hosted.remote import Memory, Order
-from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult, canonical
 
 if TYPE_CHECKING:
@@ -31,11 +30,6 @@ INNER: dict[shelf.Kind, str] = {"voice": "remote.zip", "image": "remote.tar"}
 PICTURES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
 USD_PER_SECOND = 0.001528  # what the seed documents name for Replicate's hardware; the setting `prices` says other
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files inside what we write: the same answer gives the same bytes
-
-
-def available(settings: Settings) -> str:
-    """Where hosted runs would go; "" without a token."""
-    return settings.replicate_url if settings.replicate_token else ""
 
 
 def values_of(input: Inputs) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from vividcover.server.state import State, state_of
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
 from vividcover.store.ids import new_id
-from vividcover.store.tables import events, files
+from vividcover.store.tables import events
 from vividcover.store.tables import finetunes as rows
 
 STATUS = {"starting": "Pending", "processing": "Pending", "succeeded": "Ready"}  # the others: Error
@@ -114,23 +114,20 @@ async def finetune(request: Request) -> JSONResponse:
     stored = await uploads.keep(state, who, _zip_of(body.file_data), "pictures.zip", "application/zip")
     schema, values = model.TrainingInput, body.inputs(links.file(stored["id"]))
     assert schema is not None
-    try:
+    async with inputs.or_forget(state, inputs.Prepared({}, stored=[stored["id"]])):
         prepared = await inputs.prepare(state, who, links, schema, values, TRAINER)
-    except Problem:
-        await state.write(lambda db: db.execute(sa.delete(files).where(files.c.id == stored["id"])))
-        raise
-    finetune_id = str(uuid.uuid4())
-    home = finetunes.home_of(who.username, finetune_id)
-    version = await state.read(lambda db: registry.resolve(db, who, TRAINER))
-    new = _new(who, version, body, prepared, kind="training", output_shape="training", consent=consent)
-    new = replace(new, destination=home, note=body.finetune_comment)
+        finetune_id = str(uuid.uuid4())
+        home = finetunes.home_of(who.username, finetune_id)
+        version = await state.read(lambda db: registry.resolve(db, who, TRAINER))
+        new = _new(who, version, body, prepared, kind="training", output_shape="training", consent=consent)
+        new = replace(new, destination=home, note=body.finetune_comment)
 
-    def change(db: Connection) -> None:
-        registry.destination(db, who, home)
-        _enqueue(db, state, who, links, new)
-        finetunes.add(db, who.account_id, new.id, home, body.model_dump(), finetune_id)
+        def change(db: Connection) -> None:
+            registry.destination(db, who, home)
+            _enqueue(db, state, who, links, new)
+            finetunes.add(db, who.account_id, new.id, home, body.model_dump(), finetune_id)
 
-    await state.write(change)
+        await state.write(change)
     bell.ring("work", new.id, state.settings.home)
     return JSONResponse({"finetune_id": finetune_id, **_accepted(links, finetune_id, body)})
 
@@ -168,9 +165,10 @@ async def _picture(request: Request, kind: type[Picture]) -> JSONResponse:
     model = runs.model_of(kind.serves)
     values = body.inputs(known.trigger_word or "TOK")
     prepared = await inputs.prepare(state, who, links, model.Input, values, kind.serves)
-    version = await state.read(lambda db: registry.resolve(db, who, kind.serves))
-    new = _new(who, version, body, prepared, kind="prediction", output_shape=model.output)
-    await state.write(lambda db: _enqueue(db, state, who, links, new))
+    async with inputs.or_forget(state, prepared):
+        version = await state.read(lambda db: registry.resolve(db, who, kind.serves))
+        new = _new(who, version, body, prepared, kind="prediction", output_shape=model.output)
+        await state.write(lambda db: _enqueue(db, state, who, links, new))
     bell.ring("work", new.id, state.settings.home)
     return JSONResponse(_accepted(links, new.id, body))
 
