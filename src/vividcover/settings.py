@@ -6,6 +6,7 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
@@ -41,6 +42,20 @@ class Settings(BaseSettings):
     max_download_bytes: int = Field(default=2 * GIB, gt=0, description="largest file fetched from a link")
     download_timeout: float = Field(default=900.0, gt=0, description="seconds that one fetch may take in all")
     threads: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, description="processor cores to use")
+
+    # the neural engine
+    device: str = Field(
+        default="auto",
+        pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$",
+        description="auto (the best there is), cpu, cuda, cuda:1, mps",
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto",
+        description="of the neural engine's numbers; auto: what the device does well without audible loss",
+    )
+    weight_files: dict[str, Path] = Field(
+        default_factory=dict, description='own files instead of the registry\'s: {"rmvpe": "/nets/rmvpe.pt"}'
+    )
 
     # the server
     database: str = Field(default="", description="database URL; empty: SQLite in the data folder")
