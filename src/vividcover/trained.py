@@ -1,5 +1,8 @@
 """What a trained model's file says of itself: its `model.json`, whether the file is a zip (voices) or a tar (images).
 
+A voice that others published has no card: a zip with a `.pth` in it, or the bare `.pth`. It gets one here, which says
+that the neural engine reads it; whether it really is a voice, that engine's own reader finds out.
+
     card = read_card(Path("vivi.zip"), "voice", hint="Give the .zip that `vividcover voice train` made.")
 
 This is the only place that finds and checks the card; engines then check what is theirs (engine, format, arrays).
@@ -18,6 +21,7 @@ from vividcover.errors import ModelFileError
 Kind = Literal["voice", "image"]
 SUFFIX: dict[Kind, str] = {"voice": ".zip", "image": ".tar"}
 CARD = "model.json"
+PUBLISHED = "rvc"  # the format of a voice without a card
 ELSEWHERE = "the neural engine reads it, the classic one cannot"
 
 
@@ -32,8 +36,12 @@ def read_card(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
         names, text = _open(path)
     except (zipfile.BadZipFile, tarfile.TarError, OSError, KeyError, EOFError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path.name} is damaged: {error}.", hint) from error
+    if names is None and kind == "voice" and _is_pickle(path):
+        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem}
     if names is None:
         raise ModelFileError(f"{path.name} is not a trained {kind} model: {_looks_like(path, kind)}.", hint)
+    if text is None and kind == "voice" and _published(names):
+        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem}
     if text is None:
         raise ModelFileError(f"{path.name} {_holds(names)}.", hint)
     try:
@@ -58,6 +66,17 @@ def _open(path: Path) -> tuple[list[str] | None, bytes | None]:
             member = tarred.extractfile(CARD) if CARD in names else None
             return names, member.read() if member else None
     return None, None
+
+
+def _published(names: list[str]) -> bool:
+    """Whether an archive holds a `.pth`, or is one (torch's own zip)."""
+    return any(n.endswith(".pth") or n.endswith("/data.pkl") for n in names)
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file is torch's older format, a bare pickle."""
+    with path.open("rb") as file:
+        return file.read(2) == b"\x80\x02"
 
 
 def _holds(names: list[str]) -> str:

@@ -44,10 +44,20 @@ def test_an_unknown_name_gets_the_nearest_one(context: Context, tmp_path: Path) 
         shelf.take("voice", "viviene", context)
 
 
+@pytest.mark.parametrize("files", [{"me__pth": "x", "added_me__index": "x"}, {"sub/me__pth": "x", "readme": "x"}])
+def test_a_voice_that_others_published_is_the_neural_engines(
+    context: Context, tmp_path: Path, files: dict[str, str]
+) -> None:
+    published = zipped(tmp_path / "MrKrabs.zip", **files)
+    assert shelf.take("voice", str(published), context).card["engine"] == "neural"
+    assert shelf.engine_of("voice", str(published), context) == (
+        "neural", "the voice 'MrKrabs' is an RVC model, which the neural engine reads",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"me__pth": "x", "added_me__index": "x"}, "is an RVC model"),
         ({"lora__safetensors": "x"}, "is a FLUX LoRA"),
         ({"dataset/me/split_0__wav": "x"}, "is a dataset, not yet a model"),
         ({"readme": "x"}, r"has no model\.json; it holds readme"),

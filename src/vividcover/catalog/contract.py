@@ -18,9 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from vividcover.catalog import engines
+from vividcover.catalog.checks import fits, validated
 from vividcover.errors import ConsentError, EngineError, InputError, NotFoundError, ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult, Workspace
@@ -247,6 +249,7 @@ class Model(ABC):
     synthetic: ClassVar[bool] = True  # what it makes shows or sounds like a person who did not do it
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # engine → input that it cannot follow → why
     pinned: ClassVar[str] = ""  # the version that the hosted engine asks for first; "": the latest
+    wants_gpu: ClassVar[bool] = True  # the neural engine is no choice of `auto` without one: it would take hours
     is_hosted: ClassVar[bool] = True  # whether the model exists outside this program
     media: ClassVar[frozenset[str]] = frozenset()  # its files that may be a page with audio or video
 
@@ -257,6 +260,14 @@ class Model(ABC):
     def classic_train(self, input: Any, context: Context) -> Made:
         """Trains without GPU, torch or downloads. Only where `TrainingInput` is set."""
         raise EngineError(f"{self.name} cannot be trained.", "Run it instead.")
+
+    def neural(self, input: Any, context: Context) -> Made:
+        """Serves the model with PyTorch and the published weights. Called where `neural_lacks` says ""."""
+        raise EngineError(f"{engines.NOT_YET.format(name=self.name)}.", "Use --engine classic, or auto.")
+
+    def neural_train(self, input: Any, context: Context) -> Made:
+        """Trains so. Only where `TrainingInput` is set."""
+        return self.neural(input, context)
 
     def hosted(self, input: Any, context: Context) -> Made:
         """Serves the model on Replicate, or on a server like it."""
@@ -277,32 +288,16 @@ class Model(ABC):
         """(engine, why) when a trained model in the input leaves no choice; None when any engine would do."""
         return None
 
-    def choose(self, wanted: Engine, settings: Settings, reader: tuple[str, str] | None = None) -> tuple[str, str]:
-        """(engine, why). Raises `EngineError` for one that cannot serve this model here.
+    def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
+        """What is missing for the neural engine to serve this here, in words; "" when nothing is."""
+        return engines.NOT_YET.format(name=self.name)
 
-        auto: the engine that made the trained model in the input; else hosted with a token, else classic.
-        """
-        if wanted == "neural":
-            raise EngineError(
-                f"The neural engine for {self.name} is not part of this release.", "Use --engine classic, or auto."
-            )
-        if wanted == "hosted":
-            if not self.is_hosted:
-                raise EngineError(f"{self.name} runs on this machine only.", "Use --engine classic, or auto.")
-            if not self.hosted_at(settings):
-                raise EngineError(
-                    "The hosted engine needs a token.", "Set VIVIDCOVER_REPLICATE_TOKEN, or use --engine classic."
-                )
-        if wanted != "auto":
-            return wanted, "asked for"
-        if reader:
-            return reader
-        if self.is_hosted and (where := self.hosted_at(settings)):
-            return (
-                "hosted",
-                f"a token for {where} is set; the neural engine is not part of this release",
-            )
-        return "classic", "no token for hosted models is set, and the neural engine is not part of this release"
+    def choose(
+        self, wanted: Engine, settings: Settings, reader: tuple[str, str] | None = None, input: Any = None,
+        training: bool = False,
+    ) -> tuple[str, str]:  # fmt: skip
+        """(engine, why). Raises `EngineError` for one that cannot serve this model here. See `engines.choose`."""
+        return engines.choose(self, wanted, settings, reader, input, training)
 
     def check_consent(self, consent: str) -> None:
         """Raises `ConsentError` unless there are words."""
@@ -330,7 +325,8 @@ class Model(ABC):
             self.check_consent(context.consent)
         if "seed" in schema.model_fields and getattr(input, "seed", None) is None and not way:
             input = input.model_copy(update={"seed": random.SystemRandom().randrange(SEED_LIMIT)})
-        engine, why = self.choose(context.engine, context.settings, None if way else self.reader(input, context))
+        reader = None if way else self.reader(input, context)
+        engine, why = self.choose(context.engine, context.settings, reader, input, bool(way))
         fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
         for parameter, reason in self.ignores.get(engine, {}).items():
             if parameter in input.model_fields_set and getattr(input, parameter) is not None:
@@ -357,49 +353,7 @@ def refused_by(stage: StageResult) -> list[NotHonoured]:
     return found
 
 
-def fits(output: Path | None, suffix: str) -> None:
-    """Raises `ParameterError` for an output whose name says another format, before the work."""
-    if output is None or output.is_dir() or len(suffix) < 2:
-        return
-    alike = {".jpg", ".jpeg"}
-    if output.suffix.lower() != suffix and not {output.suffix.lower(), suffix} <= alike:
-        name = output.with_suffix(suffix).name
-        if not output.suffix:
-            raise ParameterError(f"{output.name} has no suffix.", f"Name it {name}, or give a folder that exists.")
-        raise ParameterError(f"{output.name} would hold {suffix} data.", f"Name it {name}.")
-
-
-def validated(model: str, schema: type[Inputs], values: Mapping[str, Any]) -> Any:
-    """The values as `schema`. Raises `ParameterError` naming every one that is wrong."""
-    try:
-        return schema.model_validate({k: v for k, v in values.items() if v is not None})
-    except ValidationError as error:
-        raise parameter_error(model, schema, error) from None
-
-
-def parameter_error(model: str, schema: type[BaseModel], error: ValidationError) -> InputError:
-    """All of a request's wrong values in one message, each with the value, the range, and the nearest name."""
-    import difflib
-
-    lines = []
-    for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, schema.model_fields, 1)
-            lines.append(f"unknown parameter {key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-        elif problem["type"] == "missing":
-            lines.append(f"{key} is required")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
-    kinds = {problem["type"] for problem in error.errors()}
-    if kinds & {"extra_forbidden", "missing"}:
-        hint = f"The parameters are: {', '.join(schema.model_fields)}."
-    else:
-        hint = f"Types, ranges and choices of each: vividcover models {model}"
-    return ParameterError(f"{model}: {'; '.join(lines)}.", hint)
-
-
 __all__ = [
-    "ENGINES", "Context", "Engine", "Inputs", "Made", "Model", "NotHonoured", "Result", "takes_file", "uri",
+    "ENGINES", "Context", "Engine", "Inputs", "Made", "Model", "NotHonoured", "Result", "fits", "takes_file", "uri",
+    "validated",
 ]  # fmt: skip
