@@ -85,6 +85,16 @@ def aside(out: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def share(source: Path, target: Path) -> None:
+    """Gives a file that nobody will change a second name, which must be free; on another file system, copies it."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def publish(source: Path, destination: Path) -> Path:
     """Copies a finished file to where the user wants it."""
     with aside(destination) as part:

@@ -64,6 +64,11 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=4 * GIB, gt=0, description="largest file that may be uploaded")
     max_account_bytes: int = Field(default=100 * GIB, gt=0, description="bytes of files an account may keep")
     upload_keep_seconds: float = Field(default=86_400.0, gt=0, description="how long an uploaded file is kept")
+    share_stages: bool | None = Field(
+        default=None,
+        description="whether a worker on another machine may go on from finished stages; empty: with Postgres or S3",
+    )
+    stage_keep_seconds: float = Field(default=86_400.0, ge=0, description="how long these stages are kept after use")
     output_keep_seconds: float = Field(default=0.0, ge=0, description="how long outputs are kept; 0: for good")
     lease_seconds: float = Field(default=30.0, gt=0, description="after this silence a worker's run is taken over")
     cancel_grace: float = Field(default=0.6, ge=0, description="seconds between asking a run to stop and killing it")
@@ -108,6 +113,13 @@ class Settings(BaseSettings):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.home / 'vividcover.db'}"
+
+    @property
+    def shares_stages(self) -> bool:
+        """Whether finished stages are kept where workers on other machines find them."""
+        if self.share_stages is not None:
+            return self.share_stages
+        return self.artifacts.startswith("s3://") or self.database.startswith("postgres")
 
     @property
     def cache(self) -> Path:

@@ -30,7 +30,7 @@ from typing import Any, Literal, Protocol
 
 from filelock import FileLock, Timeout
 
-from vividcover.errors import Canceled
+from vividcover.errors import Canceled, VividCoverError
 from vividcover.files import canonical, publish, sha256_file, storage_errors, write_durably, write_text
 from vividcover.memory import give_back, settle
 from vividcover.threads import one_blas_thread
@@ -68,6 +68,19 @@ class Silent:
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+
+class Shared(Protocol):
+    """Finished stages beyond this cache, which workspaces on other machines use too.
+
+    A stage is a folder with its files and `stage.json`, whose `files` maps each name to the sha256.
+    """
+
+    def get(self, key: str, folder: Path) -> bool:
+        """Puts the stage into an empty folder; False: it is not there. Raises errors of `vividcover.errors`."""
+
+    def put(self, key: str, folder: Path) -> None:
+        """Offers a stage that was just used. Comes back at once and raises nothing: it may be sent later, or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +150,14 @@ class Workspace:
     """A cache folder, and the run that uses it.
 
     `on_event` receives `Event`s. `cancel()` may be called from any thread or signal handler.
-    `limit` is the bytes that the cache may hold after a stage is added (0 = no limit).
+    `limit` is the bytes that the cache may hold after a stage is added (0 = no limit). `shared` is asked for a stage
+    before it is computed, and is given those that were.
     """
 
     root: Path
     on_event: Callable[[Event], None] | None = None
     limit: int = 0
+    shared: Shared | None = None
     results: list[StageResult] = field(default_factory=list)  # in the order they were finished, for provenance
 
     def __post_init__(self) -> None:
@@ -237,6 +252,8 @@ class Workspace:
             with self._only_one(key, name):
                 if (found := self._load(key, name)) is not None:  # another process made it while we waited
                     return self._finish(found, "hit")
+                if (found := self._fetched(key, name)) is not None:
+                    return self._finish(found, "hit")
                 return self._finish(self._compute(key, name, params, compute), "done")
 
     def key(self, name: str, version: int, inputs: Mapping[str, Path], params: Mapping[str, Any]) -> str:
@@ -256,9 +273,7 @@ class Workspace:
         return self._hashes[seen]
 
     def _compute(self, key: str, name: str, params: Mapping[str, Any], compute: Callable[[Stage], None]) -> StageResult:
-        folder = self.root / "tmp" / f"{self._id}-{key[:16]}"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        folder = self._aside(key)
         self._emit("start", name)
         began = time.monotonic()
         stage = Stage(self, name, folder)
@@ -275,10 +290,7 @@ class Workspace:
                 "seconds": round(seconds, 3), "params": dict(params),
             }  # fmt: skip
             write_durably(folder / "stage.json", json.dumps(record, indent=1))
-            home = self._home(key)
-            home.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(home, ignore_errors=True)  # only a damaged one can be here
-            folder.rename(home)
+            home = self._commit(key, folder)
         except BaseException:
             self._emit("failed", name)
             raise
@@ -290,9 +302,42 @@ class Workspace:
             self.prune(self.limit)
         return result
 
+    def _fetched(self, key: str, name: str) -> StageResult | None:
+        """The stage as another machine has made it; None when none has, or it cannot be had."""
+        if self.shared is None:
+            return None
+        folder = self._aside(key)
+        try:
+            if not self.shared.get(key, folder):
+                return None
+            self._commit(key, folder)
+        except VividCoverError as error:
+            self._emit("note", name, text=f"another machine's result could not be had, so it is made here: {error}")
+            return None
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return self._load(key, name)
+
+    def _aside(self, key: str) -> Path:
+        """An empty folder to make a stage in."""
+        folder = self.root / "tmp" / f"{self._id}-{key[:16]}"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def _commit(self, key: str, folder: Path) -> Path:
+        """Puts a whole stage where readers look."""
+        home = self._home(key)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(home, ignore_errors=True)  # only a damaged one can be here
+        folder.rename(home)
+        return home
+
     def _finish(self, result: StageResult, kind: Literal["hit", "done"]) -> StageResult:
         with self._lock:
             self.results.append(result)
+        if self.shared is not None:
+            self.shared.put(result.key, result.folder)
         self._emit(kind, result.name, 1.0, elapsed=0.0 if result.hit else result.seconds)
         return result
 

@@ -62,6 +62,20 @@ def test_what_is_put_is_found_under_its_hash(make: Make, tmp_path: Path) -> None
     assert make("here").put_file(source) == SHA, "a second time is no mistake"
 
 
+def test_a_file_whose_hash_is_known_is_taken_in_without_a_copy_of_it_here(make: Make, tmp_path: Path) -> None:
+    source = tmp_path / "source.bin"
+    source.write_bytes(DATA)
+    for _ in range(2):
+        make("here").adopt(source, SHA)
+        assert make("another machine").path(SHA).read_bytes() == DATA
+    here = [path.stat().st_ino for path in (tmp_path / "here", tmp_path / "artifacts") for path in everything(path)]
+    assert set(here) <= {source.stat().st_ino} and not list(tmp_path.glob("*/tmp/*"))
+    source.unlink()
+    assert make("a third").path(SHA).read_bytes() == DATA
+    with pytest.raises(FileNotFoundError):
+        make("here").adopt(source, "f" * 64)
+
+
 @pytest.mark.parametrize(("start", "end"), [(0, None), (0, 1), (5, 300_000), (559_999, None), (7, 7)])
 def test_any_range_can_be_read(make: Make, start: int, end: int | None) -> None:
     with make("here").put_stream() as writer:

@@ -38,6 +38,20 @@ def test_an_upgrade_of_what_is_current_changes_nothing(database_url: str) -> Non
     database.close()
 
 
+def test_an_earlier_release_s_rows_are_kept(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = Database(database_url)
+    monkeypatch.setattr(migrate, "HEAD", "0001")
+    migrate.upgrade(database)
+    with database.write() as db:
+        db.execute(sa.text("INSERT INTO facts (name, value) VALUES ('secret', 'kept')"))
+    monkeypatch.undo()
+    migrate.upgrade(database)
+    with database.read() as db:
+        assert db.execute(sa.select(metadata.tables["facts"].c.value)).scalars().all() == ["kept"]
+        assert migrate.revision(db) == HEAD
+    database.close()
+
+
 def test_processes_that_start_at_once_do_not_get_into_each_others_way(database_url: str) -> None:
     code = "import sys; from vividcover.store import database, migrate; migrate.upgrade(database.Database(sys.argv[1]))"
     started = [

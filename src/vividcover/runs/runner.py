@@ -32,7 +32,7 @@ from vividcover.catalog.contract import Context, Model, Result
 from vividcover.catalog.flux_pro_trainer import TRAINED
 from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
-from vividcover.runs import lifeline
+from vividcover.runs import lifeline, shared
 from vividcover.settings import Settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.workspace import Event, Workspace
@@ -77,6 +77,7 @@ class Runner:
         begin = self.requests.get()
         self.settings = Settings(**begin["settings"])
         self.artifacts = Artifacts.of(self.settings)
+        self.shared = shared.of(self.settings, self.artifacts)
         self.say("ready")
         while True:
             self.carry_out(self.requests.get())
@@ -87,7 +88,7 @@ class Runner:
         try:
             with (
                 Files(run, self.artifacts) as files,
-                Workspace(self.settings.cache, self.event, self.settings.cache_limit) as self._workspace,
+                Workspace(self.settings.cache, self.event, self.settings.cache_limit, self.shared) as self._workspace,
             ):
                 if self._canceled:  # it came before there was something to cancel
                     self._workspace.cancel()

@@ -33,7 +33,7 @@ def upgrade(database: Database) -> None:
             return
         config.attributes["connection"] = db
         try:
-            command.upgrade(config, "head")
+            command.upgrade(config, HEAD)
         except CommandError as error:
             raise StorageError(
                 f"The database has the schema {revision(db)!r}, which this release does not know.",

@@ -184,8 +184,25 @@ stages = Table(  # the finished stages of a run, in order
     Column("key", String(64), nullable=False),
     Column("hit", Boolean, nullable=False),
     Column("seconds", Double, nullable=False),
+    Column("hosted_seconds", Double),  # of one that another service did: what it says that it took there …
+    Column("usd", Double),  # … and what that costs
     Column("fence", Integer, nullable=False),
     Column("finished_at", Double, nullable=False),
+)  # fmt: skip
+
+shared_stages = Table(  # finished stages that a worker on another machine may go on from; their files are artifacts
+    "shared_stages", metadata,
+    Column("key", String(64), primary_key=True),
+    Column("name", String(100), nullable=False),
+    Column("files", JSON, nullable=False),  # name → sha256
+    Column("record", Text, nullable=False),  # the stage's stage.json
+    Column("used_at", Double, nullable=False, index=True),
+)  # fmt: skip
+
+rates = Table(  # what tokens have asked in the last minute, of all server processes together
+    "rates", metadata,
+    Column("name", String(64), primary_key=True),  # create:TOKEN or other:TOKEN
+    Column("taken", JSON, nullable=False),  # [[unix seconds until which it counts as asked, how many], …]
 )  # fmt: skip
 
 events = Table(  # what a run said, in order; the stream and `logs` are read from here
