@@ -45,10 +45,18 @@ class Inert:
         self.state = state
 
 
-# Classes that published checkpoints name beside tensors: fairseq's HuBERT, and settings that trainers save along.
+# Classes that published checkpoints name beside tensors: fairseq's HuBERT, settings that trainers save along, and
+# what a Demucs file says of itself (its class, its length as a fraction of seconds).
 STUBS: list[Any] = [
     (type(path.rsplit(".", 1)[1], (Inert,), {}), path)
-    for path in ("fairseq.data.dictionary.Dictionary", "argparse.Namespace")
+    for path in (
+        "fairseq.data.dictionary.Dictionary",
+        "argparse.Namespace",
+        "demucs.htdemucs.HTDemucs",
+        "demucs.hdemucs.HDemucs",
+        "demucs.demucs.Demucs",
+        "fractions.Fraction",
+    )
 ]
 ALLOWING = threading.Lock()  # torch keeps the list of allowed classes for the whole process
 
