@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vividcover.song.pcm import PcmReader, Signal
-from vividcover.song.separators.patience import Patient
+from vividcover.patience import Patient
 from vividcover.workspace import Reporter, Silent
 
 Batch = NDArray[np.float32]
