@@ -59,6 +59,33 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         folder.rmdir()
 
 
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """The address of an S3 server that the tests start themselves, in a thread."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"http://{host}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """s3://bucket/prefix of an empty bucket, for this test and the processes that it starts (AWS_…)."""
+    import httpx
+
+    for key, value in {
+        "AWS_ENDPOINT_URL": s3_server, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(key, value)
+    name = f"bucket-{uuid.uuid4().hex}"
+    httpx.put(f"{s3_server}/{name}").raise_for_status()
+    return f"s3://{name}/some/prefix"
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """An empty database of either kind, for this test and the processes that it starts (VIVIDCOVER_DATABASE)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,33 +18,13 @@ SHA = hashlib.sha256(DATA).hexdigest()
 Make = Callable[[str], Artifacts]
 
 
-@pytest.fixture(scope="module")
-def bucket_server() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["folder", "bucket"])
-def make(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     """`make(cache)`: a store; with another name, another machine's view of the same one."""
     if request.param == "folder":
         return lambda cache: Artifacts(tmp_path / "artifacts")
-    import httpx
-
-    url = request.getfixturevalue("bucket_server")
-    name = f"bucket-{tmp_path.name.replace('_', '-').lower()[-40:].strip('-')}"
-    for key, value in {
-        "AWS_ENDPOINT_URL": url, "AWS_ALLOW_HTTP": "true", "AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "me",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-    }.items():  # fmt: skip
-        monkeypatch.setenv(key, value)
-    httpx.put(f"{url}/{name}").raise_for_status()
-    return lambda cache: Artifacts(f"s3://{name}/some/prefix", tmp_path / cache)
+    url = request.getfixturevalue("bucket")
+    return lambda cache: Artifacts(url, tmp_path / cache)
 
 
 def everything(folder: Path) -> list[Path]:
