@@ -25,7 +25,7 @@ from vividcover.song.separators.nets import TorchNet
 from vividcover.song.separators.overlap import Chunks
 from vividcover.tensors import Inert, check_keys, metadata_of, read_tensors
 
-SHIFT = 22_050  # samples: the published program moves a song by up to half a second
+SHIFT = 0.5  # seconds, the most that the published program moves a song by
 # What every published HTDemucs has in common, and our network takes for granted.
 FIXED: dict[str, Any] = {
     "cac": True, "rewrite": True, "context_enc": 0, "t_emb": "sin", "t_norm_in": True, "t_norm_in_group": False,
@@ -71,7 +71,7 @@ def load(
     """A `Net` of one file, or of several with `weights[net][stem]`; `stems` limits what it answers (default: all).
 
     Nets without a share in the wanted stems are not even read. `overlap` is the share of a chunk that the next one
-    sees again. `shift` (0..SHIFT samples, the published program's random offset) moves the grid of chunks; None: not
+    sees again. `shift` (samples, 0 to half a second: the published program's random offset) moves the grid of chunks; None: not
     moved. `batch`: chunks at a time, 0: one on a CPU, four on a GPU. Raises `ModelFileError`, `ParameterError`.
     """
     first = read(files[0])
@@ -121,9 +121,10 @@ def chunks(config: HTDemucsConfig, overlap: float = 0.25, shift: int | None = No
     """The published cutting: triangles, a grid from the song's start or up to half a second before it."""
     if not 0 <= overlap < 1:
         raise ParameterError(f"An overlap of {overlap} is not below 1.", "Choose 0 to 0.9; 0.25 is usual.")
-    if shift is not None and not 0 <= shift <= SHIFT:
-        raise ParameterError(f"A shift of {shift} samples.", f"Choose 0 to {SHIFT}.")
-    lead = 0 if shift is None else SHIFT - shift
+    most = int(SHIFT * config.samplerate)
+    if shift is not None and not 0 <= shift <= most:
+        raise ParameterError(f"A shift of {shift} samples.", f"Choose 0 to {most}.")
+    lead = 0 if shift is None else most - shift
     step = int((1 - overlap) * config.samples)
     return Chunks(config.samples, step, "triangle", lead=lead, batch=batch, every=True, last="centred")
 
