@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import pickle
 import re
 import threading
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -45,19 +46,14 @@ class Inert:
         self.state = state
 
 
-# Classes that published checkpoints name beside tensors: fairseq's HuBERT, settings that trainers save along, and
-# what a Demucs file says of itself (its class, its length as a fraction of seconds).
-STUBS: list[Any] = [
-    (type(path.rsplit(".", 1)[1], (Inert,), {}), path)
-    for path in (
-        "fairseq.data.dictionary.Dictionary",
-        "argparse.Namespace",
-        "demucs.htdemucs.HTDemucs",
-        "demucs.hdemucs.HDemucs",
-        "demucs.demucs.Demucs",
-        "fractions.Fraction",
-    )
-]
+# Classes that published checkpoints name beside tensors: fairseq's HuBERT, settings and numbers of trainers.
+INERT = (
+    "argparse.Namespace",
+    "fairseq.data.dictionary.Dictionary",
+    "numpy._core.multiarray.scalar",
+    "numpy.core.multiarray.scalar",
+    "numpy.dtype",
+)
 ALLOWING = threading.Lock()  # torch keeps the list of allowed classes for the whole process
 
 
@@ -119,10 +115,11 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_tensors(path: Path | bytes, what: str = "") -> dict[str, Any]:
+def read_tensors(path: Path | bytes, what: str = "", inert: Iterable[str] = ()) -> dict[str, Any]:
     """The contents of a file of tensors, on the CPU: `.safetensors`, or anything that `torch.save` wrote.
 
-    `what` names the file in errors ("the voice"). Raises `ModelFileError` for a file that is truncated, of another
+    `what` names the file in errors ("The voice"); `inert` are further classes, by their dotted names, that the file may
+    name and that become `Inert`. Raises `ModelFileError` for a file that is truncated, of another
     kind, or asks for more than tensors and plain containers; `EngineError` without torch.
     """
     require()
@@ -137,7 +134,7 @@ def read_tensors(path: Path | bytes, what: str = "") -> dict[str, Any]:
         raise ModelFileError(
             f"{name} is not a file of weights: it is {kind}.", "Choose the file that holds the weights."
         )
-    return _read_pickle(path, name)
+    return _read_pickle(path, name, (*INERT, *inert))
 
 
 def _opened(path: Path | bytes) -> BinaryIO:
@@ -195,22 +192,28 @@ def _read_safetensors(path: Path | bytes, name: str) -> dict[str, Any]:
         raise _damaged(name, "it is not a whole safetensors file") from error
 
 
-def metadata_of(path: Path) -> dict[str, str]:
-    """What stands beside the tensors in a `.safetensors` file."""
-    from safetensors import SafetensorError, safe_open
+def metadata_of(path: Path | bytes) -> dict[str, str]:
+    """What stands beside the tensors in a `.safetensors` file; nothing for any other file."""
+    with _opened(path) as file:
+        start = file.read(8)
+        length = int.from_bytes(start, "little")
+        if len(start) < 8 or length > SAFETENSORS_HEADER:
+            return {}
+        try:
+            header = json.loads(file.read(length))
+        except ValueError:
+            return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return {str(name): str(value) for name, value in (found or {}).items()}
 
-    try:
-        with safe_open(str(path), framework="np") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, ValueError) as error:
-        raise _damaged(path.name, "it is not a whole safetensors file") from error
 
-
-def _read_pickle(path: Path | bytes, name: str) -> dict[str, Any]:
+def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str]) -> dict[str, Any]:
     import torch
 
+    stubs: list[Any] = [(type(dotted.rsplit(".", 1)[1], (Inert,), {}), dotted) for dotted in inert]
+
     try:
-        with ALLOWING, torch.serialization.safe_globals(STUBS), _opened(path) as file:
+        with ALLOWING, torch.serialization.safe_globals(stubs), _opened(path) as file:
             found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (asked := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:
