@@ -23,6 +23,7 @@ from vividcover.catalog.shelf import engine_of
 from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import EngineError, NotFoundError, ParameterError
+from vividcover.settings import Settings
 from vividcover.song.fetch import is_link
 
 # How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
@@ -70,7 +71,25 @@ class Cover(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".mp4"
 
+    def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
+        """Of a cover whose voice is a neural one: what the song needs. Still and portrait find engines of their own."""
+        return RealisticVoiceCloning().neural_lacks(settings, self._singing(input) if input else None)
+
     def classic(self, input: CoverInput, context: Context) -> Made:
+        return self._here(input, context, "classic")
+
+    def neural(self, input: CoverInput, context: Context) -> Made:
+        """The song in PyTorch. The still and the portrait by the classic engine, as long as they have no other here."""
+        for step in (*(() if input.still else (FluxLora(),)), Sonic()):
+            if context.engine == "neural" and (lacks := step.neural_lacks(context.settings)):
+                raise EngineError(
+                    f"A cover by the neural engine alone is not possible here: {lacks}.",
+                    "Use --engine auto: each step then runs on the best engine that is here for it.",
+                )
+        return self._here(input, context, "neural")
+
+    def _here(self, input: CoverInput, context: Context, engine: Literal["classic", "neural"]) -> Made:
+        """A to D on this machine; `engine` is the song's."""
         painter, singer, animator = FluxLora(), RealisticVoiceCloning(), Sonic()
         workspace = context.workspace
         workspace.expect(self._expected(input))
@@ -84,7 +103,7 @@ class Cover(Model):
             return drawn.path(drawn.meta["file"]), drawn.meta["report"]
 
         def song() -> Any:  # B: once for the ear, once for the portrait
-            stems = singer.stems(singing, context)
+            stems = singer.stems(singing, context, engine)
             alone = singer.mix(singing.model_copy(update=ALONE), stems, context)
             return stems, alone
 
@@ -107,7 +126,10 @@ class Cover(Model):
         )
         return Made(
             joined.path("cover.mp4"),
-            details={"still": drawn, **stems.details, "portrait": portrait.meta},
+            details={
+                "engines": {"still": "classic", "song": engine, "portrait": "classic"}, "still": drawn,
+                **stems.details, "portrait": portrait.meta,
+            },
             parts={
                 "still": picture, "portrait": portrait.path("portrait.mp4"), "mix": full, "vocals": alone,
                 "instrumental": stems.instrumental,
@@ -115,10 +137,10 @@ class Cover(Model):
         )  # fmt: skip
 
     def reader(self, input: CoverInput, context: Context) -> tuple[str, str] | None:
-        """A cover is made by one engine: that of its voice and its image. Raises `EngineError` when they differ."""
+        """The voice's engine, since it decides about the song; all of a cover is hosted, or none of it."""
         voice = engine_of("voice", input.voice, context)
         image = engine_of("image", input.image, context) if not input.still else None
-        if voice and image and voice[0] != image[0]:
+        if voice and image and voice[0] != image[0] and "hosted" in (voice[0], image[0]):
             raise EngineError(f"One cover, two engines: {voice[1]}, and {image[1]}.", "Train both with the same one.")
         return voice or image
 

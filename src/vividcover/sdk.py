@@ -14,20 +14,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from vividcover import provenance
-from vividcover.catalog import shelf, steps
+from vividcover.catalog import shelf, singing, steps
 from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
 from vividcover.catalog.flux_lora import FluxLora
-from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.realistic_voice_cloning import VOICE_OPTIONS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic
 from vividcover.catalog.train_rvc_model import TrainRvcModel
 from vividcover.cover import Cover, get
-from vividcover.errors import EngineError, ParameterError, StorageError
+from vividcover.errors import ParameterError, StorageError
 from vividcover.settings import Settings, settings
 from vividcover.workspace import Event, Workspace, publish, sha256_file, write_text
 
@@ -165,7 +165,7 @@ def _story(result: Result, files: Sequence[Path], synthetic: bool | None = None)
     nets = [
         {
             "name": n, "licence": weights.REGISTRY[n].licence, "allows": weights.REGISTRY[n].licence_note,
-            "commercial": True, "sha256": weights.REGISTRY[n].sha256,
+            "commercial": getattr(weights.REGISTRY[n], "commercial", True), "sha256": weights.REGISTRY[n].sha256,
         }
         for n in result.nets
     ]  # fmt: skip
@@ -245,28 +245,24 @@ def convert_voice_in(
     session: Session, vocals: Source, voice: str, output: Path | None, options: Mapping[str, Any]
 ) -> Made:
     """Vocals without music in the trained voice. `options`: those of the song cover that concern the voice."""
-    from vividcover.voice.classic.convert import Conversion
-
     singer, context = RealisticVoiceCloning(), session.context(output=output)
     values = {"song_input": str(vocals), "rvc_model": voice, "output_format": "wav", **options}
     input: RealisticVoiceCloningInput = validated(singer.name, RealisticVoiceCloningInput, values)
-    if context.engine == "auto":
-        engine, why = "classic", "vocals alone are converted on this machine"
-    else:
-        engine, why = singer.choose(context.engine, context.settings)
-    if engine != "classic":
-        raise EngineError("Vocals alone are converted on this machine only.", "Use --engine classic, or auto.")
     fits(output, f".{input.output_format}")
+    here = session.settings.model_copy(update={"replicate_token": ""})  # vocals alone are converted on this machine
+    reader = singer.reader(input, replace(context, settings=here))
+    engine, why = singer.choose(context.engine, here, reader, input)
+    for parameter, reason in singer.ignores.get(engine, {}).items():
+        if parameter in VOICE_OPTIONS and parameter in input.model_fields_set:
+            context.cannot(parameter, getattr(input, parameter), reason)
     trained = shelf.take("voice", voice, context)
     decoded = steps.decoded(context, "vocals", str(vocals))
-    fields = ("pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect")
-    conversion = Conversion(**{k: getattr(input, k) for k in fields})
-    sung = steps.converted(context, decoded.path("audio.wav"), trained, conversion)
+    sung = singing.sung_by(trained, decoded.path("audio.wav"), input, context, cast(singing.Local, engine))
     file = f"{steps.file_name(decoded.meta['title'] or '', 'vocals')}.{input.output_format}"
     tags = provenance.tags(Path(file).stem, singer.name, engine)
     encoded = steps.encoded(context, "voice/encode", sung.path("vocals.wav"), input.output_format, file, tags)
     made = ModelMade(encoded.path(file), dict(sung.meta))
-    used = input.model_dump(mode="json", include={"song_input", "rvc_model", "output_format", *fields})
+    used = input.model_dump(mode="json", include={"song_input", "rvc_model", "output_format", *VOICE_OPTIONS})
     return hand_over(context.result("voice/convert", made, engine, why, used), output)
 
 

@@ -9,7 +9,7 @@ import pytest
 from vividcover.catalog.contract import Context, Made, takes_file, validated
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, size_of
-from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.realistic_voice_cloning import OURS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic, SonicInput
 from vividcover.catalog.steps import file_name
 from vividcover.catalog.train_rvc_model import TrainRvcModel
@@ -41,12 +41,13 @@ def test_defaults_and_ranges_are_the_seeds_own(schema: type, published: dict[str
 
 
 def test_the_song_covers_inputs_have_the_seeds_names() -> None:
-    assert set(RealisticVoiceCloningInput.model_fields) == {
+    published = [
         "song_input", "rvc_model", "custom_rvc_model_download_url", "pitch_change", "index_rate", "filter_radius",
         "rms_mix_rate", "pitch_detection_algorithm", "crepe_hop_length", "protect", "main_vocals_volume_change",
         "backup_vocals_volume_change", "instrumental_volume_change", "pitch_change_all", "reverb_size",
         "reverb_wetness", "reverb_dryness", "reverb_damping", "output_format",
-    }  # fmt: skip
+    ]  # fmt: skip
+    assert list(RealisticVoiceCloningInput.model_fields) == [*published, *OURS]
 
 
 def test_every_wrong_value_is_named_with_what_would_be_right() -> None:

@@ -70,7 +70,13 @@ def missing(settings: Settings, nets: Iterable[str]) -> str:
 
     if why := tensors.available():
         return why
-    absent = [name for name in nets if not weights.present(name, settings.weights)]
+    absent = [
+        n
+        for n in nets
+        if not (
+            n in settings.weight_files or (n in weights.REGISTRY and (settings.weights / weights.net(n).file).exists())
+        )
+    ]
     if not absent:
         return ""
     return f"weights are missing: {', '.join(absent)} (vividcover weights pull {' '.join(absent)})"

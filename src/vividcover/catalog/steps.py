@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,25 @@ def separated(context: Context, song: Path) -> StageResult:
         stage.meta.update(recipe=parts.recipe, why=parts.why, report=parts.report)
 
     return context.stage("song/separate", version=5, inputs={"song": song}, params={}, compute=compute)
+
+
+def separated_by_nets(context: Context, song: Path, name: str, nets: Callable[[str], Path]) -> StageResult:
+    """The same by the neural engine; `name`: which net takes the vocals out. Meta says which nets did what."""
+    from vividcover.song.separators import chain
+
+    place, options = context.settings, chain.Options(vocals=name)
+
+    def compute(stage: Stage) -> None:
+        stage.meta.update(
+            chain.separate_song(
+                song, stage.folder, options, weights=nets, device=place.device, threads=place.threads, reporter=stage
+            )
+        )
+
+    params = asdict(options) | {"device": place.device}
+    done = context.stage("song/separate-neural", version=1, inputs={"song": song}, params=params, compute=compute)
+    context.nets.update(done.meta["nets"])
+    return done
 
 
 def converted(context: Context, vocals: Path, voice: Trained, conversion: Conversion) -> StageResult:

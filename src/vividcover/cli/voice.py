@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
+from vividcover.catalog.realistic_voice_cloning import VOICE_OPTIONS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.cli.complete import voice_names
 from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
@@ -55,8 +55,8 @@ def train(
 @app.command()
 @takes_inputs(
     RealisticVoiceCloningInput,
-    skip=frozenset(RealisticVoiceCloningInput.model_fields)
-    - {"pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect"},
+    skip=frozenset(RealisticVoiceCloningInput.model_fields) - set(VOICE_OPTIONS),
+    ignored=RealisticVoiceCloning.ignores["classic"],
 )
 def convert(
     vocals: Annotated[str, typer.Argument(help="Vocals without music: a file or a link.", show_default=False)],
