@@ -1,0 +1,201 @@
+"""Files from the web: resumed where they were cut off, hashed as they arrive, and there whole or not at all.
+
+    with httpx.Client(…): fetch(net, folder, progress)      # folder/<file>, or an error that says what to do
+
+What has arrived lies beside the file as `.<name>.partial`, and the next pull goes on from there. The hash decides
+what a file is, so a mirror, or a proxy that answers with a page of its own, cannot slip something else in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+from vividcover.errors import StorageError, WeightsError
+from vividcover.files import storage_errors
+from vividcover.weights.sources import Net, Url
+
+CHUNK = 1 << 18  # bytes
+TRIES = 4  # in a row that bring not a byte, before the next address
+PAUSE = 1.0  # seconds before the first further try; twice as long before each next one
+TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # seconds without a byte
+SPARE = 64 << 20  # bytes that must stay free on the disk
+AGENT = "vividcover"
+PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that another try may not meet
+Progress = Callable[[int, int], None]  # bytes that are here, bytes in all (0: not known)
+
+
+class Stopped(Exception):
+    """The user wants to stop; what has arrived stays for the next time."""
+
+
+class Failure(Exception):
+    """An address cannot serve the file. `again`: another try may bring it."""
+
+    def __init__(self, why: str, again: bool = False) -> None:
+        super().__init__(why)
+        self.again = again
+
+
+def fetch(wanted: Net, folder: Path, progress: Progress, stop: threading.Event) -> Path:
+    """Fetches one net into `folder`, from the first address that serves it.
+
+    Raises `WeightsError` (nobody serves it, or what they serve is something else), `StorageError`, `Stopped`.
+    """
+    assert isinstance(wanted.source, Url)
+    target = folder / wanted.file
+    part = target.with_name(f".{target.name}.partial")
+    failures = []
+    with storage_errors(wanted.file, folder):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    for address in wanted.source.addresses():
+        try:
+            _patiently(address, wanted, part, progress, stop)
+        except Failure as failure:
+            failures.append(f"{httpx.URL(address).host}: {failure}")
+            continue
+        with storage_errors(wanted.file, folder):
+            part.replace(target)
+        return target
+    raise WeightsError(
+        f"The weights {wanted.name!r} could not be fetched ({'; '.join(failures)}).", by_hand(wanted, folder)
+    )
+
+
+def by_hand(wanted: Net, folder: Path) -> str:
+    """What to do on a machine that cannot reach the source."""
+    assert isinstance(wanted.source, Url)
+    target = folder / wanted.file
+    return (
+        f"Check the network and run `vividcover weights pull {wanted.name}` again: it goes on where it was. "
+        f"Or download {wanted.source.page} on any machine and lay it here as {target}."
+    )
+
+
+def _patiently(address: str, wanted: Net, part: Path, progress: Progress, stop: threading.Event) -> None:
+    """Tries an address until the file is whole, or until `TRIES` tries in a row have brought nothing."""
+    idle = 0
+    while True:
+        before = _size(part)
+        try:
+            _attempt(address, wanted, part, progress, stop)
+            return
+        except Failure as failure:
+            idle = 0 if _size(part) > before else idle + 1
+            if not failure.again or idle >= TRIES:
+                raise
+        if stop.wait(min(30.0, PAUSE * 2 ** max(0, idle - 1))):
+            raise Stopped
+
+
+def _attempt(address: str, wanted: Net, part: Path, progress: Progress, stop: threading.Event) -> None:
+    """One request. Leaves `part` whole and checked, or raises `Failure`."""
+    digest, have = _begun(part, stop)
+    if wanted.size and have > wanted.size:  # something else
+        part.unlink()
+        digest, have = hashlib.sha256(), 0
+    if not (wanted.size and have == wanted.size):
+        headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        try:
+            with (
+                httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client,
+                client.stream("GET", address, headers=headers) as answer,
+            ):
+                if not _continues(answer, address, have, part):
+                    digest, have = hashlib.sha256(), 0
+                have = _receive(answer, wanted, part, have, digest, progress, stop)
+        except httpx.HTTPError as error:
+            raise Failure(_said(error), again=not isinstance(error, httpx.TooManyRedirects)) from error
+        except (httpx.InvalidURL, ValueError) as error:
+            raise Failure(str(error)) from error
+    if wanted.size and have < wanted.size:
+        raise Failure(f"the connection ended after {have:,} of {wanted.size:,} bytes", again=True)
+    if digest.hexdigest() != wanted.sha256:
+        part.unlink(missing_ok=True)
+        raise Failure(f"what came has sha256 {digest.hexdigest()[:12]}…, not {wanted.sha256[:12]}…: not used")
+
+
+def _begun(part: Path, stop: threading.Event) -> tuple[hashlib._Hash, int]:
+    """The hash and the number of the bytes that an earlier pull has brought."""
+    digest, have = hashlib.sha256(), 0
+    with storage_errors(part.name, part.parent):
+        try:
+            with part.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    if stop.is_set():
+                        raise Stopped
+                    digest.update(chunk)
+                    have += len(chunk)
+        except FileNotFoundError:
+            pass
+    return digest, have
+
+
+def _continues(answer: httpx.Response, address: str, have: int, part: Path) -> bool:
+    """Whether the answer goes on from byte `have`; False: it starts anew. Raises `Failure` for any other answer."""
+    if address.startswith("https://") and answer.url.scheme != "https":
+        raise Failure(f"it leads to {answer.url.host} without encryption")
+    if answer.status_code == 416:  # there is nothing after `have`: what lies here is no beginning of this file
+        part.unlink(missing_ok=True)
+        raise Failure("it has fewer bytes than have already come", again=True)
+    if answer.status_code not in (200, 206):
+        raise Failure(f"answers {answer.status_code}", again=answer.status_code in PASSING)
+    begins = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("-")[0]
+    if answer.status_code == 206 and begins != str(have):
+        part.unlink(missing_ok=True)
+        raise Failure(f"sends another part than was asked for ({answer.headers.get('Content-Range')})", again=True)
+    return have > 0 and answer.status_code == 206
+
+
+def _receive(
+    answer: httpx.Response, wanted: Net, part: Path, have: int, digest: hashlib._Hash, progress: Progress,
+    stop: threading.Event,
+) -> int:  # fmt: skip
+    """Writes what comes after the first `have` bytes; returns how many there are now."""
+    length = answer.headers.get("Content-Length", "")
+    total = have + int(length) if length.isdigit() else wanted.size
+    if wanted.size and total and total != wanted.size:
+        raise Failure(f"offers {total:,} bytes, where {wanted.size:,} were published")
+    _room(part.parent, total - have, wanted)
+    with storage_errors(wanted.file, part.parent), part.open("ab" if have else "wb") as file:
+        for chunk in answer.iter_raw(CHUNK):
+            if stop.is_set():
+                raise Stopped
+            file.write(chunk)
+            digest.update(chunk)
+            have += len(chunk)
+            progress(have, total)
+            if wanted.size and have > wanted.size:
+                break
+    if total and have < total:
+        raise Failure(f"the connection ended after {have:,} of {total:,} bytes", again=True)
+    return have
+
+
+def _room(folder: Path, needed: int, wanted: Net) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed + SPARE > free:
+        raise StorageError(
+            f"The weights {wanted.name!r} need {needed / 1e6:.0f} MB more in {folder}; {free / 1e6:.0f} MB are free.",
+            "Free some space, or set VIVIDCOVER_WEIGHTS_DIR to a folder on a larger disk.",
+        )
+
+
+def _size(part: Path) -> int:
+    try:
+        return part.stat().st_size
+    except OSError:
+        return 0
+
+
+def _said(error: httpx.HTTPError) -> str:
+    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout):
+        return "does not answer"
+    if isinstance(error, httpx.RemoteProtocolError):
+        return "the connection was cut"
+    return str(error) or type(error).__name__
