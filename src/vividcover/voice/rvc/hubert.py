@@ -118,9 +118,7 @@ class _Position(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:  # [B, T, C]
-        even = self.conv(x.transpose(1, 2).to(self.conv.weight.dtype))[
-            ..., : x.shape[1]
-        ]  # an even kernel gives one frame too many
+        even = self.conv(x.transpose(1, 2))[..., : x.shape[1]]  # an even kernel gives one frame too many
         return F.gelu(even.transpose(1, 2))
 
 
@@ -161,9 +159,13 @@ class ContentVec(nn.Module):
         return net.float().requires_grad_(False).eval()
 
     def in_format(self, dtype: torch.dtype) -> ContentVec:
-        """Multiplies in `dtype` from now on. Sums, norms and the seven convolutions (the audio) keep float32."""
-        for module in (*self.encoder.modules(), self.feature_projection.projection, *self.children()):
-            if isinstance(module, nn.Linear | nn.Conv1d):
+        """Multiplies matrices in `dtype` from now on; sums, norms and convolutions keep float32.
+
+        (In bfloat16 the seven convolutions are no faster on a CPU, and torch 2.13 there computes a grouped one of
+        8 channels or fewer per group wrongly: 110 % error.)
+        """
+        for module in list(self.modules()):
+            if isinstance(module, nn.Linear):
                 module.to(dtype)
         return self
 
