@@ -35,6 +35,7 @@ def completed(
     `Canceled`.
     """
     reporter = reporter or Silent()
+    folder.mkdir(parents=True, exist_ok=True)
     parts = {PARTS[name]: path for name, path in given.items()}
     wanted = ["vocals", "instrumental", *(["backing"] if "backing" in parts else [])]
     derived = [name for name in wanted if name not in parts]
