@@ -71,8 +71,10 @@ def load(
     """A `Net` of one file, or of several with `weights[net][stem]`; `stems` limits what it answers (default: all).
 
     Nets without a share in the wanted stems are not even read. `overlap` is the share of a chunk that the next one
-    sees again. `shift` (samples, 0 to half a second: the published program's random offset) moves the grid of chunks; None: not
-    moved. `batch`: chunks at a time, 0: one on a CPU, four on a GPU. Raises `ModelFileError`, `ParameterError`.
+    sees again. `shift` (samples up to half a second: the published program's random offset) moves the grid of chunks;
+    None: not moved. `batch`: chunks at a time, 0: one on a CPU, four on a GPU.
+
+    Raises `ModelFileError`, `ParameterError`.
     """
     first = read(files[0])
     sources = first.config.sources
