@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     reads_per_minute: int = Field(default=0, ge=0, description="other requests of a token a minute; 0: no limit")
     prices: dict[str, float] = Field(
         default_factory=dict,
-        description='USD: {"second:cpu": 0, "output:owner/name": 0.03}; what is not named is priced by usage.PRICES',
+        description='USD: {"second:cpu": 0, "output:owner/name": 0.03}; what is not named is priced by prices.PRICES',
     )
     webhook_seconds: float = Field(default=20.0, gt=0, description="how long a webhook's receiver may take to answer")
     webhook_hours: float = Field(default=12.0, ge=0, description="how long a webhook that fails is tried again")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import time
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 
 from live import Live, live
 from run_making import kill, stage_rows, until, worker
+from vividcover.archives import write_zip
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database
@@ -39,8 +38,8 @@ def database(server: Live) -> Iterator[Database]:
     database.close()
 
 
-def upload(http: httpx.Client, name: str, data: bytes) -> str:
-    answer = http.post("/v1/files", files={"content": (name, data)})
+def upload(http: httpx.Client, file: Path) -> str:
+    answer = http.post("/v1/files", files={"content": (file.name, file.read_bytes())})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["urls"]["get"])
 
@@ -56,7 +55,7 @@ def over(http: httpx.Client, kind: str, run_id: str) -> dict[str, Any]:
         run: dict[str, Any] = http.get(f"/v1/{kind}/{run_id}").json()
         return run if run["status"] in ("succeeded", "failed", "canceled") else None
 
-    run = until(look, 60)
+    run = until(look, 180)
     assert run["status"] == "succeeded", (run["error"], run["logs"])
     return run
 
@@ -66,22 +65,16 @@ def shared(database: Database) -> int:
         return len(db.execute(shared_stages.select()).all())
 
 
-def zipped(paths: list[Path]) -> bytes:
-    held = io.BytesIO()
-    with zipfile.ZipFile(held, "w") as archive:
-        for path in paths:
-            archive.write(path, path.name)
-    return held.getvalue()
-
-
 def test_uploads_runs_trainings_and_what_they_trained(
     server: Live, database: Database, sample: Path, tmp_path: Path
 ) -> None:
-    voice = zipped(sorted((sample / "voice").glob("*.flac"))[:3])
-    photos = zipped(sorted((sample / "photos").glob("*.jpg"))[:3])
+    voice, photos = (
+        write_zip(tmp_path / f"{what}.zip", {path.name: path for path in sorted((sample / what).glob(kind))[:3]})
+        for what, kind in (("voice", "*.flac"), ("photos", "*.jpg"))
+    )
     with server.client(server.token()) as http:
         with worker(VIVIDCOVER_HOME=str(tmp_path / "one")) as first:
-            link = upload(http, "voice.zip", voice)
+            link = upload(http, voice)
             input = {"youtube_url": link, "audio_name": "vivi"}
             made = over(http, "predictions", create(
                 http, "/v1/models/zsxkib/create-rvc-dataset/predictions", input=input
@@ -101,7 +94,7 @@ def test_uploads_runs_trainings_and_what_they_trained(
         before = stage_rows(database, pieces)
         trained = create(
             http, f"/v1/models/{TRAINER}/versions/latest/trainings", destination="alice/vivi",
-            input={"input_images": upload(http, "photos.zip", photos), "trigger_word": "VIVI"},
+            input={"input_images": upload(http, photos), "trigger_word": "VIVI"},
         )  # fmt: skip
         with worker(VIVIDCOVER_HOME=str(tmp_path / "two")) as second:
             assert len(over(http, "predictions", pieces)["output"]) == 4

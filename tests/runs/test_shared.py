@@ -71,6 +71,8 @@ def test_a_worker_on_another_machine_goes_on_after_the_last_finished_stage(
     before = stage_rows(database, run_id)
     assert row(database, run_id)["status"] == "processing" and 2 <= len(before) < PIECES
     with worker(VIVIDCOVER_HOME=str(tmp_path / "two")):
+        until(lambda: "Taken up again; finished stages are kept.\n" in told(database, run_id))
+        assert row(database, run_id)["status"] == "processing", "it is told as it happens, not at the end"
         over = finished(database, run_id)
     assert over["status"] == "succeeded" and len(over["output"]["items"]) == PIECES
     after = stage_rows(database, run_id)

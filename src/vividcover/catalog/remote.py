@@ -21,6 +21,7 @@ from vividcover.catalog import shelf
 from vividcover.catalog.contract import Context, Inputs, Made, takes_file
 from vividcover.errors import EngineError
 from vividcover.hosted.remote import Memory, Order
+from vividcover.prices import price
 from vividcover.workspace import Stage, StageResult, canonical
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 INNER: dict[shelf.Kind, str] = {"voice": "remote.zip", "image": "remote.tar"}
 PICTURES = {".png": "png", ".jpg": "jpg", ".jpeg": "jpg", ".webp": "webp"}
-USD_PER_SECOND = 0.001528  # what the seed documents name for Replicate's hardware; the setting `prices` says other
 EPOCH = (1980, 1, 1, 0, 0, 0)  # of files inside what we write: the same answer gives the same bytes
 
 
@@ -69,9 +69,11 @@ def run(
         answer = replicate.carry_out(order, site, stage.folder, memory=memory, reporter=stage)
         stage.meta.update(answer.story())
         if answer.seconds is not None:
-            each = settings.prices.get(f"second:{model.name}", settings.prices.get("second:hosted", USD_PER_SECOND))
-            stage.meta["hosted"]["usd"] = round(answer.seconds * each, 6)
-            stage.note(f"{name}: {answer.seconds:.1f} s there, about {answer.seconds * each:.4f} USD")
+            unit, each = price(model.name, plain, "hosted", settings.prices)
+            usd = round(each * (len(answer.files) if unit == "output" else answer.seconds), 6)
+            stage.meta["spent"] = {"seconds": answer.seconds, "usd": usd}  # by this stage, for who keeps the accounts
+            stage.meta["hosted"]["usd"] = usd
+            stage.note(f"{name}: {answer.seconds:.1f} s there, about {usd:.4f} USD")
 
     return context.stage(f"hosted/{name}", version=1, inputs=files, params=story, compute=compute)
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from vividcover.errors import Canceled, EngineError, InputError
-from vividcover.hosted.remote import PASSING, Answer, Memory, download, patiently, pause
+from vividcover.errors import Canceled, EngineError
+from vividcover.hosted.remote import PASSING, Answer, Memory, download, patiently, pause, refusal
 from vividcover.workspace import Reporter
 
 POLL = 1.0  # seconds
@@ -136,10 +136,4 @@ def _read(answer: Any, site: Site) -> dict[str, Any]:
     if answer.status_code < 400 and isinstance(body, dict):
         return body
     said = str(body.get("detail", body) if isinstance(body, dict) else body)[:500]
-    if answer.status_code in (401, 403):
-        raise EngineError(f"{site.url} refused the key: {said}", "Set VIVIDCOVER_BFL_KEY to a valid one.")
-    if answer.status_code == 402:
-        raise EngineError(f"{site.url} wants to be paid first: {said}", "Look at the account's credits.")
-    if answer.status_code in (400, 404, 413, 422):
-        raise InputError(f"{site.url} refused the order: {said}", "Change the values it names.")
-    raise EngineError(f"{site.url} failed ({answer.status_code}): {said}", "Try again later.")
+    raise refusal(answer.status_code, said, site.url, "VIVIDCOVER_BFL_KEY")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from vividcover.errors import EngineError, LinkError
+from vividcover.errors import EngineError, InputError, LinkError, VividCoverError
 from vividcover.workspace import Reporter
 
 T = TypeVar("T")
@@ -77,6 +77,18 @@ class Memory:
 
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def refusal(status: int, said: str, url: str, secret: str, what: str = "") -> VividCoverError:
+    """The error for a site's answer of 400 or more. `secret`: the setting with the key; `what`: whose order it was."""
+    where = f"{what} on {url}" if what else url
+    if status in (401, 403):
+        return EngineError(f"{url} refused the {secret.rpartition('_')[2].lower()}: {said}", f"Set {secret} anew.")
+    if status == 402:
+        return EngineError(f"{url} wants to be paid first: {said}", "Look at the account's billing page.")
+    if status in (400, 404, 413, 422):
+        return InputError(f"{where} refused the order: {said}", "Change the values it names.")
+    return EngineError(f"{url} failed ({status}): {said}", "Try again later; what was finished is kept.")
 
 
 def pause(seconds: float, reporter: Reporter) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vividcover.errors import Canceled, EngineError, InputError
-from vividcover.hosted.remote import PASSING, Answer, Memory, Order, download, patiently, pause
+from vividcover.errors import Canceled, EngineError
+from vividcover.hosted.remote import PASSING, Answer, Memory, Order, download, patiently, pause, refusal
 from vividcover.workspace import Reporter
 
 DONE = ("succeeded", "failed", "canceled", "aborted")
@@ -53,7 +53,8 @@ def carry_out(order: Order, site: Site, folder: Path, *, memory: Memory, reporte
         return _answer(client, job, order, site, folder, notes, memory, reporter)
     except ReplicateError as error:
         memory.forget()
-        raise _explained(error, order, site) from error
+        said = str(error.detail or error.title or error)
+        raise refusal(error.status or 0, said, site.url, "VIVIDCOVER_REPLICATE_TOKEN", order.model) from error
 
 
 def _client(site: Site) -> Any:
@@ -204,14 +205,3 @@ def _answer(
             answer.text += link
     memory.forget()
     return answer
-
-
-def _explained(error: Any, order: Order, site: Site) -> Exception:
-    said = str(error.detail or error.title or error)
-    if error.status in (401, 403):
-        return EngineError(f"{site.url} refused the token: {said}", "Set VIVIDCOVER_REPLICATE_TOKEN to a valid one.")
-    if error.status == 402:
-        return EngineError(f"{site.url} wants to be paid first: {said}", "Look at the account's billing page.")
-    if error.status in (400, 404, 413, 422):
-        return InputError(f"{order.model} on {site.url} refused the order: {said}", "Change the values it names.")
-    return EngineError(f"{site.url} failed ({error.status}): {said}", "Try again later; what was finished is kept.")

@@ -214,7 +214,7 @@ def started(db: Connection, claim: Claim) -> None:
 
 
 def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None:
-    """A finished stage: {name, key, hit, seconds}. One that was finished before and comes from the cache is known.
+    """A finished stage: {name, key, hit, seconds, spent}. One that is known and comes from the cache is not new.
 
     Raises `LostLease`.
     """
@@ -229,7 +229,8 @@ def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None
     db.execute(
         insert(stages).values(
             run_id=claim.id, position=0 if last is None else last + 1, name=stage["name"], key=stage["key"],
-            hit=stage["hit"], seconds=stage["seconds"], fence=claim.fence, finished_at=now(),
+            hit=stage["hit"], seconds=stage["seconds"], hosted_seconds=spent.get("seconds"), usd=spent.get("usd"),
+            fence=claim.fence, finished_at=now(),
         )
     )  # fmt: skip
 
@@ -239,6 +240,7 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
     said = list(said)
     row, _ = _hold(db, claim)
     _write(db, claim.id, said)
+    spent = {} if stage["hit"] else stage.get("spent") or {}
     if output is not None:
         row = change(db, row, output=dict(output))
         happened(db, row, "output")

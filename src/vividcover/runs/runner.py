@@ -6,7 +6,8 @@ It talks in lines of JSON. In: `{"do": "begin", "settings": …}` once, `{"do": 
     {"say": "log", "text": …}                           one or more lines
     {"say": "progress", "stage", "fraction", …}
     {"say": "output", "text": …}                        a piece of a model that gives its output in pieces
-    {"say": "stage", "name", "key", "hit", "seconds"}   finished and kept: a run that is taken up again finds it
+    {"say": "stage", "name", "key", "hit", "seconds",
+     "spent": {"seconds", "usd"} | null}                finished and kept: a run that is taken up again finds it
     {"say": "over", "outcome": {…}}                     fields of `leases.Outcome`
 
 What the model needs is imported when it runs, so a child is up in a moment. Outputs are artifacts before the worker
@@ -52,6 +53,7 @@ class Runner:
         self._workspace: Workspace | None = None
         self._canceled = False
         self._told, self._bar = 0.0, ""
+        self._noted: set[str] = set()  # what the log has of the workspace's notes
         self._known, self._counting = 0, threading.Lock()  # stages that the worker has heard of
 
     def hear(self, line: bytes) -> None:
@@ -85,6 +87,7 @@ class Runner:
     def carry_out(self, run: Mapping[str, Any]) -> None:
         """One run, from its row to its outcome. Nothing that goes wrong in it ends the child."""
         self._canceled, self._told, self._known, self._bar = False, 0.0, 0, ""
+        self._noted.clear()
         try:
             with (
                 Files(run, self.artifacts) as files,
@@ -128,7 +131,8 @@ class Runner:
         lines = [f"engine: {result.engine} ({result.why})"] if run["serves"] != "vividcover/hello" else []
         if (seed := result.input.get("seed")) is not None:
             lines.insert(0, f"Using seed: {seed}")
-        lines += [f"not honoured: {one.parameter}={one.value} ({one.why})" for one in result.not_honoured]
+        refused = [f"{one.parameter}={one.value}: not honoured, {one.why}" for one in result.not_honoured]
+        lines += [line for line in refused if line not in self._noted]
         if lines:
             self.log("\n".join(lines))
 
@@ -156,6 +160,7 @@ class Runner:
     def event(self, event: Event) -> None:
         """What the workspace tells, as lines for people and for the clients' progress bars."""
         if event.kind == "note":
+            self._noted.add(event.text)
             self.log(event.text)
         elif event.kind == "wait":
             self.log(f"{event.stage}: {event.text}")
@@ -175,7 +180,8 @@ class Runner:
         with self._counting:
             fresh, self._known = self._workspace.results[self._known :], len(self._workspace.results)
         for done in fresh:
-            self.say("stage", name=done.name, key=done.key, hit=done.hit, seconds=done.seconds)
+            spent = done.meta.get("spent")
+            self.say("stage", name=done.name, key=done.key, hit=done.hit, seconds=done.seconds, spent=spent)
             self.log(f"{done.name}: {'from the cache' if done.hit else f'{done.seconds:.1f} s'}")
 
 

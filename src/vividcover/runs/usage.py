@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from vividcover import prices
 from vividcover.errors import BudgetError, ParameterError
 from vividcover.settings import settings
 from vividcover.store import tables
@@ -27,15 +28,6 @@ from vividcover.store.prepared import Prepared
 if TYPE_CHECKING:
     from vividcover.runs.states import NewRun
 
-# USD. `second:WHAT` for a second of work and `output:WHAT` for a file that was made. WHAT is owner/name:variant (the
-# input `model`), owner/name, a device (`hosted` for work that another service does) or *; the first of these that is
-# there counts, and `output` before `second`.
-PRICES: dict[str, float] = {
-    "second:*": 0.001528,  # what the seed documents name for Replicate's training hardware
-    "second:vividcover/hello": 0.0,
-    "output:vividcover/flux-lora": 0.03,  # theirs for a picture of FLUX.1 [dev], which is the default: 0.03 to 0.05 …
-    "output:vividcover/flux-lora:schnell": 0.003,  # … and of [schnell]: 0.003 to 0.005
-}
 THRESHOLDS = (1.0, 0.8, 0.5)  # of a budget, at which somebody is told
 LATEST = 20  # runs of a model whose mean length is what the next one is expected to take
 DUST = 1e-9  # USD: what adding many small amounts may be off by
@@ -48,14 +40,8 @@ Row = Mapping[str, Any]
 
 
 def price(serves: str, input: Mapping[str, Any], device: str = "*") -> tuple[str, float]:
-    """("output" | "second", USD) of a catalog model, with the operator's prices over `PRICES`."""
-    table = PRICES | settings().prices
-    variants = [f"{serves}:{input['model']}"] if isinstance(input.get("model"), str) else []
-    for unit in ("output", "second"):
-        for what in (*variants, serves, device, "*"):
-            if f"{unit}:{what}" in table:
-                return unit, table[f"{unit}:{what}"]
-    return "second", 0.0
+    """("output" | "second", USD) of a catalog model, with the operator's prices over `prices.PRICES`."""
+    return prices.price(serves, input, device, settings().prices)
 
 
 def record(
@@ -63,8 +49,11 @@ def record(
 ) -> float:
     """Writes down what a run used and tells of thresholds that it passed; its USD. Part of the ending transaction.
 
-    `size`: bytes of its output. `usd`: where it is known (a hosted run's bill); else the table says.
+    `size`: bytes of its output. `usd`: where it is known; else what another service said of the run's stages, else the
+    table of prices.
     """
+    if usd is None and engine != "classic" and (there := _there(db, run["id"])):
+        usd, seconds = there
     if usd is None:
         unit, each = price(run["serves"], run["input"], engine if engine == "hosted" else device)
         usd = each * (seconds if unit == "second" else len((run["output"] or {}).get("files", [])))
@@ -75,6 +64,26 @@ def record(
     if usd:
         _alert(db, run["account_id"], run["token_id"])
     return usd
+
+
+def _there(db: Connection, run_id: str) -> tuple[float, float] | None:
+    """(USD, seconds) of the stages that another service did for the run; None where it did none, or does not say.
+
+    One from the cache costs nothing again, and one that an earlier attempt of the run has paid is counted here.
+    """
+    done = HOSTED.rows(db, {"run": run_id})
+    paid = [one for one in done if not one["hit"]]
+    if not done or any(one["usd"] is None for one in paid):
+        return None
+    return sum(one["usd"] for one in paid), sum(one["hosted_seconds"] or 0.0 for one in paid)
+
+
+def _hosted() -> sa.Select[Any]:
+    c = tables.stages.c
+    return sa.select(c.hit, c.usd, c.hosted_seconds).where(c.run_id == sa.bindparam("run"), c.name.like("hosted/%/%"))
+
+
+HOSTED = Prepared(_hosted)
 
 
 # ── budgets ───────────────────────────────────────────────────────────────────────────────────────────────────────────
