@@ -273,22 +273,32 @@ def _settings() -> str:
 
 
 def _nets() -> str:
-    rows = [
-        (f"`{net.name}`", net.purpose, f"{net.size / 1e6:.2f} MB", f"`{net.source.package}=={net.source.version}`",
-         net.licence, f"`{net.sha256[:16]}…`")
-        for net in weights.REGISTRY.values()
-    ]  # fmt: skip
-    notes = sorted({f"- {net.licence}: {net.licence_note}" for net in weights.REGISTRY.values()})
-    return (
-        "# Nets\n\nThe project ships no weights. `vividcover weights pull` fetches these once, through pip, by name, "
-        "version and hash,\nand checks each file's sha256. Set-up does that; a run that finds one missing "
-        "fetches it once and says so. After that,\n"
-        "no run needs a network for them.\n\n"
-        + _table(("Net", "What it does", "Size", "Taken from", "Licence", "sha256"), rows)
-        + "\n\n"
-        + "\n".join(notes)
-        + "\n\n```bash\nvividcover weights list\nvividcover weights verify\n```\n"
+    text = (
+        "# Nets\n\nThe project ships no weights. `vividcover weights pull` fetches the small nets that the classic "
+        "engine needs: set-up does that,\nand a run that finds one missing fetches it once and says so. The larger "
+        "nets of the neural engine are fetched by name or\nby group, when they are wanted: see "
+        "[Weights](../guide/weights.md). Each file is checked against its sha256, and no run\nneeds a network for "
+        "them.\n"
     )
+    for group, meaning in weights.GROUPS.items():
+        nets = [net for net in weights.REGISTRY.values() if group in net.groups]
+        rows = [
+            (f"`{net.name}`", net.purpose, f"{net.size / 1e6:.1f} MB" if net.size else "", _place(net.source),
+             net.licence, {True: "yes", False: "no", None: "not stated"}[net.commercial], f"`{net.sha256[:16]}…`")
+            for net in nets
+        ]  # fmt: skip
+        text += f"\n## {group}\n\n{meaning[0].upper()}{meaning[1:]}.\n\n"
+        text += _table(
+            ("Net", "What it does", "Size", "Taken from", "Licence", "Commercial use", "sha256"), rows
+        ) + "\n\n"  # fmt: skip
+        text += "\n".join(sorted({f"- {net.licence}: {net.licence_note}" for net in nets})) + "\n"
+    return text
+
+
+def _place(source: weights.Wheel | weights.Url) -> str:
+    if isinstance(source, weights.Wheel):
+        return f"`{source}`"
+    return f"[{source.page.split('/')[2]}]({source.page})"
 
 
 def _prompt_words() -> str:

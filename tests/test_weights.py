@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vividcover import weights
-from vividcover.errors import NotFoundError, StorageError, WeightsError
+from vividcover.errors import NotFoundError, ParameterError, StorageError, WeightsError
 from vividcover.settings import settings
 
 DATA = b"a net"
@@ -34,8 +34,40 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_every_net_is_pinned_and_its_licence_is_stated() -> None:
     for name, net in weights.REGISTRY.items():
         assert net.name == name
-        assert len(net.sha256) == len(net.source.sha256) == 64
+        assert len(net.sha256) == 64 and int(net.sha256, 16)
         assert net.licence and net.licence_note
+        if isinstance(net.source, weights.Wheel):
+            assert len(net.source.sha256) == 64 and net.member
+        else:
+            assert net.source.page.startswith("https://")
+
+
+def test_no_two_nets_want_the_same_file_and_every_group_is_explained() -> None:
+    files = [net.file for net in weights.REGISTRY.values()]
+    assert len(set(files)) == len(files)
+    assert {group for net in weights.REGISTRY.values() for group in net.groups} == set(weights.GROUPS)
+
+
+def test_a_demucs_file_carries_the_beginning_of_its_hash_in_its_name() -> None:
+    for name, net in weights.REGISTRY.items():
+        if name.startswith("htdemucs"):
+            assert net.sha256.startswith(net.file.removesuffix(".th").split("-")[1])
+
+
+def test_a_file_on_the_hub_is_pinned_to_a_commit() -> None:
+    for net in weights.REGISTRY.values():
+        if isinstance(net.source, weights.Url):
+            for address in (net.source.page, *net.source.mirrors):
+                if "huggingface.co" in address:
+                    assert len(address.split("/resolve/")[1].split("/")[0]) == 40
+
+
+def test_set_up_pulls_only_the_small_face_nets() -> None:
+    assert weights.select() == ["face_detection_short_range", "face_landmark", "selfie_segmentation"]
+    assert {"contentvec", "rmvpe"} <= set(weights.select(group="voice"))
+    assert weights.select(["rmvpe"]) == ["rmvpe"]
+    with pytest.raises(ParameterError, match="'tea'"):
+        weights.select(group="tea")
 
 
 def test_a_missing_net_names_the_command_that_fetches_it(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def _open_streams() -> None:
 
 def build() -> Any:
     """The Typer application."""
-    from vividcover.cli import access, cog, demo, housekeeping, image, models, serve, song, video, voice
+    from vividcover.cli import access, cog, demo, housekeeping, image, models, serve, song, video, voice, weights
 
     app = typer.Typer(
         name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -58,7 +58,7 @@ def build() -> Any:
     app.command()(models.run)
     app.command()(models.train)
     app.command()(models.models)
-    app.add_typer(housekeeping.weights, name="weights")
+    app.add_typer(weights.weights, name="weights")
     app.add_typer(housekeeping.cache, name="cache")
     app.command()(housekeeping.doctor)
     app.command()(serve.up)

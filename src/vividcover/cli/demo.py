@@ -40,7 +40,7 @@ def _demo(session: Any, output: Path, seconds: float | None, size: int) -> Any:
     from vividcover import sdk, weights
 
     sample = sample_folder()
-    weights.pull(list(weights.REGISTRY), session.settings.weights, reporter=session.workspace)
+    weights.pull(folder=session.settings.weights, reporter=session.workspace)
     clips = sorted(str(p) for p in (sample / "voice").glob("*.flac"))
     sdk.train_voice_in(session, clips, "vivi", CONSENT)
     sdk.train_image_in(session, sample / "photos", "vivi", CONSENT, "VIVI", "subject")

@@ -1,4 +1,4 @@
-"""`vividcover weights …`, `vividcover cache …`, `vividcover doctor`."""
+"""`vividcover cache …`, `vividcover doctor`."""
 
 from __future__ import annotations
 
@@ -8,64 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from vividcover.cli.console import Common, Json, JsonRows, Quiet, fail, perform, table
-from vividcover.errors import VividCoverError, WeightsError
+from vividcover.cli.console import Json, JsonRows, table
+from vividcover.errors import VividCoverError
 
-weights = typer.Typer(no_args_is_help=True, help="Nets: list, pull, verify.")
 cache = typer.Typer(no_args_is_help=True, help="The cache of finished stages: list, prune, clear.")
-
-Nets = Annotated[list[str] | None, typer.Argument(help="Names; default: all that the classic engine needs.")]
-
-
-@weights.command("list")
-def weights_list(json: JsonRows = False) -> None:
-    """The nets, and whether they are here.
-
-    With their licences, sizes and where they come from.
-    """
-    rows = [row | {"MB": round(row["size"] / 1e6, 2)} for row in _nets()]
-    table(rows, ["name", "state", "licence", "MB", "source"], json, "")
-
-
-@weights.command()
-def pull(names: Nets = None, json: Json = False, quiet: Quiet = False) -> None:
-    """Fetch nets that are not here yet.
-
-    Afterwards runs need no network, save for links.
-    """
-    from vividcover import weights as registry
-
-    def fetch(session: Any) -> None:
-        registry.pull(names or list(registry.REGISTRY), session.settings.weights, reporter=session.workspace)
-
-    perform(fetch, Common("auto", json, quiet), say=lambda _: None if quiet and not json else weights_list(json))
-
-
-@weights.command()
-def verify(json: JsonRows = False) -> None:
-    """Compare every net with its recorded sha256."""
-    weights_list(json)
-    try:
-        _whole()
-    except VividCoverError as error:
-        fail(error, False)
-
-
-def _whole() -> None:
-    """Raises `WeightsError` unless every net is here and is what it should be."""
-    from vividcover import weights as registry
-    from vividcover.settings import settings
-
-    wrong = [f"{name} is {state}" for name, state in registry.verify(settings().weights).items() if state != "ok"]
-    if wrong:
-        raise WeightsError(f"{settings().weights}: {', '.join(wrong)}.", "Run `vividcover weights pull`.")
-
-
-def _nets() -> list[dict[str, Any]]:
-    from vividcover import weights as registry
-    from vividcover.settings import settings
-
-    return registry.status(settings().weights)
 
 
 @cache.command("list")
@@ -175,10 +121,11 @@ def _home() -> str:
 def _faces() -> str:
     import numpy as np
 
+    from vividcover.cli.weights import whole
     from vividcover.portrait.faces import FaceKit
     from vividcover.settings import settings
 
-    _whole()
+    whole()
     FaceKit(settings().weights).detect(np.zeros((256, 256, 3), np.uint8))
     return "the nets are here and load"
 

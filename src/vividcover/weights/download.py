@@ -96,6 +96,7 @@ def _patiently(address: str, wanted: Net, part: Path, progress: Progress, stop: 
 def _attempt(address: str, wanted: Net, part: Path, progress: Progress, stop: threading.Event) -> None:
     """One request. Leaves `part` whole and checked, or raises `Failure`."""
     digest, have = _begun(part, stop)
+    earlier = have
     if wanted.size and have > wanted.size:  # something else
         part.unlink()
         digest, have = hashlib.sha256(), 0
@@ -117,7 +118,8 @@ def _attempt(address: str, wanted: Net, part: Path, progress: Progress, stop: th
         raise Failure(f"the connection ended after {have:,} of {wanted.size:,} bytes", again=True)
     if digest.hexdigest() != wanted.sha256:
         part.unlink(missing_ok=True)
-        raise Failure(f"what came has sha256 {digest.hexdigest()[:12]}…, not {wanted.sha256[:12]}…: not used")
+        why = f"what came has sha256 {digest.hexdigest()[:12]}…, not {wanted.sha256[:12]}…: not used"
+        raise Failure(why, again=earlier > 0)  # perhaps what an earlier pull had left was at fault: once more, anew
 
 
 def _begun(part: Path, stop: threading.Event) -> tuple[hashlib._Hash, int]:
@@ -163,7 +165,7 @@ def _receive(
         raise Failure(f"offers {total:,} bytes, where {wanted.size:,} were published")
     _room(part.parent, total - have, wanted)
     with storage_errors(wanted.file, part.parent), part.open("ab" if have else "wb") as file:
-        for chunk in answer.iter_raw(CHUNK):
+        for chunk in answer.iter_raw():
             if stop.is_set():
                 raise Stopped
             file.write(chunk)

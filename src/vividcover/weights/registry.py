@@ -186,7 +186,7 @@ PRETRAINED = {  # (version, rate): (size and sha256 of the generator, of the dis
 
 def _pretrained(version: str, rate: int) -> Iterable[Net]:
     folder = "pretrained_v2" if version == "v2" else "pretrained"
-    group = "pretraining" if version == "v2" else "pretraining-v1"
+    group = "pretraining" if version == "v2" else "pretrain-v1"
     parts = zip("GD", ("generator", "discriminator"), PRETRAINED[version, rate])
     for letter, part, (size, sha256) in parts:
         file = f"{folder}/f0{letter}{rate}k.pth"
@@ -354,7 +354,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "demucs": "HTDemucs and its refined four",
         "bs-roformer": "two further separators of vocals",
         "voice-other": "other ways to track pitch, another format of the features",
-        "pretraining-v1": "what training a voice starts from, format v1",
+        "pretrain-v1": "what training a voice starts from, format v1",
     }
 )
 REGISTRY: Mapping[str, Net] = MappingProxyType({n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION)})
