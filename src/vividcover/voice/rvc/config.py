@@ -56,6 +56,19 @@ class RvcConfig:
         return math.prod(self.upsample_rates)
 
     @property
+    def margin(self) -> int:
+        """Frames on either side of a piece beyond which nothing reaches its samples in the vocoder: 11 to 14."""
+        reach, steps = 3.0, 1  # in frames: the first convolution's; steps per frame at the resolution so far
+        for rate, kernel in zip(self.upsample_rates, self.upsample_kernels, strict=True):
+            steps *= rate
+            trim = (kernel - rate) // 2
+            blocks = max(
+                (k - 1) // 2 * (sum(d) + len(d)) for k, d in zip(self.resblock_kernels, self.resblock_dilations)
+            )
+            reach += (kernel - 1 - trim + blocks) / steps
+        return math.ceil(reach + 3 / steps)
+
+    @property
     def spec_channels(self) -> int:
         return self.n_fft // 2 + 1
 

@@ -1,8 +1,8 @@
 """The vocoder: NSF-HiFiGAN. From the latent z and the pitch to audio; without a pitch, plain HiFi-GAN.
 
 z is upsampled by transposed convolutions, each followed by the mean of three residual blocks; a sine at the pitch,
-noise where nothing is voiced, is added at every resolution. Everything is local: with MARGIN frames on either side,
-a piece decodes to the samples that it has in the whole. Kong et al., arXiv 2010.05646; Wang et al., arXiv 1904.12088.
+noise where nothing is voiced, is added at every resolution. Everything is local: with `config.margin` frames on either
+side, a piece decodes to the samples that it has in the whole. Kong et al., arXiv 2010.05646; Wang, arXiv 1904.12088.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ LAST_SLOPE = 0.01
 SINE = 0.1  # amplitude of the source where it is voiced
 NOISE_VOICED = 0.003  # standard deviation of the noise beside the sine
 NOISE_UNVOICED = SINE / 3  # and where there is no pitch
-MARGIN = 8  # frames on either side after which a piece decodes as in the whole (measured: exact to float32)
+MARGIN = 14  # frames on either side after which a piece of any published voice decodes as in the whole
 
 
 def phases(f0: Tensor, rate: int, hop: int) -> Tensor:
-    """Turns (0..1) that the sine has made before each frame, float64. f0 [B, T] in Hz → [B, T]."""
-    turns = (f0.double() / rate * hop).cumsum(1)
-    return F.pad(turns, (1, -1)) % 1.0
+    """Turns (0..1) that the sine has made before each frame. f0 [B, T] in Hz → [B, T], float32, summed in float64."""
+    turns = (f0.cpu() if f0.device.type == "mps" else f0).double() / rate * hop % 1.0  # (an Apple GPU has no float64)
+    return (F.pad(turns.cumsum(1), (1, -1)) % 1.0).to(f0.device, torch.float32)
 
 
 def sine_source(f0: Tensor, rate: int, hop: int, noise: Tensor, start: Tensor | None = None) -> Tensor:
@@ -37,9 +37,9 @@ def sine_source(f0: Tensor, rate: int, hop: int, noise: Tensor, start: Tensor | 
     frames when they are a piece of something longer. → [B, 1, T*hop], float32.
     """
     start = phases(f0, rate, hop) if start is None else start
-    inside = torch.arange(1, hop + 1, device=f0.device, dtype=torch.float64)  # a sample includes its own step
-    turns = start[..., None] + (f0.double() / rate)[..., None] * inside  # [B, T, hop]
-    sine = SINE * torch.sin(2 * math.pi * (turns % 1.0).float())
+    inside = torch.arange(1, hop + 1, device=f0.device)  # a sample includes its own step
+    turns = start[..., None] + (f0.float() / rate)[..., None] * inside  # [B, T, hop]
+    sine = SINE * torch.sin(2 * math.pi * turns)
     voiced = (f0 > 0)[..., None]
     noise = noise.view(*f0.shape, hop)
     source = torch.where(voiced, sine + NOISE_VOICED * noise, NOISE_UNVOICED * noise)
