@@ -333,7 +333,7 @@ from vividcover.runs.sender import Sender
 from vividcover.settings import settings
 from vividcover.store.database import Database
 present = lambda db, run: {"id": run["id"], "status": run["status"]}
-Sender(Database(settings().database_url), settings(), present).run(threading.Event())
+Sender(Database(settings().database_url), settings(), present, lease=1.5).run(threading.Event())
 """
 
 
@@ -342,17 +342,28 @@ def test_a_sender_that_is_killed_in_the_middle_loses_nothing(either: Database, r
     run_id = add(either, webhook=receiver.url(), webhook_events="completed")
     happen(either, run_id, "completed")
     url = either.engine.url.render_as_string(hide_password=False)
-    environment = os.environ | {"VIVIDCOVER_DATABASE": url, "VIVIDCOVER_WEBHOOK_SECONDS": "0.8"}
+    environment = os.environ | {"VIVIDCOVER_DATABASE": url}
+    struck = 0.0
     for _ in range(2):
         before = len(receiver.got)
         process = subprocess.Popen([sys.executable, "-c", PROCESS], env=environment)
         until(lambda seen=before: len(receiver.got) > seen, 20)  # it has sent, and has no answer yet
         process.send_signal(signal.SIGKILL)
         process.wait()
+        struck = time.monotonic()
     with sending(either):
         (row,) = settled(either)
+    assert time.monotonic() - struck < settings().webhook_seconds / 2, "nobody waited for as long as an answer may take"
     assert row["state"] == "sent" and len(receiver.got) == 3
     assert len({headers["webhook-id"] for headers, _ in receiver.got}) == 1
+
+
+def test_a_receiver_that_takes_longer_than_a_lease_gets_it_once(either: Database, receiver: Receiver) -> None:
+    receiver.answers["/hook"] = lambda: time.sleep(1.6) or 200  # type: ignore[func-returns-value]
+    with sending(either, lease=0.6), sending(either, lease=0.6):
+        happen(either, add(either, webhook=receiver.url(), webhook_events="completed"), "completed")
+        (row,) = settled(either)
+    assert (row["state"], row["attempts"], len(receiver.got)) == ("sent", 1, 1)
 
 
 def test_two_senders_send_everything_once(either: Database, receiver: Receiver) -> None:

@@ -128,7 +128,8 @@ def test_another_account_sees_neither_deliveries_nor_usage_nor_the_secret(server
 
 def test_usage_is_told_to_the_client_and_at_the_command_line(server: Live) -> None:
     with server.client(server.token()) as http:
-        http.post("/v1/predictions", json=RUN, headers={"Prefer": "wait"}).raise_for_status()
+        run = RUN | {"input": {"seconds": 0.3}}  # reports are in milliseconds
+        http.post("/v1/predictions", json=run, headers={"Prefer": "wait"}).raise_for_status()
         told = http.get("/v1/usage", params={"by": "model"}).json()
         assert told["results"][0]["model"] == "vividcover/hello" and told["currency"] == "USD"
         assert told["total"]["usd"] == pytest.approx(2 * told["total"]["seconds"], rel=0.05)

@@ -1,7 +1,7 @@
 """Sends what the outbox of `webhooks.py` holds. Several senders may work on one database.
 
-A delivery is claimed by a lease that is longer than an attempt may take; whoever is killed meanwhile is replaced when
-it ends. The body is made and stored at the first attempt, so that every attempt carries the same one.
+A delivery is claimed by a short lease, which is made longer while the attempt goes on; whoever is killed meanwhile is
+replaced when it ends. The body is made and stored at the first attempt, so that every attempt carries the same one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from vividcover.settings import Settings
 
-LEASE = 2.0  # times what an attempt may take
+LEASE = 6.0  # seconds after which a sender that fell silent is replaced; it gives a sign each third of them
 FIRST = 5.0  # seconds before the second attempt; doubled from one to the next …
 LAST = 1800.0  # … up to this
 AT_ONCE = 32  # attempts that are under way at the same time …
@@ -71,9 +71,11 @@ class Answer:
 class Sender:
     """`present(db, run)` is the run as GET shows it. `run` returns soon after `stop` is set."""
 
-    def __init__(self, database: Database, settings: Settings, present: Present, *, first: float = FIRST) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, present: Present, *, first: float = FIRST, lease: float = LEASE
+    ) -> None:
         self._database, self._settings, self._present, self._first = database, settings, present, first
-        self._attempt = settings.webhook_seconds
+        self._attempt, self._lease = settings.webhook_seconds, lease
         self._tries = tries(settings.webhook_hours * 3600, first)
         self._busy: Counter[str] = Counter()  # attempts under way, by host
         self._cleaned = 0.0
@@ -134,7 +136,7 @@ class Sender:
             claimed = db.execute(
                 sa.update(tables.deliveries)
                 .where(d.id.in_(chosen), d.state == "waiting", _free())
-                .values(lease_until=now() + LEASE * self._attempt)
+                .values(lease_until=now() + self._lease)
                 .returning(tables.deliveries)
             )
             rows = [dict(row) for row in claimed.mappings().all()]
@@ -176,7 +178,7 @@ class Sender:
         host = urlsplit(row["url"]).netloc
         self._busy[host] += 1
         try:
-            answer = await self._post(http, row)
+            answer = await self._held(self._post(http, row), row)
             await asyncio.to_thread(self._finished, row, answer)
         except Exception as error:  # the database is away: the lease ends, and it is sent again
             log.error("The webhook %s was sent, but that could not be written down: %s", row["id"], error)
@@ -184,6 +186,27 @@ class Sender:
             self._busy[host] -= 1
             self._busy = +self._busy  # without the hosts that are done
             rung.set()
+
+    async def _held(self, attempt: Coroutine[Any, Any, Answer], row: dict[str, Any]) -> Answer:
+        """What comes of an attempt. While it lasts, the delivery stays this sender's."""
+        post = asyncio.ensure_future(attempt)
+        try:
+            while not (await asyncio.wait({post}, timeout=self._lease / 3))[0]:
+                try:
+                    await asyncio.to_thread(self._renew, row)
+                except VividCoverError as error:  # the database is away: the attempt goes on
+                    log.error("The webhook %s is being sent, but that could not be written down: %s", row["id"], error)
+            return post.result()
+        finally:
+            post.cancel()
+
+    def _renew(self, row: dict[str, Any]) -> None:
+        """The lease anew, unless another has it by now, or it is to be sent once more."""
+        mine = sa.update(tables.deliveries).where(d.id == row["id"], d.lease_until == row["lease_until"])
+        with self._database.write() as db:
+            until = db.execute(mine.values(lease_until=now() + self._lease).returning(d.lease_until)).scalar()
+        if until is not None:
+            row["lease_until"] = until
 
     async def _post(self, http: httpx.AsyncClient, row: Mapping[str, Any]) -> Answer:
         import httpx
