@@ -46,10 +46,15 @@ class Inert:
         self.state = state
 
 
-# Classes that published checkpoints name beside tensors: fairseq's HuBERT, settings and numbers of trainers.
+# Classes that published checkpoints name beside tensors: fairseq's HuBERT, settings and numbers of trainers, and what
+# a Demucs file says of itself (`song/separators/demucs.py` reads the fraction's arguments).
 INERT = (
     "argparse.Namespace",
+    "demucs.demucs.Demucs",
+    "demucs.hdemucs.HDemucs",
+    "demucs.htdemucs.HTDemucs",
     "fairseq.data.dictionary.Dictionary",
+    "fractions.Fraction",
     "numpy._core.multiarray.scalar",
     "numpy.core.multiarray.scalar",
     "numpy.dtype",

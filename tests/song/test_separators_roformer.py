@@ -216,3 +216,10 @@ def test_weights_of_another_net_are_refused(checkpoints: dict[str, Path], tmp_pa
         files.read(tmp_path / "none.ckpt", CONFIGS["mel"])
     with pytest.raises(ParameterError, match="17 overlaps"):
         files.load(checkpoints["mel"], CONFIGS["mel"], overlaps=17)
+
+
+def test_bfloat16_is_close(checkpoints: dict[str, Path]) -> None:
+    for name, mix in ((name, oracle.mixture(oracle.SAMPLES[name])[None]) for name in CONFIGS):
+        full = files.load(checkpoints[name], CONFIGS[name])(mix)
+        half = files.load(checkpoints[name], CONFIGS[name], dtype=torch.bfloat16)(mix)
+        assert 1e-12 < np.square(half - full).sum() / np.square(full).sum() < 10**-3.5  # 35 dB
