@@ -20,6 +20,7 @@ from vividcover.errors import ModelFileError
 
 Kind = Literal["voice", "image"]
 SUFFIX: dict[Kind, str] = {"voice": ".zip", "image": ".tar"}
+ARTICLE: dict[Kind, str] = {"voice": "a", "image": "an"}
 CARD = "model.json"
 PUBLISHED = "rvc"  # the format of a voice without a card
 ELSEWHERE = "the neural engine reads it, the classic one cannot"
@@ -50,7 +51,7 @@ def read_card(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
         raise ModelFileError(f"{path.name} has a damaged {CARD}: {error}.", hint) from error
     if not isinstance(found, dict) or found.get("kind") != kind_name(kind):
         what = found.get("kind", "something else") if isinstance(found, dict) else "something else"
-        raise ModelFileError(f"{path.name} is a model of kind {what!r}, not a {kind}.", hint)
+        raise ModelFileError(f"{path.name} is a model of kind {what!r}, not {ARTICLE[kind]} {kind}.", hint)
     return found
 
 

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vividcover.errors import ModelFileError
+from vividcover.trained import CARD, kind_name, read_card
 
-KIND, ENGINE, FORMAT = "vividcover-image", "classic", 1
+ENGINE, FORMAT = "classic", 1
 MOST_BYTES = 256 << 20  # of one member
+MOST_FILES = 200
 HINT = "Give a model made by `vividcover image train`."
 
 
@@ -52,8 +54,8 @@ def npy_bytes(array: NDArray[np.float32]) -> bytes:
 
 def write_model(out: Path, info: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
     """Same content, same bytes: names sorted, no times, no owners."""
-    story = {"kind": KIND, "engine": ENGINE, "format": FORMAT, **info}
-    members = {"model.json": json.dumps(story, indent=1, sort_keys=True, ensure_ascii=False).encode(), **files}
+    story = {"kind": kind_name("image"), "engine": ENGINE, "format": FORMAT, **info}
+    members = {CARD: json.dumps(story, indent=1, sort_keys=True, ensure_ascii=False).encode(), **files}
     out.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(out, "w", format=tarfile.USTAR_FORMAT) as archive:
         for name in sorted(members):
@@ -65,51 +67,25 @@ def write_model(out: Path, info: Mapping[str, Any], files: Mapping[str, bytes]) 
 
 def read_model(path: Path) -> Model:
     """Raises `ModelFileError`, naming what the file is instead."""
+    if not path.is_file():
+        raise ModelFileError(f"There is no image model at {path}.", HINT)
+    card = read_card(path, "image", HINT)
+    if card.get("engine") != ENGINE:
+        raise ModelFileError(f"{path.name} is an image model of the engine {card.get('engine')!r}, not classic.", HINT)
+    if card.get("format") != FORMAT:
+        raise ModelFileError(
+            f"{path.name} has format {card.get('format')}; this version reads format {FORMAT}.", "Train it again."
+        )
+    files: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:*") as archive:
-            files: dict[str, bytes] = {}
             for entry in archive:
-                if not entry.isfile():
+                if not entry.isfile() or entry.name == CARD:
                     continue
-                if entry.size > MOST_BYTES or len(files) > 200:
+                if entry.size > MOST_BYTES or len(files) > MOST_FILES:
                     raise ModelFileError(f"{path.name} is too large for a classic image model.", HINT)
-                if entry.name.endswith(".safetensors"):
-                    raise ModelFileError(
-                        f"{path.name} is a FLUX LoRA ({entry.name}), made for the neural engine, not the classic one.",
-                        "Use the neural or hosted engine for it, or train a classic model from the photos.",
-                    )
                 stream = archive.extractfile(entry)
                 files[entry.name] = stream.read() if stream else b""
-    except (FileNotFoundError, IsADirectoryError) as error:
-        raise ModelFileError(f"There is no image model at {path}.", HINT) from error
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ModelFileError(f"{path.name} is not an image model: {_what_is(path)}.", HINT) from error
-    if "model.json" not in files:
-        raise ModelFileError(f"{path.name} is not an image model: it is a tar without model.json.", HINT)
-    try:
-        info = json.loads(files.pop("model.json"))
-        kind, engine, format_ = info["kind"], info["engine"], info["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path.name}: its model.json cannot be read ({error}).", HINT) from error
-    if (kind, engine) != (KIND, ENGINE):
-        raise ModelFileError(f"{path.name} is a {kind} of engine {engine}, not a classic image model.", HINT)
-    if format_ != FORMAT:
-        raise ModelFileError(
-            f"{path.name} has format {format_}; this version reads format {FORMAT}.", "Train it again."
-        )
-    return Model(info, files)
-
-
-def _what_is(path: Path) -> str:
-    with path.open("rb") as stream:
-        head = stream.read(16)
-    known = {
-        b"PK\x03\x04": "it is a zip (a voice model or a dataset?)", b"\x89PNG": "it is a PNG picture",
-        b"\xff\xd8\xff": "it is a JPEG picture", b"RIFF": "it is an audio or WebP file",
-    }  # fmt: skip
-    for start, text in known.items():
-        if head.startswith(start):
-            return text
-    if len(head) > 9 and head[8:9] == b"{":
-        return "it is a safetensors file, made for the neural engine"
-    return "the file is empty" if not head else "it is no tar file, or it is damaged"
+        raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
+    return Model(card, files)
