@@ -18,6 +18,7 @@ import os
 import pickle
 import re
 import threading
+import warnings
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -179,7 +180,9 @@ def _kind_of_zip(path: Path | bytes) -> str:
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return ""  # a torch file that was cut short: its reader says so
     names = [entry.filename for entry in entries]
-    if not any(name.endswith(("/data.pkl", "/constants.pkl")) for name in names):
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program, which is run, not read"
+    if not any(name.endswith("/data.pkl") for name in names):
         inside = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
         return f"a zip archive of {len(names)} other files ({inside})"
     if sum(entry.file_size for entry in entries) > 4 * packed + 64_000_000:  # torch stores, it never compresses
@@ -218,7 +221,8 @@ def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str]) -> dict[st
     stubs: list[Any] = [(type(dotted.rsplit(".", 1)[1], (Inert,), {}), dotted) for dotted in inert]
 
     try:
-        with ALLOWING, torch.serialization.safe_globals(stubs), _opened(path) as file:
+        with ALLOWING, warnings.catch_warnings(), torch.serialization.safe_globals(stubs), _opened(path) as file:
+            warnings.simplefilter("ignore")  # on a pickle's protocol, which says nothing to a user
             found = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if (asked := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:

@@ -29,6 +29,7 @@ from vividcover.voice.rvc.weightnorm import folded, published
 FROM_TRAINER = "Choose the voice itself: the .pth that the trainer exports for singing, about 55 MB."
 EMBEDDERS = ("", "contentvec", "hubert", "hubert_base")  # names under which ContentVec is known
 VOCODERS = ("", "HiFi-GAN", "HiFi-GAN NSF", "NSF-HiFiGAN")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 METADATA = "rvc"  # where a .safetensors voice keeps what is not a tensor, as JSON
 
 
@@ -108,16 +109,26 @@ def _checkpoint(found: Mapping[str, Any], state: Mapping[str, Any], what: str) -
 
 def _weights(state: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
     """The weights for singing, under their published names."""
-    weights = {published(str(name)): value for name, value in state.items() if not str(name).startswith("enc_q.")}
-    for name, value in weights.items():
-        if not isinstance(value, Tensor):
-            raise ModelFileError(f"{what} is damaged: {name} is no tensor.", "Get it again from where it came from.")
-        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+    return _sound({name: value for name, value in state.items() if not str(name).startswith("enc_q.")}, what)
+
+
+def _sound(state: Mapping[Any, Any], what: str) -> dict[str, Tensor]:
+    """Plain tensors of finite numbers, under their published names."""
+    for name, value in state.items():
+        plain = (
+            isinstance(value, Tensor) and value.layout is torch.strided and value.device.type == "cpu"
+            and value.dtype in FLOATS and value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+        )  # fmt: skip
+        if not plain:
             raise ModelFileError(
-                f"{what} cannot sing: {name} holds values that are not finite numbers.",
+                f"{what} is damaged: {name} is not a plain tensor.", "Get it again from where it came from."
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ModelFileError(
+                f"{what} cannot be used: {name} holds values that are not finite numbers.",
                 "Its training went wrong, or it was damaged: take an earlier checkpoint, or get it again.",
             )
-    return weights
+    return {published(str(name)): value for name, value in state.items()}
 
 
 def _shape(state: Mapping[str, Any], name: str) -> tuple[int, ...]:
@@ -228,7 +239,7 @@ def read_pretrained(path: Path, critic: bool = False) -> dict[str, Tensor]:
             f"{path.name} is not a {said} that training can start from: {what}.",
             "Choose a pretrained file of the same version and rate, such as pretrained_v2/f0G48k.pth and f0D48k.pth.",
         )
-    return {published(name): value.float() for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value.float() for name, value in _sound(state, path.name).items()}
 
 
 def model_info(path: Path) -> dict[str, Any]:

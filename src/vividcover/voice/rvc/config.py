@@ -107,7 +107,7 @@ class RvcConfig:
                 resblock_dilations=tuple(tuple(map(int, d)) for d in dilations), upsample_initial=int(initial),
                 speakers=int(speakers), gin=int(gin),
             )  # fmt: skip
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise ModelFileError(
                 "The `config` of this voice is not the list of 18 entries that RVC writes.",
                 "The file is damaged, or is not an RVC voice: get it again from where it came from.",
@@ -117,12 +117,20 @@ class RvcConfig:
 
     def check(self, resblock: str = "1") -> None:
         """Raises `ModelFileError` where the numbers do not fit each other or are out of all reason."""
-        sizes = (self.inter, self.hidden, self.filter, self.upsample_initial, self.gin)
+        ups = list(zip(self.upsample_rates, self.upsample_kernels, strict=False))
+        sizes = (
+            self.inter, self.hidden, self.filter, self.upsample_initial, self.gin, self.n_fft, self.kernel,
+            *self.upsample_rates, *self.upsample_kernels, *self.resblock_kernels, *sum(self.resblock_dilations, ()),
+        )  # fmt: skip
         rules = {
             "its vocoder's blocks are of an unknown kind": resblock != "1",
             f"a frame of {self.hop} samples at {self.rate} Hz is not 10 ms": self.hop * FRAME_RATE != self.rate,
             "upsampling rates and kernels differ in number": len(self.upsample_kernels) != len(self.upsample_rates),
             "a size is not between 1 and 4096": not all(1 <= size <= 4096 for size in sizes),
+            "an upsampling kernel does not suit its rate": any(k < rate or (k - rate) % 2 for rate, k in ups),
+            "the vocoder's blocks are not described fully": not self.resblock_kernels
+            or len(self.resblock_kernels) != len(self.resblock_dilations),
+            "a kernel is even": not all(k % 2 for k in (*self.resblock_kernels, self.kernel)),
             "its channels cannot be halved": bool(
                 self.inter % 2 or not self.upsample_initial >> len(self.upsample_rates)
             ),
