@@ -13,7 +13,6 @@ to bench/results/cover.json and .md; those of --quick and --seconds to bench/.wo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shutil
@@ -30,7 +29,7 @@ import soxr
 
 from cases import SAMPLE, Array, load
 from figures import table, verdict
-from machine import LOOKS, RESULTS, Watched, about, keep, watch
+from machine import LOOKS, RESULTS, Watched, about, asked, tell, watch
 
 RATE = 44_100  # Hz
 BAR = 4 * 60 / 92  # s, of the sample song
@@ -184,11 +183,8 @@ def page(head: dict[str, Any], figures: dict[str, float], training: dict[str, An
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a 30 s song")
+    parser = asked(__doc__, "a 30 s song")
     parser.add_argument("--seconds", type=float, action="append", help="length of the song; may be repeated")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--strict", action="store_true", help="exit status 1 when a ratio misses its aim")
     given = parser.parse_args()
     head, runs = about(), []
     with tempfile.TemporaryDirectory(prefix="cover-") as temporary:
@@ -204,14 +200,9 @@ def main() -> int:
             print(f"{seconds:.0f} s: {runs[-1]['wall_s']} s, {runs[-1]['peak_pss_mb']} MB", file=sys.stderr)
             shutil.rmtree(home)
     figures = sum_up(runs)
-    result = {"bench": "cover", "quick": given.quick, **head, **figures, "missed": verdict(figures)}
-    result |= {"training": training, "runs": runs, "prototype": PROTOTYPE}
+    out = LOOKS if given.quick or given.seconds else RESULTS
     text = page(head, figures, training, runs)
-    keep(LOOKS if given.quick or given.seconds else RESULTS, "cover", result, text)
-    print(text)
-    if given.json:
-        print(json.dumps(result))
-    return 1 if verdict(figures) and given.strict else 0
+    return tell("cover", given, head, figures, text, out, training=training, runs=runs, prototype=PROTOTYPE)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import json
 import os
@@ -18,6 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from figures import verdict
 from judges_venv import judges_python
 
 PERIOD = 0.1  # seconds between two looks at the memory of a process tree
@@ -191,8 +193,27 @@ def ask_judges(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return answers
 
 
-def keep(folder: Path, name: str, result: dict[str, Any], page: str) -> None:
-    """Writes FOLDER/NAME.json and NAME.md."""
-    folder.mkdir(exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    (folder / f"{name}.md").write_text(page, encoding="utf-8")
+def asked(description: str | None, quick: str) -> argparse.ArgumentParser:
+    """The options that every bench has. `quick` says what a quick run does."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 when a ratio misses its aim")
+    return parser
+
+
+def tell(
+    name: str, given: argparse.Namespace, head: dict[str, Any], figures: dict[str, Any], page: str, out: Path | None,
+    **more: Any,
+) -> int:  # fmt: skip
+    """How every bench ends: OUT/NAME.json and NAME.md, the page, and with --json all of it. Returns the exit status."""
+    missed = verdict(figures)
+    result = {"bench": name, "quick": given.quick, **head, **figures, "missed": missed, **more}
+    if out is not None:
+        out.mkdir(exist_ok=True)
+        (out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        (out / f"{name}.md").write_text(page, encoding="utf-8")
+    print(page)
+    if given.json:
+        print(json.dumps(result))
+    return 1 if missed and given.strict else 0

@@ -27,7 +27,7 @@ from typing import Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from figures import table, verdict
-from machine import LOOKS, RESULTS, about, keep, spent
+from machine import LOOKS, RESULTS, about, asked, spent, tell
 
 PARTS = ("separation", "voice", "real", "lips")
 HOW_REAL = (
@@ -143,15 +143,12 @@ def page(head: dict[str, Any], figures: dict[str, Any], parts: dict[str, Any], m
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="short cases, under a minute on two free cores")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
+    parser = asked(__doc__, "short cases, under a minute on two free cores")
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="recordings of real people, a folder each")
     parser.add_argument("--only", action="append", choices=PARTS, help="only this part (may be repeated)")
     parser.add_argument(
         "--portrait", nargs=2, type=Path, metavar=("PICTURE", "SINGING"), help="also judge lips on these"
     )
-    parser.add_argument("--strict", action="store_true", help="exit status 1 when a ratio misses its aim")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--work", type=Path, help="keep the working files here")
     given = parser.parse_args()
@@ -165,16 +162,10 @@ def main() -> int:
         if not (given.quick and len(only) > 1):  # the processes of the parts have drawn theirs
             draw(parts, work, out)
     figures = {k: v for found in parts.values() for k, v in found["figures"].items()}
-    missed = verdict(figures)
-    result = {"bench": "quality", "quick": given.quick, **head, **figures, "missed": missed, "parts": parts}
-    result["not_measured"] = [*NOT_MEASURED] + ([] if given.real else ["real voices: " + HOW_REAL])
-    text = page(head, figures, parts, missed)
-    if out == RESULTS or len(only) > 1:
-        keep(out, "quality", result, text)
-    print(text)
-    if given.json:
-        print(json.dumps(result))
-    return 1 if missed and given.strict else 0
+    kept = out if out == RESULTS or len(only) > 1 else None
+    blind = [*NOT_MEASURED] + ([] if given.real else ["real voices: " + HOW_REAL])
+    text = page(head, figures, parts, verdict(figures))
+    return tell("quality", given, head, figures, text, kept, parts=parts, not_measured=blind)
 
 
 if __name__ == "__main__":

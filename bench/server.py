@@ -14,7 +14,6 @@ Results go to bench/results/server.json and .md; those of --quick to bench/.work
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import json
 import os
@@ -31,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from figures import table, verdict
-from machine import LOOKS, RESULTS, about, keep
+from machine import LOOKS, RESULTS, about, asked, tell
 
 CLIENTS = (1, 16)
 SECONDS, QUICK_SECONDS = 8.0, 2.0  # of load per figure
@@ -268,11 +267,7 @@ def page(head: dict[str, Any], figures: dict[str, float], rows: list[dict[str, A
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two seconds a figure")
-    parser.add_argument("--json", action="store_true", help="one JSON object as the last line")
-    parser.add_argument("--strict", action="store_true", help="exit status 1 when a ratio misses its aim")
-    given = parser.parse_args()
+    given = asked(__doc__, "two seconds a figure").parse_args()
     seconds = QUICK_SECONDS if given.quick else SECONDS
     head = about()
     with tempfile.TemporaryDirectory(prefix="server-") as temporary:
@@ -283,14 +278,10 @@ def main() -> int:
         rows, start = ours(work / "ours", seconds)
     rows += theirs
     figures = sum_up(rows, start)
-    result = {"bench": "server", "quick": given.quick, **head, **figures, "missed": verdict(figures)}
-    result |= {"start_s": round(start, 3), "rows": rows}
-    text = page(head, figures, rows, start)
-    keep(LOOKS if given.quick else RESULTS, "server", result, text)
-    print(text)
-    if given.json:
-        print(json.dumps(result))
-    return 1 if verdict(figures) and given.strict else 0
+    out = LOOKS if given.quick else RESULTS
+    return tell(
+        "server", given, head, figures, page(head, figures, rows, start), out, start_s=round(start, 3), rows=rows
+    )
 
 
 if __name__ == "__main__":
