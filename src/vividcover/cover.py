@@ -10,6 +10,7 @@ A and B do not need each other and run side by side. Every step is a model of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,7 +19,12 @@ from pydantic import Field
 from vividcover.catalog import SHIPPED
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, Ratio, size_of
-from vividcover.catalog.realistic_voice_cloning import LEFT_OUT, RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.realistic_voice_cloning import (
+    LEFT_OUT,
+    RealisticVoiceCloning,
+    RealisticVoiceCloningInput,
+    Tracker,
+)
 from vividcover.catalog.shelf import engine_of
 from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
 from vividcover.catalog.steps import face_kit
@@ -31,6 +37,9 @@ EXPECTED = {
     "fetch": 1.0, "song/decode": 0.02, "song/separate": 0.15, "voice/convert": 0.35, "image/still": 0.05,
     "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
 }  # fmt: skip
+
+
+SINGING = RealisticVoiceCloningInput.model_fields  # inputs that are the song's are declared there
 
 
 class CoverInput(Inputs):
@@ -48,9 +57,9 @@ class CoverInput(Inputs):
     pitch_change: Literal["auto", "no-change", "male-to-female", "female-to-male"] = Field(
         default="auto", description="Octave of the vocals; auto: chosen from the song's range and the voice's."
     )
-    index_rate: float = RealisticVoiceCloningInput.model_fields["index_rate"]  # type: ignore[assignment]
-    protect: float = RealisticVoiceCloningInput.model_fields["protect"]  # type: ignore[assignment]
-    rms_mix_rate: float = RealisticVoiceCloningInput.model_fields["rms_mix_rate"]  # type: ignore[assignment]
+    index_rate: float = SINGING["index_rate"]  # type: ignore[assignment]
+    protect: float = SINGING["protect"]  # type: ignore[assignment]
+    rms_mix_rate: float = SINGING["rms_mix_rate"]  # type: ignore[assignment]
     main_vocals_volume_change: float = Field(
         default=-4, ge=-24, le=24,
         description="dB, of the main vocals. The published mix has them 5 dB forward; -4 keeps most songs' balance.",
@@ -62,6 +71,12 @@ class CoverInput(Inputs):
     reverb_wetness: float = Field(default=0.2, ge=0, le=1, description="Level of the vocals with reverb.")
     dynamic_scale: float = Field(default=1.0, ge=0.5, le=2.0, description="How much movement.")
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
+    pitch_detection_algorithm: Tracker = SINGING["pitch_detection_algorithm"]  # type: ignore[assignment]
+    formant_shift: float = SINGING["formant_shift"]  # type: ignore[assignment]
+    autotune: float = SINGING["autotune"]  # type: ignore[assignment]
+    separator: str = SINGING["separator"]  # type: ignore[assignment]
+    vocals_stem: str | None = SINGING["vocals_stem"]  # type: ignore[assignment]
+    instrumental_stem: str | None = SINGING["instrumental_stem"]  # type: ignore[assignment]
 
 
 class Cover(Model):
@@ -70,6 +85,10 @@ class Cover(Model):
     Input: ClassVar[type[Inputs]] = CoverInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".mp4"
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        engine: {name: why for name, why in these.items() if name in CoverInput.model_fields}
+        for engine, these in RealisticVoiceCloning.ignores.items()
+    }
 
     def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
         """Of a cover whose voice is a neural one: what the song needs. Still and portrait find engines of their own."""

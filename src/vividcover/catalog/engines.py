@@ -70,13 +70,7 @@ def missing(settings: Settings, nets: Iterable[str]) -> str:
 
     if why := tensors.available():
         return why
-    absent = [
-        n
-        for n in nets
-        if not (
-            n in settings.weight_files or (n in weights.REGISTRY and (settings.weights / weights.net(n).file).exists())
-        )
-    ]
+    absent = [name for name in nets if not weights.has(name, settings.weights)]
     if not absent:
         return ""
     return f"weights are missing: {', '.join(absent)} (vividcover weights pull {' '.join(absent)})"

@@ -40,6 +40,7 @@ VOICE_OPTIONS = (
     "pitch_change", "index_rate", "filter_radius", "rms_mix_rate", "protect", "pitch_detection_algorithm",
     "crepe_hop_length", "unvoiced", "formant_shift", "autotune", "blend_voice", "blend",
 )  # fmt: skip
+PUBLISHED_TRACKERS = ("rmvpe", "mangio-crepe")
 Tracker = Literal[
     "rmvpe", "mangio-crepe", "fcpe", "crepe", "crepe-tiny", "mangio-crepe-tiny", "harvest", "dio", "pm"
 ]  # fmt: skip
@@ -166,6 +167,9 @@ class RealisticVoiceCloning(Model):
         if values.get("pitch_change") == "auto":
             context.cannot("pitch_change", "auto", "the hosted engine does not choose the octave; no-change was sent")
             values["pitch_change"] = "no-change"
+        if (tracker := values.get("pitch_detection_algorithm", "rmvpe")) not in PUBLISHED_TRACKERS:
+            context.cannot("pitch_detection_algorithm", tracker, "the published model does not have it; rmvpe was sent")
+            values["pitch_detection_algorithm"] = "rmvpe"
         return remote.made(self, remote.marked(self, remote.run(self, values, context), context))
 
     def classic(self, input: RealisticVoiceCloningInput, context: Context) -> Made:
