@@ -6,7 +6,7 @@ A net that sees a fixed number of samples becomes one by `NetSeparator`; `chain.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -67,15 +67,24 @@ class Separator(Protocol):
 
 
 class NetSeparator:
-    """A `Separator` made of a `Net`: it writes the net's stems named in `keep`, and `rest` = the song minus these.
+    """A `Separator` made of a `Net`: it writes the net's stems in `keep`, and `rest` = the song minus these.
 
-    `keep` defaults to all of the net's stems, `rest` to none.
+    `keep` are names of the net's stems, or a mapping of these to names of the files; default: all. `rest` is the name
+    of what is left, default: it is not written. `gain` multiplies what the net answers for a stem.
     """
 
-    def __init__(self, name: str, net: Net, keep: Sequence[str] = (), rest: str = "") -> None:
+    def __init__(
+        self,
+        name: str,
+        net: Net,
+        keep: Sequence[str] | Mapping[str, str] = (),
+        rest: str = "",
+        gain: Mapping[str, float] | None = None,
+    ) -> None:
         self.name, self.net, self.rate, self.rest = name, net, net.rate, rest
-        self._keep = tuple(keep) or tuple(net.stems)
-        self.stems = (*self._keep, *((rest,) if rest else ()))
+        self._keep = dict(keep) if isinstance(keep, Mapping) else {stem: stem for stem in keep or net.stems}
+        self._gain = dict(gain or {})
+        self.stems = (*self._keep.values(), *((rest,) if rest else ()))
 
     def separate(
         self, song: Path, folder: Path, *, reporter: Reporter | None = None, span: tuple[float, float] = (0.0, 1.0)
@@ -84,26 +93,27 @@ class NetSeparator:
         reporter = reporter or Silent()
         files = {stem: folder / f"{stem}.wav" for stem in self.stems}
         folder.mkdir(parents=True, exist_ok=True)
-        rows = [self.net.stems.index(stem) for stem in self._keep]
+        rows = [(self.net.stems.index(stem), np.float32(self._gain.get(stem, 1.0))) for stem in self._keep]
         with PcmReader(song) as reader, contextlib.ExitStack() as stack:
             if reader.rate != self.rate:
                 raise AudioError(
                     f"{self.name} separates songs of {self.rate} Hz; {song.name} has {reader.rate}.",
                     f"Decode the song at {self.rate} Hz first.",
                 )
-            writers = [stack.enter_context(PcmWriter(files[s], reader.rate, reader.channels)) for s in self.stems]
+            writers = [stack.enter_context(PcmWriter(file, reader.rate, reader.channels)) for file in files.values()]
             at = 0
             for block in self._blocks(Stereo(reader), reporter, span):
                 for low in range(0, block.shape[-1], PIECE):
-                    parts = [_like(block[row, :, low : low + PIECE], reader.channels) for row in rows]
+                    piece = block[..., low : low + PIECE]
+                    parts = [fitted(piece[row] * gain, reader.channels) for row, gain in rows]
                     if self.rest:
-                        left = reader.read(at, parts[0].shape[1]) if parts else reader.read(at, PIECE)
+                        left = reader.read(at, piece.shape[-1])
                         for part in parts:
                             left = left - part
                         parts.append(left)
                     for writer, part in zip(writers, parts, strict=True):
                         writer.write(part)
-                    at += parts[0].shape[1]
+                    at += piece.shape[-1]
         return files
 
     def _blocks(self, song: Source, reporter: Reporter, span: tuple[float, float]) -> Iterator[Batch]:
@@ -116,12 +126,11 @@ class NetSeparator:
         heard: Source = Scaled(song, offset, scale)
         if net.mirror:
             heard = Mirrored(heard, net.mirror)
-        for block in overlap_add(
-            net, heard, net.chunks, reporter, text=f"separating ({self.name})", span=span, stop=net.stop
-        ):
+        text = f"separating ({self.name})"
+        for block in overlap_add(net, heard, net.chunks, reporter, text=text, span=span, stop=net.stop):
             yield block * np.float32(scale) + np.float32(offset)
 
 
-def _like(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
+def fitted(block: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     """[2, n] as the song has it: one channel is the mean of both."""
     return block if channels == 2 else block.mean(axis=0, keepdims=True)
