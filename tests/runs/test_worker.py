@@ -16,8 +16,9 @@ import sqlalchemy as sa
 
 from run_making import add, alive, children_of, finished, opened, row, stage_rows, told, until, worker
 from vividcover.runs import bell, states
+from vividcover.runs.drive import Drive
 from vividcover.runs.runner import bar
-from vividcover.runs.worker import Drive, Worker
+from vividcover.runs.worker import Worker
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database

@@ -35,8 +35,8 @@ def ring(topic: Topic, about: str = "", home: Path | None = None) -> None:
     """Wakes everybody who listens to `topic` on this machine. Never waits and never fails."""
     with contextlib.suppress(OSError):
         bell = _bell()
-        for name in os.listdir(folder := _folder(topic, home)):  # noqa: PTH208 (in the way of every request)
-            path = f"{folder}/{name}"
+        for name in os.listdir(place := folder(topic, home)):  # noqa: PTH208 (in the way of every request)
+            path = f"{place}/{name}"
             try:
                 bell.sendto(about.encode()[:LARGEST], path)
             except ConnectionRefusedError:  # its process is dead
@@ -56,9 +56,9 @@ class Listener:
     """One who is woken. `fileno()` makes it fit for `select` and for asyncio's `add_reader`; then call `heard()`."""
 
     def __init__(self, topic: Topic, home: Path | None = None) -> None:
-        folder = Path(_folder(topic, home))
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / new_id()[:12]
+        place = Path(folder(topic, home))
+        place.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = place / new_id()[:12]
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(str(self._path))
@@ -92,8 +92,9 @@ class Listener:
         self.close()
 
 
-def _folder(topic: str, home: Path | None) -> str:
-    """In the data folder; where its name is too long for a socket's address, a short one in the system's own."""
+def folder(topic: str, home: Path | None) -> str:
+    """Where Unix sockets for `topic` are: in the data folder, or, where its name is too long for a socket's address, in
+    a short one in the system's own."""
     place = f"{home or settings().home}/bells/{topic}"
     if len(os.fsencode(place)) + 13 > LONGEST_PATH:
         short = hashlib.sha256(os.fsencode(place)).hexdigest()[:16]

@@ -44,8 +44,11 @@ class Child:
 
     def send(self, what: str, **more: Any) -> None:
         """A child that is dead does not hear it; `heard` tells."""
+        self.pass_on(json.dumps({"do": what, **more}).encode() + b"\n")
+
+    def pass_on(self, line: bytes) -> None:
+        """`send`, of a line that is written already."""
         assert self.process.stdin is not None
-        line = json.dumps({"do": what, **more}).encode() + b"\n"
         with contextlib.suppress(BrokenPipeError):
             while line:
                 line = line[self.process.stdin.write(line) or 0 :]

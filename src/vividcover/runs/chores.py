@@ -13,7 +13,7 @@ from sqlalchemy import CompoundSelect, and_, delete, insert, or_, select, update
 
 from vividcover.runs.leases import ATTEMPTS
 from vividcover.runs.registry import insert_missing
-from vividcover.runs.states import OPEN, close, idle, locked
+from vividcover.runs.states import GOING, OPEN, close, idle, locked
 from vividcover.store.database import Database, now
 from vividcover.store.tables import facts, runs, workers
 
@@ -45,7 +45,7 @@ def tend(database: Database) -> list[str]:
 @lru_cache
 def _untended() -> CompoundSelect[Any]:
     """Each half has an index of its own, however long the line is."""
-    late = select(runs.c.id).where(runs.c.status.in_(OPEN), runs.c.deadline < now())
+    late = select(runs.c.id).where(GOING, runs.c.deadline < now())
     over = or_(runs.c.cancel_requested_at.is_not(None), runs.c.attempts >= ATTEMPTS)
     return late.union(select(runs.c.id).where(runs.c.lease_until < now(), over)).limit(MANY)
 

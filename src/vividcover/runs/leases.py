@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from vividcover.runs.states import TERMINAL, Row, change, close, happened, locked
+from vividcover.runs.states import GOING, TERMINAL, Row, change, close, enqueue_begun, happened, locked
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
 from vividcover.store.prepared import Prepared
@@ -118,6 +118,20 @@ def take(db: Connection, worker: str, device: str, warm: Collection[str] | None,
     return Claim(row, worker, device, row["fence"], _weights_file(db, row))
 
 
+def begin(
+    db: Connection, values: Mapping[str, Any], worker: str, device: str, ago: float, lease: float
+) -> tuple[Claim, float]:
+    """Puts in a run that was handed over, claimed and begun already; the claim and the database's time.
+
+    Raises `LostLease` where its row is there: whoever handed it over has put it in the line since.
+    """
+    if (row := enqueue_begun(db, values, worker, ago, lease)) is None:
+        raise LostLease(f"Run {values['id']} was put in the line by the server that had handed it over.")
+    clock = row.pop("clock")  # type: ignore[attr-defined]
+    SERVED.do(db, {"token": row["token_id"], "turn_now": row["turn"]})
+    return Claim(row, worker, device, row["fence"], values["weights_file"]), clock
+
+
 def _fallen() -> Select[Any]:
     # not "is open", for which SQLite would go through all that wait: what has a lease is few
     late = and_(runs.c.lease_until < now(), runs.c.status.not_in(TERMINAL), runs.c.attempts < ATTEMPTS)
@@ -126,7 +140,7 @@ def _fallen() -> Select[Any]:
 
 def _first() -> Select[Any]:
     due = or_(runs.c.deadline.is_(None), runs.c.deadline > now())
-    waits = and_(runs.c.status == "starting", runs.c.lease_until.is_(None), due)
+    waits = and_(GOING, runs.c.status == "starting", runs.c.lease_until.is_(None), due)
     return _line().where(waits).order_by(runs.c.rank, runs.c.turn, runs.c.created_at)
 
 
@@ -225,6 +239,7 @@ def record_stage(db: Connection, claim: Claim, stage: Mapping[str, Any]) -> None
     known = same if stage["hit"] else and_(same, stages.c.fence == claim.fence)  # or: said twice by this very attempt
     if db.scalar(select(stages.c.position).where(known).limit(1)) is not None:
         return
+    spent = {} if stage["hit"] else stage.get("spent") or {}
     last = db.scalar(select(func.max(stages.c.position)).where(stages.c.run_id == claim.id))
     db.execute(
         insert(stages).values(
@@ -240,7 +255,6 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
     said = list(said)
     row, _ = _hold(db, claim)
     _write(db, claim.id, said)
-    spent = {} if stage["hit"] else stage.get("spent") or {}
     if output is not None:
         row = change(db, row, output=dict(output))
         happened(db, row, "output")
@@ -256,12 +270,16 @@ def _write(db: Connection, run_id: str, said: list[Say]) -> None:
 SAID = Prepared(lambda: insert(events).values(at=now()))
 
 
-def finish(db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0) -> Row:
+def finish(
+    db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0,
+    held: tuple[Row, float] | None = None,
+) -> Row:  # fmt: skip
     """Ends the run with all that belongs to it: last words, files, a trained version. Raises `LostLease`.
 
-    `keep_seconds`: how long its files are kept; 0: for good.
+    `keep_seconds`: how long its files are kept; 0: for good. `held`: its row, where this very transaction has put it
+    in, and the database's time.
     """
-    row, clock = _hold(db, claim)
+    row, clock = held or _hold(db, claim)
     _write(db, claim.id, list(said))
     output, size = _output(db, claim, outcome, keep_seconds)
     row = close(

@@ -9,12 +9,14 @@ ends it, its webhook and its usage are written in the same transaction.
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import ColumnElement, Double, String, bindparam, case, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, Double, String, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
 
 from vividcover.runs import bell
@@ -25,6 +27,7 @@ from vividcover.store.tables import runs, tokens
 
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
 OPEN = ("starting", "processing")
+GOING = runs.c.completed_at.is_(None)  # as the indexes of the open runs have it
 BELLS: tuple[bell.Topic, ...] = ("work", "runs", "webhooks")  # who may have to act when a run is canceled
 Row = Mapping[str, Any]
 
@@ -68,15 +71,40 @@ def enqueue(db: Connection, new: NewRun) -> Row:
     return ENQUEUE.rows(db, values)[0]
 
 
+def enqueue_begun(db: Connection, values: Mapping[str, Any], worker: str, ago: float, lease: float) -> Row | None:
+    """Puts in a run that `worker` has begun already; its row and, as `clock`, the database's time. None: it is there.
+
+    `values`: the fields of a `NewRun`; `ago`: seconds since the client asked for it; `lease`: seconds from now.
+    """
+    given = {name: values[name] for name in _GIVEN}
+    given |= {"rank": -given["priority"], "of_token": given["token_id"], "seconds": values["deadline_in"], "ago": ago}
+    try:
+        return BEGUN.rows(db, given | {"lease_owner": worker, "lease": lease})[0]
+    except (sqlite3.IntegrityError, IntegrityError):
+        return None
+
+
 _GIVEN = tuple(one.name for one in fields(NewRun) if one.name != "deadline_in")
 
 
+def _seconds_given(name: str) -> BindParameter[float]:
+    return bindparam(name, type_=Double())
+
+
 def _enqueue() -> ReturningInsert[Any]:
-    seconds: ColumnElement[float] = bindparam("seconds", type_=Double())
     return insert(runs).values(
         status="starting", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=now(),
-        deadline=now() + seconds,
+        deadline=now() + _seconds_given("seconds"),
     ).returning(runs)  # fmt: skip
+
+
+def _begun() -> ReturningInsert[Any]:
+    asked = now() - _seconds_given("ago")
+    return insert(runs).values(
+        status="processing", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=asked,
+        started_at=now(), deadline=asked + _seconds_given("seconds"), lease_until=now() + _seconds_given("lease"),
+        fence=1, attempts=1,
+    ).returning(runs, now().label("clock"))  # fmt: skip
 
 
 def _turn(token_id: ColumnElement[str]) -> ColumnElement[float]:
@@ -88,7 +116,9 @@ def _turn(token_id: ColumnElement[str]) -> ColumnElement[float]:
     begun = func.coalesce(select(func.max(tokens.c.turn)).scalar_subquery(), 0.0)
     own = func.coalesce(select(tokens.c.turn).where(tokens.c.id == token_id).scalar_subquery(), 0.0)
     waiting = func.coalesce(
-        select(func.max(runs.c.turn)).where(runs.c.token_id == token_id, runs.c.status == "starting").scalar_subquery(),
+        select(func.max(runs.c.turn))
+        .where(runs.c.token_id == token_id, runs.c.status == "starting", GOING)
+        .scalar_subquery(),
         0.0,
     )
     return _greatest(begun, _greatest(own, waiting) + 1.0)
@@ -115,7 +145,7 @@ def change(db: Connection, row: Row, **values: Any) -> Row:
 
 
 _one = runs.c.id == bindparam("run")
-ENQUEUE = Prepared(_enqueue)
+ENQUEUE, BEGUN = Prepared(_enqueue), Prepared(_begun)
 GET = Prepared(lambda: select(runs).where(_one))
 LOCKED = Prepared(lambda: select(runs, now().label("clock")).where(_one).with_for_update())
 CHANGE = Prepared(lambda: update(runs).where(_one))

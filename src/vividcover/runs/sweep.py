@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import delete, select, update
 
-from vividcover.runs.states import OPEN
+from vividcover.runs.states import GOING, OPEN
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database, now
@@ -19,7 +19,7 @@ def sweep(database: Database, artifacts: Artifacts) -> tuple[int, int]:
         expired = list(db.execute(delete(files).where(files.c.expires_at < now()).returning(files.c.run_id)).scalars())
         if outputs := {run_id for run_id in expired if run_id}:
             db.execute(update(runs).where(runs.c.id.in_(outputs)).values(data_removed=True))
-        going = select(stages.c.key).join(runs, runs.c.id == stages.c.run_id).where(runs.c.status.in_(OPEN))
+        going = select(stages.c.key).join(runs, runs.c.id == stages.c.run_id).where(GOING, runs.c.status.in_(OPEN))
         old = shared_stages.c.used_at < now() - settings().stage_keep_seconds
         db.execute(delete(shared_stages).where(old, shared_stages.c.key.not_in(going)))
     return len(expired), artifacts.sweep(live(database), GRACE)
@@ -32,7 +32,7 @@ def live(database: Database) -> set[str]:
         wanted |= set(db.execute(select(versions.c.weights).where(versions.c.weights.is_not(None))).scalars())
         for named in db.execute(select(shared_stages.c.files)).scalars():
             wanted |= set(named.values())
-        going = select(runs.c.files, runs.c.weights).where(runs.c.status.in_(OPEN))
+        going = select(runs.c.files, runs.c.weights).where(GOING, runs.c.status.in_(OPEN))
         for linked, weights in db.execute(going):
             wanted |= {one["sha256"] for one in linked.values()} | ({weights} if weights else set())
     return wanted

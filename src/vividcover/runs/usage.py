@@ -154,7 +154,7 @@ def _held(db: Connection, purse: Row) -> float:
     r = tables.runs.c
     owner = r.account_id if purse["kind"] == "account" else r.token_id
     query = sa.select(sa.func.coalesce(sa.func.sum(r.reserved_usd), 0.0)).where(
-        owner == purse["id"], r.status.in_(OPEN)
+        owner == purse["id"], r.completed_at.is_(None), r.status.in_(OPEN)
     )
     return float(db.execute(query).scalar_one())
 

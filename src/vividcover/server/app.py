@@ -29,6 +29,7 @@ from vividcover.server import (
     usage,
     webhooks,
 )
+from vividcover.server.desk import Desk
 from vividcover.server.lean import Lean
 from vividcover.server.public import signing_key
 from vividcover.server.state import State
@@ -57,12 +58,14 @@ def create_app(settings: Settings) -> FastAPI:
         state = open_state(settings)
         app.state.vividcover = state
         state.watch.start()
+        state.desk.start()
         state.outgoing = webhooks.Outgoing(state)
         state.outgoing.start()
         try:
             yield
         finally:
             await asyncio.to_thread(state.outgoing.stop)
+            state.desk.stop()
             await state.watch.stop()
             state.writer.close()
             state.database.close()
@@ -93,6 +96,7 @@ def open_state(settings: Settings) -> State:
     return State(
         settings=settings, database=database, artifacts=Artifacts.of(settings), key=signing_key(database),
         writer=Writer(database), watch=Watch(database, settings.home),
+        desk=Desk(settings.home),
     )  # fmt: skip
 
 

@@ -79,6 +79,11 @@ class Asked:
         after = request.headers.get("cancel-after")
         return cls(_wait(request), _duration(after) if after else None, is_old(request))
 
+    @property
+    def applied(self) -> dict[str, str]:
+        """The header that says that it was waited for."""
+        return {"Preference-Applied": f"wait={self.wait}"}
+
 
 def is_old(request: Request) -> bool:
     """Whether the client would break at the status "aborted"."""
@@ -136,29 +141,45 @@ async def create(
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
     with state.watch.on(new.id, end=True) as attention:
+        small, said = not (who.budgeted or destination or webhook), _left_out(new, prepared.dropped)
+        handed = await state.desk.hand(new, resolved.weights_file, said) if small and asked.wait else None
+        if handed and handed.row and handed.over:
+            shown = shapes.run(handed.row, links, logs=handed.logs, old=asked.old)
+            return JSONResponse(shown, 201, asked.applied | left_of(request))
         async with inputs.or_forget(state, prepared):
-            small = not (who.budgeted or destination or webhook)
-            row = await state.write(lambda db: _enqueue(db, state, who, links, new, prepared.dropped), small=small)
-        bell.ring("work", new.id, state.settings.home)
+
+            def put_in(db: Connection) -> Mapping[str, Any]:
+                known = states.get(db, new.id) if handed else None  # by a worker that could not say so
+                return known or _enqueue(db, state, who, links, new, said)
+
+            if handed and handed.row:
+                row = handed.row
+            else:
+                row = await state.write(put_in, small=small)
+                bell.ring("work", new.id, state.settings.home)
         if asked.wait:
             return await _waited(request, state, row, asked, attention, links)
     return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201, left_of(request))
 
 
 def _enqueue(
-    db: Connection, state: State, who: Principal, links: Links, new: states.NewRun, dropped: list[str]
-) -> shapes.Row:
+    db: Connection, state: State, who: Principal, links: Links, new: states.NewRun, said: list[str]
+) -> Mapping[str, Any]:
     if new.destination:
         registry.destination(db, who, new.destination)
     new = usage.reserve(db, who, new)
     row = states.enqueue(db, new)
     if new.webhook and state.outgoing:
         state.outgoing.remember(db, who.account_id, links.base)
-    if dropped:
-        names = ", ".join(sorted(name[:64] for name in dropped)[:40])
-        line = f"Not known to {new.model}, so left out: {names}.\n"
+    for line in said:
         db.execute(sa.insert(events).values(run_id=new.id, kind="log", data=line, at=now()))
     return row
+
+
+def _left_out(new: states.NewRun, dropped: list[str]) -> list[str]:
+    """A line of the run's log about keys that the model does not know."""
+    names = ", ".join(sorted(name[:64] for name in dropped)[:40])
+    return [f"Not known to {new.model}, so left out: {names}.\n"] if dropped else []
 
 
 async def _waited(
@@ -166,13 +187,14 @@ async def _waited(
 ) -> JSONResponse:  # fmt: skip
     """The finished run; or, when the time is over, the run as "starting", which clients take for "not yet"."""
     assert asked.wait is not None
-    applied = {"Preference-Applied": f"wait={asked.wait}", **left_of(request)}
+    applied = asked.applied | left_of(request)
     until = time.monotonic() + asked.wait
     while await attention.change(until - time.monotonic()):
         after, logs = await state.read(lambda db: with_logs(db, row["id"]))
         if after["status"] in states.TERMINAL:
             return JSONResponse(shapes.run(after, links, logs=logs, old=asked.old), 201, applied)
-    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 202, applied)
+    not_yet = {**row, "status": "starting", "started_at": None}
+    return JSONResponse(shapes.run(not_yet, links, logs="", old=asked.old), 202, applied)
 
 
 async def resolve(state: State, who: Principal, reference: str) -> Resolved:

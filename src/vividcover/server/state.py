@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.engine import Connection
 
 from vividcover.runs.registry import Resolved
+from vividcover.server.desk import Desk
 from vividcover.server.public import Links, base_of
 from vividcover.server.watch import Watch
 from vividcover.server.writer import Writer
@@ -35,6 +36,7 @@ class State:
     key: bytes  # signs links
     writer: Writer
     watch: Watch
+    desk: Desk
     known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
     outgoing: Outgoing | None = None  # sends webhooks while the server runs
     resolved: dict[str, tuple[float, Resolved]] = field(default_factory=dict)  # reference → (until, what ships)

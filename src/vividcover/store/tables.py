@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )  # fmt: skip
 
 metadata = MetaData(
@@ -30,6 +31,7 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+OPEN = "completed_at IS NULL"  # a run that is not over; a query says the same words to find it by its index
 Big = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
 
 accounts = Table(
@@ -168,10 +170,16 @@ runs = Table(
     Column("lease_until", Double),
     Column("fence", Integer, nullable=False, default=0),  # grows with every claim; writes of an older one are refused
     Column("attempts", Integer, nullable=False, default=0),
-    Index("ix_runs_line", "status", "rank", "turn"),
-    Index("ix_runs_token_line", "token_id", "status", "turn"),
-    Index("ix_runs_lease_until", "lease_until"),
-    Index("ix_runs_deadline", "status", "deadline"),
+    # what concerns open runs is in indexes of open runs, so that one that ends leaves them, however many there were
+    *(
+        Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+        for name, columns, where in (
+            ("ix_runs_line", ("status", "rank", "turn"), OPEN),
+            ("ix_runs_token_line", ("token_id", "status", "turn"), OPEN),
+            ("ix_runs_lease_until", ("lease_until",), "lease_until IS NOT NULL"),
+            ("ix_runs_deadline", ("deadline",), f"deadline IS NOT NULL AND {OPEN}"),
+        )
+    ),
     Index("ix_runs_account_created", "account_id", "kind", "created_at"),
     Index("ix_runs_model_created", "model", "created_at"),
 )  # fmt: skip
