@@ -1,0 +1,156 @@
+"""The training set: clips of a voice on the disk, and batches of them in memory.
+
+    clips = TrainingSet.open(folder)
+    batch = clips.batch([3, 1, 4], config, seed=1234, epoch=1)
+
+Three files of float32 numbers, one clip after the other, and `set.json`, which says where each begins. They are mapped,
+not read: a set may be larger than memory. `prepare.py` writes them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vividcover.files import canonical, write_text
+from vividcover.voice.rvc.config import RvcConfig
+from vividcover.voice.rvc.mel import spectrogram
+from vividcover.voice.rvc.network import PITCHES
+from vividcover.voice.rvc.steps import Batch, draw
+
+FORMAT = 1
+STREAMS = ("wave", "features", "f0")
+MOST_FRAMES = 900  # of a clip, 9 s
+PITCH_RANGE = (50.0, 1100.0)  # Hz, over which the coarse pitch has its steps
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Where a clip begins in each file, and how much it has there."""
+
+    name: str
+    wave: int  # samples before it
+    samples: int
+    features: int  # rows before it, at 50 Hz
+    rows: int
+    f0: int  # frames before it, at 100 Hz
+    frames: int
+    speaker: int = 0
+    mute: bool = False  # silence that is added so that a voice can be silent
+
+    def usable(self, hop: int) -> int:
+        """Frames for which there is everything."""
+        return min(2 * self.rows, self.frames, self.samples // hop, MOST_FRAMES)
+
+
+class TrainingSet:
+    """`clips` in the order they were heard, mute ones last; `report` says what became of the recordings."""
+
+    def __init__(self, folder: Path, clips: Sequence[Clip], width: int, fingerprint: str, report: Mapping[str, Any]):
+        self.folder, self.clips, self.width = folder, tuple(clips), width
+        self.fingerprint, self.report = fingerprint, report
+        wave, features, f0 = (_map(folder / f"{name}.f32") for name in STREAMS)
+        self.wave, self.features, self.f0 = wave, features.reshape(-1, width), f0
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @classmethod
+    def open(cls, folder: Path) -> TrainingSet:
+        """Raises `OSError`, `ValueError` or `KeyError` where there is no whole set."""
+        story = json.loads((folder / "set.json").read_text(encoding="utf-8"))
+        if story["format"] != FORMAT:
+            raise ValueError(f"a set of format {story['format']}")
+        if any((folder / f"{name}.f32").stat().st_size != size for name, size in story["sizes"].items()):
+            raise ValueError("a set that is cut short")
+        clips = [Clip(**clip) for clip in story["clips"]]
+        return cls(folder, clips, story["width"], story["fingerprint"], story["report"])
+
+    def content(self) -> NDArray[np.float32]:
+        """The features of every clip that is not mute [N, C]: what the index is made of."""
+        rows = [self.features[c.features : c.features + c.rows] for c in self.clips if not c.mute]
+        return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
+
+    def batch(self, ids: Sequence[int], config: RvcConfig, *, seed: int, epoch: int, pitch: bool = True,
+              padded: int = 0) -> Batch:  # fmt: skip
+        """Clips side by side, on the CPU; at least `padded` frames long. Without `pitch`, for voices without one."""
+        clips = [self.clips[i] for i in ids]
+        lengths = [clip.usable(config.hop) for clip in clips]
+        longest = max([*lengths, padded])
+        features = torch.zeros(len(ids), longest, self.width)
+        f0 = torch.zeros(len(ids), longest)
+        wave = torch.zeros(len(ids), 1, longest * config.hop)
+        spec = torch.zeros(len(ids), config.spec_channels, longest)
+        drawn = [draw(config, seed, epoch, i, length, longest) for i, length in zip(ids, lengths)]
+        for row, (clip, length) in enumerate(zip(clips, lengths)):
+            whole = torch.from_numpy(self.wave[clip.wave : clip.wave + clip.samples].copy())
+            heard = self.features[clip.features : clip.features + clip.rows]
+            features[row, :length] = torch.from_numpy(heard.repeat(2, axis=0)[:length])
+            f0[row, :length] = torch.from_numpy(self.f0[clip.f0 : clip.f0 + length].copy())
+            wave[row, 0, : length * config.hop] = whole[: length * config.hop]
+            spec[row, :, :length] = spectrogram(whole[None], config.n_fft, config.hop)[0, :, :length]
+        return Batch(
+            features, torch.tensor(lengths), coarse(f0) if pitch else None, f0 if pitch else None, spec, wave,
+            torch.tensor([clip.speaker for clip in clips]), torch.stack([one["noise"] for one in drawn]),
+            torch.tensor([one["start"] for one in drawn]), torch.stack([one["source_noise"] for one in drawn]),
+        )  # fmt: skip
+
+
+class SetWriter:
+    """Adds clips to the three files; `close` makes a set of them."""
+
+    def __init__(self, folder: Path, width: int) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "set.json").unlink(missing_ok=True)
+        self.folder, self.width, self.clips = folder, width, list[Clip]()
+        self._files = {name: (folder / f"{name}.f32").open("wb") for name in STREAMS}
+        self._at = dict.fromkeys(STREAMS, 0)
+
+    def add(
+        self, name: str, wave: NDArray[np.float32], features: NDArray[np.float32], f0: NDArray[np.float32],
+        *, speaker: int = 0, mute: bool = False,
+    ) -> None:  # fmt: skip
+        """wave [N] at the voice's rate, features [T50, C], f0 [T100]."""
+        at = self._at
+        self.clips.append(
+            Clip(name, at["wave"], len(wave), at["features"], len(features), at["f0"], len(f0), speaker, mute)
+        )
+        for stream, array in (("wave", wave), ("features", features), ("f0", f0)):
+            self._files[stream].write(np.ascontiguousarray(array, "<f4").tobytes())
+            at[stream] += len(array)
+
+    def close(self, fingerprint: str, report: Mapping[str, Any]) -> TrainingSet:
+        self.stop()
+        story = {
+            "format": FORMAT, "fingerprint": fingerprint, "width": self.width, "report": dict(report),
+            "sizes": {name: (self.folder / f"{name}.f32").stat().st_size for name in STREAMS},
+            "clips": [asdict(clip) for clip in self.clips],
+        }  # fmt: skip
+        write_text(self.folder / "set.json", canonical(story))
+        return TrainingSet.open(self.folder)
+
+    def stop(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def coarse(f0: Tensor) -> Tensor:
+    """The pitch in the 255 steps that the text encoder knows: 50 to 1100 Hz on the mel scale; 1 where f0 is 0."""
+    low, high = (1127 * math.log1p(hertz / 700) for hertz in PITCH_RANGE)
+    steps = (1127 * torch.log1p(f0.double() / 700) - low) * (PITCHES - 2) / (high - low) + 1
+    return torch.where(f0 > 0, steps, 1.0).clamp(1, PITCHES - 1).round().long()
+
+
+def _map(path: Path) -> NDArray[np.float32]:
+    if not path.stat().st_size:
+        return np.zeros(0, np.float32)
+    return np.memmap(path, "<f4", mode="r")
