@@ -241,18 +241,23 @@ def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str]) -> dict[st
 def check_keys(module: nn.Module, tensors: Mapping[str, Any], what: str, *, assign: bool = False) -> None:
     """Loads `tensors` into `module`, all of them or none. `assign` takes them as they are, for a module on `meta`.
 
-    Raises `ModelFileError` that names what is missing, unexpected, or of another shape; `what` names the source.
+    Raises `ModelFileError` as `check_shapes` does; `what` names the source.
     """
+    check_shapes({name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}, tensors, what)
+    module.load_state_dict(dict(tensors), strict=True, assign=assign)
+
+
+def check_shapes(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, Any], what: str) -> None:
+    """Raises `ModelFileError` that names what is missing, unexpected, or of another shape than wanted."""
     import torch
 
-    wanted = module.state_dict()
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
     foreign = [name for name in wanted if name in tensors and not isinstance(tensors[name], torch.Tensor)]
     shapes = [
-        f"{name} is {list(tensors[name].shape)}, not {list(wanted[name].shape)}"
+        f"{name} is {list(tensors[name].shape)}, not {list(wanted[name])}"
         for name in wanted
-        if name in tensors and name not in foreign and tensors[name].shape != wanted[name].shape
+        if name in tensors and name not in foreign and tuple(tensors[name].shape) != wanted[name]
     ]
     wrong = [
         f"{said} {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
@@ -264,7 +269,6 @@ def check_keys(module: nn.Module, tensors: Mapping[str, Any], what: str, *, assi
             f"{what} does not hold the weights of this network. {'; '.join(wrong).strip()}.",
             "It was made for another network or version, or changed by another program.",
         )
-    module.load_state_dict(dict(tensors), strict=True, assign=assign)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------

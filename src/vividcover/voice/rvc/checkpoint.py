@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from vividcover.errors import ModelFileError
-from vividcover.tensors import check_keys, metadata_of, read_tensors, write_tensors, write_torch
+from vividcover.tensors import check_keys, check_shapes, metadata_of, read_tensors, write_tensors, write_torch
 from vividcover.voice.rvc.config import CONFIGS, FEATURES, RvcConfig
 from vividcover.voice.rvc.network import Synthesizer
 from vividcover.voice.rvc.weightnorm import folded, published
@@ -92,11 +93,8 @@ def _checkpoint(found: Mapping[str, Any], state: Mapping[str, Any], what: str) -
     version, f0 = _version(weights, what), "enc_p.emb_pitch.weight" in weights
     spectrum = _shape(state, "enc_q.pre.weight")
     for config in CONFIGS.values():
-        with torch.device("meta"):
-            shapes = {
-                name: tensor.shape for name, tensor in Synthesizer(config, f0, posterior=False).state_dict().items()
-            }
-        same = all(_shape(weights, name) == tuple(shape) for name, shape in shapes.items() if name != "emb_g.weight")
+        shapes = _shapes(config, f0)
+        same = all(_shape(weights, name) == shape for name, shape in shapes.items() if name != "emb_g.weight")
         if config.version == version and same and spectrum[1:2] in ((), (config.spec_channels,)):
             config = replace(config, speakers=_speakers(weights, what))
             step = found.get("iteration")
@@ -172,9 +170,16 @@ def _refuse_unsupported(found: Mapping[str, Any], what: str) -> None:
 
 def _checked(file: VoiceFile, what: str) -> VoiceFile:
     """Every tensor is there, and of the shape that `config` says."""
-    with torch.device("meta"):
-        check_keys(Synthesizer(file.config, file.f0, posterior=False), file.weights, what, assign=True)
+    check_shapes(_shapes(file.config, file.f0), file.weights, what)
     return file
+
+
+@lru_cache(32)
+def _shapes(config: RvcConfig, f0: bool) -> dict[str, tuple[int, ...]]:
+    """The tensors of a voice for singing, by name."""
+    with torch.device("meta"):
+        voice = Synthesizer(config, f0, posterior=False)
+    return {name: tuple(tensor.shape) for name, tensor in voice.state_dict().items()}
 
 
 def _plain(value: Any) -> bool:
