@@ -163,14 +163,8 @@ class MdxSeparator:
         of 8 GB or more, else one. Raises `ParameterError` for another mode."""
         if mode not in ("overlap", "parity"):
             raise ParameterError(f"Unknown separation mode {mode!r}.", "Choose overlap or parity.")
-        self.name, self.net, self.stems, self.rate, self.mode, self.parts = (
-            name,
-            net,
-            (primary, rest),
-            RATE,
-            mode,
-            parts,
-        )
+        self.name, self.net, self.rate, self.mode, self.parts = name, net, RATE, mode, parts
+        self.stems: tuple[str, ...] = (primary, rest)
 
     def separate(
         self, song: Path, folder: Path, *, reporter: Reporter | None = None, span: tuple[float, float] = (0.0, 1.0)

@@ -17,8 +17,8 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vividcover.song.pcm import PcmReader, Signal
 from vividcover.patience import Patient
+from vividcover.song.pcm import PcmReader, Signal
 from vividcover.workspace import Reporter, Silent
 
 Batch = NDArray[np.float32]
