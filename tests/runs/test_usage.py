@@ -1,9 +1,8 @@
-"""Usage, budgets and rate limits: exact, however many ask at once."""
+"""Usage and budgets: exact, however many ask at once."""
 
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,9 +11,9 @@ import pytest
 import sqlalchemy as sa
 
 from run_making import HELLO, add, new_run, opened
-from vividcover.errors import BudgetError, ThrottledError
-from vividcover.runs import limits, states, usage, webhooks
-from vividcover.settings import Settings, settings
+from vividcover.errors import BudgetError
+from vividcover.runs import states, usage, webhooks
+from vividcover.settings import settings
 from vividcover.store import accounts, tables
 from vividcover.store.accounts import Principal
 from vividcover.store.database import Database, now
@@ -240,52 +239,3 @@ def test_thresholds_are_told_once_when_runs_end_at_the_same_moment(database: Dat
     with database.read() as db:
         bodies = [json.loads(webhooks.delivery(db, one["id"])["body"]) for one in webhooks.deliveries(db)]
     assert sorted(body["data"]["threshold"] for body in bodies) == [0.5, 0.8, 1.0]
-
-
-# ── rate limits ───────────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_rate_limit_is_exact_when_many_threads_ask() -> None:
-    principal, taken = who(token_id="many threads", rate=50), []
-    lock = threading.Lock()
-
-    def ask() -> None:
-        for _ in range(20):
-            try:
-                limits.take(principal, Settings(), creates=True)
-            except ThrottledError:
-                continue
-            with lock:
-                taken.append(1)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(taken) == 50
-
-
-def test_who_asks_too_often_is_told_when_to_come_back() -> None:
-    principal = who(token_id="too often", rate=2)
-    first, second = (limits.take(principal, Settings(), creates=True) for _ in range(2))
-    assert first and second and (first.remaining, second.remaining, second.limit) == (1, 0, 2)
-    with pytest.raises(ThrottledError, match=r"Request was throttled\. Your rate limit resets in ~\d+s\.") as caught:
-        limits.take(principal, Settings(), creates=True)
-    assert 1 <= int(caught.value.headers["Retry-After"]) <= 60 and caught.value.status == 429
-
-
-def test_tokens_kinds_of_request_and_settings_have_limits_of_their_own() -> None:
-    chosen = Settings(creates_per_minute=1, reads_per_minute=2)
-    principal, other = who(token_id="kinds"), who(token_id="kinds 2")
-    limits.take(principal, chosen, creates=True)
-    limits.take(other, chosen, creates=True)
-    for _ in range(2):
-        limits.take(principal, chosen)
-    for creates in (True, False):
-        with pytest.raises(ThrottledError):
-            limits.take(principal, chosen, creates=creates)
-
-
-def test_without_a_limit_nothing_is_counted() -> None:
-    assert limits.take(who(token_id="free"), Settings(), creates=True) is None

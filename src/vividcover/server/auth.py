@@ -14,7 +14,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 
 from vividcover.errors import VividCoverError
-from vividcover.runs import limits
+from vividcover.runs.limits import Allowance
 from vividcover.server.problems import Problem, status_of
 from vividcover.server.state import State, state_of
 from vividcover.store import accounts
@@ -58,14 +58,14 @@ async def allowed(request: Request, scope: str, *, creates: bool = False) -> Pri
     state = state_of(request)
     who = await authenticate(state, token_of(request))
     demand(who, scope)
-    if allowance := limits.take(who, state.settings, creates=creates):
+    if allowance := await state.limits.take(who, state.settings, creates=creates):
         request.state.allowance = allowance
     return who
 
 
 def left_of(request: Request) -> dict[str, str]:
     """Headers that say what is left of the token's rate limit; none where there is no limit."""
-    allowance: limits.Allowance | None = getattr(request.state, "allowance", None)
+    allowance: Allowance | None = getattr(request.state, "allowance", None)
     return allowance.headers if allowance else {}
 
 

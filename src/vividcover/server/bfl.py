@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse
 
 from vividcover import outbound
 from vividcover.errors import InputError, NotFoundError, VividCoverError
-from vividcover.runs import bell, finetunes, limits, registry, states, usage
+from vividcover.runs import bell, finetunes, registry, states, usage
 from vividcover.server import inputs, runs, shapes, uploads
 from vividcover.server.auth import authenticate, demand
 from vividcover.server.bfl_bodies import PICTURES, TRAINER, Deletion, Finetune, Hooked, Picture
@@ -94,7 +94,7 @@ async def _principal(request: Request, scope: str, *, creates: bool = False) -> 
     state = state_of(request)
     who = await authenticate(state, key)
     demand(who, scope)
-    limits.take(who, state.settings, creates=creates)
+    await state.limits.take(who, state.settings, creates=creates)
     return who
 
 

@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.engine import Connection
 
+from vividcover.runs.limits import Limits
 from vividcover.runs.registry import Resolved
 from vividcover.server.desk import Desk
 from vividcover.server.public import Links, base_of
@@ -40,6 +41,10 @@ class State:
     known: dict[str, tuple[float, Principal]] = field(default_factory=dict)  # token → (until, who), for a second
     outgoing: Outgoing | None = None  # sends webhooks while the server runs
     resolved: dict[str, tuple[float, Resolved]] = field(default_factory=dict)  # reference → (until, what ships)
+    limits: Limits = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.limits = Limits(self.database)
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
         """`ask(connection)`. SQLite answers in less time than a change of threads takes; Postgres is waited for."""

@@ -210,7 +210,7 @@ shared_stages = Table(  # finished stages that a worker on another machine may g
 rates = Table(  # what tokens have asked in the last minute, of all server processes together
     "rates", metadata,
     Column("name", String(64), primary_key=True),  # create:TOKEN or other:TOKEN
-    Column("taken", JSON, nullable=False),  # [[unix seconds until which it counts as asked, how many], …]
+    Column("taken", JSON, nullable=False),  # [[unix seconds, how many], …]
 )  # fmt: skip
 
 events = Table(  # what a run said, in order; the stream and `logs` are read from here
