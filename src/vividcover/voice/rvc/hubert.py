@@ -161,8 +161,8 @@ class ContentVec(nn.Module):
     def in_format(self, dtype: torch.dtype) -> ContentVec:
         """Multiplies matrices in `dtype` from now on; sums, norms and convolutions keep float32.
 
-        (In bfloat16 the seven convolutions are no faster on a CPU, and torch 2.13 there computes a grouped one of
-        8 channels or fewer per group wrongly: 110 % error.)
+        (In bfloat16 the seven convolutions are no faster on a CPU, and torch 2.13 there computes a grouped one with
+        an even kernel and 8 channels or fewer per group wrongly, by 110 %.)
         """
         for module in list(self.modules()):
             if isinstance(module, nn.Linear):
