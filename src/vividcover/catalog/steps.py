@@ -82,7 +82,8 @@ def separated_by_nets(context: Context, song: Path, name: str, nets: Callable[[s
     """The same by the neural engine; `name`: which net takes the vocals out. Meta says which nets did what."""
     from vividcover.song.separators import chain
 
-    place, options = context.settings, chain.Options(vocals=name)
+    place = context.settings
+    options = chain.choose(chain.Options(vocals=name), nets, place.device, context.note)  # what is here now
 
     def compute(stage: Stage) -> None:
         stage.meta.update(

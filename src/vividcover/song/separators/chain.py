@@ -14,7 +14,7 @@ the room around the main voice, which the mix puts back by its own reverb.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -53,12 +53,14 @@ def best_available(weights: Path | Resolver, device: str = "auto") -> list[str]:
     return [k.name for k in ranked("vocals", _gpu(device)) if installed(k.name) and shelf.has(k.weights)]
 
 
-def choose(options: Options, weights: Files, device: str = "auto", reporter: Reporter | None = None) -> Options:
+def choose(
+    options: Options, weights: Files, device: str = "auto", note: Callable[[str], object] | None = None
+) -> Options:
     """The options with every "auto" resolved by what is here: what a cached result should be keyed by.
 
+    `note` is told what is left out, and why.
     Raises `ParameterError` for a name that is not known, `WeightsError` where nothing can take the vocals out.
     """
-    reporter = reporter or Silent()
     if options.vocals == ORIGINAL:
         return Options("uvr_mdx_voc_ft", "uvr_mdx_kara_2", "uvr_mdx_reverb_hq", "parity", True)
     gpu = _gpu(device) if "auto" in (options.vocals, options.karaoke, options.dereverb) else True
@@ -75,8 +77,8 @@ def choose(options: Options, weights: Files, device: str = "auto", reporter: Rep
             "Run `vividcover weights pull --group separation` (best, for a GPU) or `--group mdx` (small).",
         )
     for stage in STAGES[1:]:
-        if getattr(options, stage) == "auto" and chosen[stage] is None:
-            reporter.note(f"Separation: no net for {PARTS[stage][1]} is here; {_left_out(stage)}.")
+        if note and getattr(options, stage) == "auto" and chosen[stage] is None:
+            note(f"Separation: no net for {PARTS[stage][1]} is here; {_left_out(stage)}.")
     return replace(
         options, vocals=str(chosen["vocals"]), karaoke=chosen.get("karaoke"), dereverb=chosen.get("dereverb")
     )
@@ -99,7 +101,7 @@ def separate_song(
     within a second of being asked to stop. Memory does not grow with the song.
     """
     reporter = reporter or Silent()
-    options = choose(options or Options(), weights, device, reporter)
+    options = choose(options or Options(), weights, device, reporter.note)
     wanted = [known(name, stage) for stage in STAGES if (name := getattr(options, stage))]
     folder.mkdir(parents=True, exist_ok=True)
     _patience(song, wanted, device, reporter)
