@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,19 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
-from scipy.signal import medfilt
 
 from vividcover.errors import AudioError, ParameterError
 from vividcover.files import aside
 from vividcover.memory import give_back
 from vividcover.song.pcm import PcmReader, PcmWriter
 from vividcover.tensors import pick_device, pick_dtype, use_threads
-from vividcover.voice.rvc import formant, loudness, parity, pitch, tuning
+from vividcover.voice.rvc import formant, loudness, parity, tuning
 from vividcover.voice.rvc.checkpoint import synthesizer
 from vividcover.voice.rvc.decoder import Decoder
 from vividcover.voice.rvc.hubert import ContentVec
 from vividcover.voice.rvc.opening import Model, open_model
 from vividcover.voice.rvc.pieces import Song, Span, spans
+from vividcover.voice.rvc.pitch import Tracker
 from vividcover.voice.rvc.settings import NeuralConversion
 from vividcover.voice.rvc.singing import BLOCK, Melody, Nets, Performance
 from vividcover.workspace import Reporter, Silent
@@ -45,6 +46,13 @@ __all__ = ["Converter", "NeuralConversion", "convert"]
 
 Weights = Callable[[str], Path]  # a net's name in the registry → its file; raises `WeightsError`
 Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Resolver:
+    """Where the nets' files are."""
+
+    path: Weights
 
 
 def convert(
@@ -79,13 +87,14 @@ class Converter:
         place = pick_device(device)
         if threads:
             use_threads(threads)
-        self.weights = weights
+        self.weights = Resolver(weights)
+        self._kept: tuple[dict[str, Any], Tracker] | None = None
         self.model = model if isinstance(model, Model) else open_model(Path(model), with_index=with_index)
         for note in self.model.notes:
             (reporter or Silent()).note(note)
         self.dtype = formats(place, dtype)
         voice = synthesizer(self.model.file, place)
-        content = ContentVec.load(weights("contentvec"), place, self.dtype)
+        content = ContentVec.load(self.weights.path("contentvec"), place, self.dtype)
         self.nets = Nets(voice, Decoder(voice.dec, self.dtype), content, self.model.index, place)
 
     def convert(
@@ -126,7 +135,8 @@ class Converter:
             audio = iter([parity.sing(self.nets, np.asarray(song.samples), melody.f0 if melody else None, settings)])
         else:
             audio = self._spans(Performance(self.nets, song, melody, settings, reporter.check), sounding, power, block)
-        peak = self._write(reader, out, audio, loudness.half_seconds(power), settings, song.frames, reporter)
+        level, f0 = loudness.half_seconds(power), melody.f0 if melody and not settings.parity else None
+        peak = self._write(reader, out, audio, level, f0, settings, song.frames, reporter)
         if not sounding:
             reporter.note(f"Nothing is louder than {settings.silence_gate_db:g} dB: there is nothing to sing.")
         card = self.model.card
@@ -153,17 +163,23 @@ class Converter:
         if not sounding:
             return np.zeros(song.frames, np.float32)
         reporter.progress(0.02, "finding the melody")
-        samples = parity.padded(song.samples).astype(np.float32) if settings.parity else song.samples
-        found: Array = pitch.track(
-            samples, settings.method, weights=self.weights, device=self.nets.device,
-            crepe_hop_length=settings.crepe_hop_length,
-        )  # fmt: skip
+        tracker = self._tracker(settings)
+        found = tracker(parity.padded(song.samples) if settings.parity else song.samples)
         reporter.progress(0.15, "found the melody")
-        if settings.parity:  # RVC filters what harvest finds, over three frames, and nothing else
-            plain = settings.filter_radius < 3 or settings.method != "harvest"
-            return found if plain else np.asarray(medfilt(found, 3), np.float32)
+        if settings.parity:
+            return found
         found = np.pad(found[: song.frames], (0, max(0, song.frames - len(found))))
         return tuning.median(found, settings.filter_radius)
+
+    def _tracker(self, settings: NeuralConversion) -> Tracker:
+        """The pitch tracker that is asked for; the last one is kept for the next song."""
+        wanted: dict[str, Any] = {
+            "method": settings.method, "crepe_hop_length": settings.crepe_hop_length, "parity": settings.parity,
+            "median": settings.filter_radius if settings.parity else 0,
+        }  # fmt: skip
+        if self._kept is None or self._kept[0] != wanted:
+            self._kept = wanted, Tracker(**wanted, weights=self.weights, device=self.nets.device)
+        return self._kept[1]
 
     def _melody(
         self, heard: Array, semitones: float, settings: NeuralConversion
@@ -187,14 +203,14 @@ class Converter:
             yield np.zeros(min(BLOCK, performance.last - start) * hop, np.float32)
 
     def _write(
-        self, reader: PcmReader, out: Path, audio: Iterator[Array], song: Array, settings: NeuralConversion,
-        frames: int, reporter: Reporter,
+        self, reader: PcmReader, out: Path, audio: Iterator[Array], song: Array, f0: Array | None,
+        settings: NeuralConversion, frames: int, reporter: Reporter,
     ) -> float:  # fmt: skip
         """Writes what is sung at the song's rate, in its exact length and channels. Returns the peak."""
         rate, total = self.model.file.config.rate, frames * self.model.file.config.hop
         # with parity the loudness is already the song's
         level = loudness.Leveller(song, rate, 1.0 if settings.parity else settings.rms_mix_rate)
-        shift = formant.FormantShift(rate, settings.formant)
+        shift = formant.FormantShift(rate, settings.formant, f0)
         resampler = soxr.ResampleStream(rate, reader.rate, 1, dtype="float32", quality="VHQ")
         peak, done = 0.0, 0
         with aside(out) as part, PcmWriter(part, reader.rate, reader.channels) as writer:

@@ -64,7 +64,7 @@ class Song:
         finally:
             raw.unlink(missing_ok=True)
         self.samples: NDArray[np.float32] = (
-            np.memmap(path, np.float32, "r", shape=(self.length,)) if self.length else np.zeros(0, np.float32)
+            np.memmap(path, np.float32, "c", shape=(self.length,)) if self.length else np.zeros(0, np.float32)
         )
 
     @property
