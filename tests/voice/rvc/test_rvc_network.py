@@ -1,6 +1,7 @@
 """The network of a voice answers as RVC's and Applio's do, part by part and whole."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from vividcover.voice.rvc.vocoder import sine_source
 
 ORACLES = Path(__file__).parents[2] / "oracles"
 sys.path.insert(0, str(ORACLES))
-from make_rvc import FRAMES, inputs  # noqa: E402
+from make_rvc import FRAMES, MICRO, inputs  # noqa: E402
 from seeded import fill, noise, shapes_of  # noqa: E402
 
 GOLD = dict(np.load(ORACLES / "golden_rvc.npz")) | dict(np.load(ORACLES / "golden_rvc_full.npz"))
@@ -172,7 +173,7 @@ def test_the_attention_of_a_long_song_needs_memory_that_grows_with_its_length_al
 
 
 def test_a_training_pass_is_one_graph_for_the_compiler():
-    voice = filled(tiny("v2", 48000)).train()
+    voice = filled(replace(tiny("v2", 48000), **MICRO)).train()
     x, lengths = inputs(voice.config, 2, 40), torch.tensor([40, 38])
     arguments = (x["features"], lengths, x["pitch"], x["f0"], x["spec"], x["speaker"])
     report = torch._dynamo.explain(voice)(*arguments)

@@ -29,15 +29,14 @@ class Normed(nn.Module):
         """Replaces the weight by its g and v."""
         v = self._parameters.pop("weight")
         assert v is not None
-        self.register_parameter(
-            "weight_g", nn.Parameter(v.detach().flatten(1).norm(dim=1).view(-1, *[1] * (v.dim() - 1)))
-        )
+        length = torch.linalg.vector_norm(v.detach(), dim=tuple(range(1, v.dim())), keepdim=True)
+        self.register_parameter("weight_g", nn.Parameter(length))
         self.register_parameter("weight_v", v)
 
     def fold(self) -> None:
         """Replaces g and v by the weight."""
         if "weight_v" in self._parameters:
-            weight = self.current().detach()
+            weight = (self.weight_v if self.weight_v.is_meta else self.current()).detach()
             del self.weight_g, self.weight_v
             self.register_parameter("weight", nn.Parameter(weight))
 
