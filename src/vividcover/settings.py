@@ -61,6 +61,9 @@ class Settings(BaseSettings):
     database: str = Field(default="", description="database URL; empty: SQLite in the data folder")
     artifacts: str = Field(default="", description="folder or s3://bucket/prefix; empty: a folder in the data folder")
     public_url: str = Field(default="", description="how clients reach the server, when not as it listens")
+    data_uri_bytes: int = Field(
+        default=0, ge=0, description="outputs up to this size are data: links when the server is reached by http://"
+    )
     max_upload_bytes: int = Field(default=4 * GIB, gt=0, description="largest file that may be uploaded")
     max_account_bytes: int = Field(default=100 * GIB, gt=0, description="bytes of files an account may keep")
     upload_keep_seconds: float = Field(default=86_400.0, gt=0, description="how long an uploaded file is kept")

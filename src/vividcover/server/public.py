@@ -11,6 +11,7 @@ import base64
 import hashlib
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -31,6 +32,7 @@ class Links:
 
     base: str
     key: bytes
+    embed: Callable[[str], str | None] | None = None  # the file as a data: link, where outputs are given so
 
     def run(self, run_id: str, kind: str) -> str:
         return f"{self.base}/v1/{kind}s/{run_id}"
@@ -44,6 +46,10 @@ class Links:
 
     def output(self, file_id: str, name: str) -> str:
         return f"{self.base}/outputs/{file_id}/{sign(self.key, file_id)}/{quote(name)}"
+
+    def made(self, file_id: str, name: str) -> str:
+        """`output`, or the file itself as a link."""
+        return (self.embed and self.embed(file_id)) or self.output(file_id, name)
 
     def stream(self, stream_key: str) -> str:
         return f"{self.base}/v1/streams/{stream_key}"

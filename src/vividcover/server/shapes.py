@@ -58,7 +58,7 @@ def _output(row: Row, links: Links) -> Any:
     output = row["output"]
     if not output:
         return None
-    files = [links.output(one["id"], one["name"]) for one in output.get("files", [])]
+    files = [links.made(one["id"], one["name"]) for one in output.get("files", [])]
     if "version" in output:
         return {"version": output["version"], **({"weights": files[0]} if files else {})}
     if "text" in output:

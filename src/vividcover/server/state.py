@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 from vividcover.runs.limits import Limits
 from vividcover.runs.registry import Resolved
 from vividcover.server.desk import Desk
+from vividcover.server.embed import Embedder
 from vividcover.server.public import Links, base_of
 from vividcover.server.watch import Watch
 from vividcover.server.writer import Writer
@@ -42,9 +43,12 @@ class State:
     outgoing: Outgoing | None = None  # sends webhooks while the server runs
     resolved: dict[str, tuple[float, Resolved]] = field(default_factory=dict)  # reference → (until, what ships)
     limits: Limits = field(init=False)
+    embed: Embedder | None = None  # gives small outputs as data: links, where that is wanted
 
     def __post_init__(self) -> None:
         self.limits = Limits(self.database)
+        if most := self.settings.data_uri_bytes:
+            self.embed = Embedder(self.database, self.artifacts, most)
 
     async def read(self, ask: Callable[[Connection], T]) -> T:
         """`ask(connection)`. SQLite answers in less time than a change of threads takes; Postgres is waited for."""
@@ -61,7 +65,8 @@ class State:
         return await self.writer.do(change, small=small)
 
     def links(self, request: Request) -> Links:
-        return Links(base_of(request, self.settings.public_url), self.key)
+        base = base_of(request, self.settings.public_url)
+        return Links(base, self.key, self.embed if base.startswith("http://") else None)
 
 
 def state_of(request: Request) -> State:

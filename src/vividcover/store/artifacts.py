@@ -113,6 +113,11 @@ class Artifacts:
             os.utime(place)  # asked for now
         return place
 
+    def here(self, sha: str) -> Path | None:
+        """The artifact as far as it lies on this machine's disk; nothing is fetched."""
+        place = self._place(sha)
+        return place if place.exists() else None
+
     def open(self, sha: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         """The artifact's bytes from `start` up to, not including, `end`, in chunks. Raises `NotFoundError`."""
         place = self._place(sha)
