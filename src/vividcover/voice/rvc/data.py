@@ -10,7 +10,6 @@ not read: a set may be larger than memory. `prepare.py` writes them.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,18 +18,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from vividcover.files import canonical, write_text
 from vividcover.voice.rvc.config import RvcConfig
 from vividcover.voice.rvc.mel import spectrogram
-from vividcover.voice.rvc.network import PITCHES
 from vividcover.voice.rvc.steps import Batch, draw
+from vividcover.voice.rvc.tuning import coarse
 
 FORMAT = 1
 STREAMS = ("wave", "features", "f0")
 MOST_FRAMES = 900  # of a clip, 9 s
-PITCH_RANGE = (50.0, 1100.0)  # Hz, over which the coarse pitch has its steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +96,7 @@ class TrainingSet:
             wave[row, 0, : length * config.hop] = whole[: length * config.hop]
             spec[row, :, :length] = spectrogram(whole[None], config.n_fft, config.hop)[0, :, :length]
         return Batch(
-            features, torch.tensor(lengths), coarse(f0) if pitch else None, f0 if pitch else None, spec, wave,
+            features, torch.tensor(lengths), torch.from_numpy(coarse(f0.numpy())) if pitch else None, f0 if pitch else None, spec, wave,
             torch.tensor([clip.speaker for clip in clips]), torch.stack([one["noise"] for one in drawn]),
             torch.tensor([one["start"] for one in drawn]), torch.stack([one["source_noise"] for one in drawn]),
         )  # fmt: skip
@@ -141,13 +138,6 @@ class SetWriter:
     def stop(self) -> None:
         for file in self._files.values():
             file.close()
-
-
-def coarse(f0: Tensor) -> Tensor:
-    """The pitch in the 255 steps that the text encoder knows: 50 to 1100 Hz on the mel scale; 1 where f0 is 0."""
-    low, high = (1127 * math.log1p(hertz / 700) for hertz in PITCH_RANGE)
-    steps = (1127 * torch.log1p(f0.double() / 700) - low) * (PITCHES - 2) / (high - low) + 1
-    return torch.where(f0 > 0, steps, 1.0).clamp(1, PITCHES - 1).round().long()
 
 
 def _map(path: Path) -> NDArray[np.float32]:

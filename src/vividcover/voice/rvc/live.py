@@ -24,11 +24,11 @@ from torch import Tensor
 from vividcover.errors import EngineError
 from vividcover.files import aside
 from vividcover.tensors import seeded
-from vividcover.voice.rvc.data import coarse
 from vividcover.voice.rvc.losses import mel_loss
 from vividcover.voice.rvc.mel import log_mel, spectrogram
 from vividcover.voice.rvc.state import State
 from vividcover.voice.rvc.steps import NAMES, mel_bands
+from vividcover.voice.rvc.tuning import coarse
 from vividcover.workspace import Reporter
 
 EVERY = 1.0  # s between two lines; between them nothing waits for the device
@@ -130,7 +130,7 @@ def sing(voice: Any, sample: Sample, noise: Tensor, cords: Tensor, device: torch
     config = voice.config
     f0 = sample.f0.to(device) if voice.f0 else None
     source = None if f0 is None else sine_source(f0, config.rate, config.hop, cords.to(device))
-    pitch = None if f0 is None else coarse(f0)
+    pitch = torch.from_numpy(coarse(sample.f0.numpy())).to(device) if voice.f0 else None
     made: Tensor = voice.infer(
         sample.features.to(device), pitch, f0, sample.speaker.to(device), noise.to(device), source=source
     )

@@ -36,7 +36,7 @@ def card(
     return {
         "kind": kind_name("voice"), "engine": ENGINE, "format": PUBLISHED, "name": name, "consent": consent,
         "licence": LICENCE, "version": version, "sample_rate": rate, "f0": f0, "dataset_sha256": dataset_sha256,
-        **{key: report[key] for key in ("minutes", "minutes_heard", "minutes_voiced", "clips", "f0_hz")},
+        **{key: report[key] for key in ("minutes", "minutes_heard", "minutes_voiced", "clips", "f0_hz", "sung")},
         **learnt, "warnings": list(report["advice"]),
     }  # fmt: skip
 

@@ -23,6 +23,7 @@ from scipy.signal import butter, sosfilt
 from vividcover.errors import AudioError, InputError
 from vividcover.song.codec import decode
 from vividcover.song.pcm import PcmReader, PcmWriter
+from vividcover.voice.classic.f0 import sung_share
 from vividcover.voice.rvc.config import RvcConfig
 from vividcover.voice.rvc.data import SetWriter, TrainingSet
 from vividcover.workspace import Reporter, Silent
@@ -71,6 +72,7 @@ class Report:
             "minutes_voiced": round(share * self.usable / 60, 3), "dropped_seconds": self.dropped,
             "f0_hz": {"low": round(float(low), 2), "median": round(float(median), 2), "high": round(float(high), 2)}
             if len(voiced) else None,
+            "sung": round(float(sung_share(pitch)), 3),
             "advice": self.advice(share * self.usable),
         }  # fmt: skip
 
