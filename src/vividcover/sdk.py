@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vividcover import provenance
-from vividcover.catalog import shelf, singing, steps
+from vividcover.catalog import learning, shelf, singing, steps
 from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
@@ -25,7 +25,7 @@ from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraini
 from vividcover.catalog.flux_lora import FluxLora
 from vividcover.catalog.realistic_voice_cloning import VOICE_OPTIONS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic
-from vividcover.catalog.train_rvc_model import TrainRvcModel
+from vividcover.catalog.train_rvc_model import TrainRvcModel, TrainRvcModelInput
 from vividcover.cover import Cover, get
 from vividcover.errors import ParameterError, StorageError
 from vividcover.settings import Settings, settings
@@ -206,16 +206,25 @@ def _write_parts(result: Result, folder: Path) -> None:
         provenance.sidecar(file, _story(result, [file], name in made_up) | {"part": name})
 
 
-def train_voice_in(session: Session, clips: Sequence[Source], name: str, consent: str) -> Made:
-    model = TrainRvcModel()
+def train_voice_in(
+    session: Session, clips: Sequence[Source], name: str, consent: str, options: Mapping[str, Any] | None = None
+) -> Made:
+    """`options`: inputs of `replicate/train-rvc-model` but for the dataset."""
+    model, given = TrainRvcModel(), dict(options or {})
     shelf.check_name(name)
+    input: TrainRvcModelInput = validated(model.name, TrainRvcModelInput, {"dataset_zip": "clips", **given})
     model.check_consent(consent)
     context = session.context(consent)
     sources = [context.file(f"clips[{i}]", str(clip), media=True, folder=True) for i, clip in enumerate(clips)]
-    chosen = model.choose(context.engine, context.settings)
-    learn = model.from_recordings if chosen[0] == "classic" else model.hosted_from_recordings
-    made = learn(sources, name, context)
-    return _shelved("voice", model, name, made, {"dataset_zip": [str(c) for c in clips]}, context, chosen)
+    chosen = model.choose(context.engine, context.settings, None, input)
+    model.name_ignored(chosen[0], input, context)
+    if chosen[0] == "classic":
+        made = model.from_recordings(sources, name, context)
+    else:
+        learn = learning.learnt if chosen[0] == "neural" else model.hosted_from_recordings
+        made = learn(sources, name, input, context)
+    used = {"dataset_zip": [str(c) for c in clips], **given}
+    return _shelved("voice", model, name, made, used, context, chosen)
 
 
 def train_image_in(session: Session, photos: Source, name: str, consent: str, trigger_word: str, type: str) -> Made:
@@ -252,9 +261,7 @@ def convert_voice_in(
     here = session.settings.model_copy(update={"replicate_token": ""})  # vocals alone are converted on this machine
     reader = singer.reader(input, replace(context, settings=here))
     engine, why = singer.choose(context.engine, here, reader, input)
-    for parameter, reason in singer.ignores.get(engine, {}).items():
-        if parameter in VOICE_OPTIONS and parameter in input.model_fields_set:
-            context.cannot(parameter, getattr(input, parameter), reason)
+    singer.name_ignored(engine, input, context)
     trained = shelf.take("voice", voice, context)
     decoded = steps.decoded(context, "vocals", str(vocals))
     sung = singing.sung_by(trained, decoded.path("audio.wav"), input, context, cast(singing.Local, engine))
@@ -302,12 +309,15 @@ def make_cover(
 
 def train_voice(
     clips: Source | Sequence[Source], *, name: str, consent: str, home: Source | None = None, engine: Engine = "auto",
-    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None, **options: Any,
 ) -> Made:  # fmt: skip
-    """A voice model from recordings (files, folders, zips, links; 30 s at least, minutes better), put on the shelf."""
+    """A voice model from recordings (files, folders, zips, links; 30 s at least, minutes better), put on the shelf.
+
+    `options`: inputs of `replicate/train-rvc-model`, for example `epoch`, `batch_size`, `sample_rate`, `f0method`.
+    """
     sources = [clips] if isinstance(clips, str | os.PathLike) else list(clips)
     with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
-        return train_voice_in(opened, sources, name, consent)
+        return train_voice_in(opened, sources, name, consent, options)
 
 
 def train_image(

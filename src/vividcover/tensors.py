@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+# Threads of torch that wait for each other spin by default; where cores are shared, that costs several times the work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 INSTALL = "Install it with `pip install 'vividcover[neural]'`."
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "fp32", "bf16", "fp16")

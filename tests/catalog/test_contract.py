@@ -79,7 +79,7 @@ def test_each_models_schema_is_json_and_every_field_is_described() -> None:
 
 def test_files_are_marked_as_such_in_the_schema() -> None:
     marked = {k for k, f in CoverInput.model_fields.items() if takes_file(f)}
-    assert marked == {"song", "still"}
+    assert marked == {"song", "still", "vocals_stem", "instrumental_stem"}
 
 
 def test_training_a_person_needs_their_consent_in_words(context: Context) -> None:

@@ -299,6 +299,13 @@ class Model(ABC):
         """(engine, why). Raises `EngineError` for one that cannot serve this model here. See `engines.choose`."""
         return engines.choose(self, wanted, settings, reader, input, training)
 
+    def name_ignored(self, engine: str, input: Inputs, context: Context) -> None:
+        """Says which of the given parameters the engine cannot follow."""
+        fields = type(input).model_fields
+        for parameter, reason in self.ignores.get(engine, {}).items():
+            if parameter in input.model_fields_set and getattr(input, parameter) is not None:
+                context.cannot(parameter, HIDDEN if is_secret(fields[parameter]) else getattr(input, parameter), reason)
+
     def check_consent(self, consent: str) -> None:
         """Raises `ConsentError` unless there are words."""
         if not consent.strip():
@@ -328,10 +335,7 @@ class Model(ABC):
         reader = None if way else self.reader(input, context)
         engine, why = self.choose(context.engine, context.settings, reader, input, bool(way))
         fits(context.output, self.training_suffix if way else self.suffix or f".{getattr(input, 'output_format', '')}")
-        for parameter, reason in self.ignores.get(engine, {}).items():
-            if parameter in input.model_fields_set and getattr(input, parameter) is not None:
-                hidden = is_secret(schema.model_fields[parameter])
-                context.cannot(parameter, HIDDEN if hidden else getattr(input, parameter), reason)
+        self.name_ignored(engine, input, context)
         made: Made = getattr(self, engine + way)(input, context)
         used = input.model_dump(mode="json")
         used |= {key: HIDDEN for key, info in schema.model_fields.items() if is_secret(info) and used[key] is not None}

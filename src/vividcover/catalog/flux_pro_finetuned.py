@@ -117,19 +117,23 @@ class FluxProFillInput(Inputs):
     output_format: Format = Field(default="jpg", description="Format of the picture.")
 
 
-class FluxProFinetuned(Model):
-    name: ClassVar[str] = NAME
-    description: ClassVar[str] = "A picture from a trained image model, named by its finetune_id."
-    Input: ClassVar[type[Inputs]] = FluxProFinetunedInput
-    output: ClassVar[Text] = "file"
-    pinned: ClassVar[str] = PINS[NAME][-1]
-    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProFinetunedInput)
+class _OnBfl(Model):
+    """One that BFL's API has too: there with a key for it, else on Replicate."""
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.finetune_id, context)
 
     def hosted_at(self, settings: Settings) -> str:
         return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
+
+
+class FluxProFinetuned(_OnBfl):
+    name: ClassVar[str] = NAME
+    description: ClassVar[str] = "A picture from a trained image model, named by its finetune_id."
+    Input: ClassVar[type[Inputs]] = FluxProFinetunedInput
+    output: ClassVar[Text] = "file"
+    pinned: ClassVar[str] = PINS[NAME][-1]
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProFinetunedInput)
 
     def hosted(self, input: FluxProFinetunedInput, context: Context) -> Made:
         if not context.settings.bfl_key:
@@ -148,19 +152,13 @@ class FluxProFinetuned(Model):
         return Made(still.path(still.meta["file"]), {"stills": [still.meta["report"]]})
 
 
-class FluxProUltraFinetuned(Model):
+class FluxProUltraFinetuned(_OnBfl):
     name: ClassVar[str] = ULTRA
     description: ClassVar[str] = "The same with the inputs of FLUX1.1 [pro] ultra."
     Input: ClassVar[type[Inputs]] = FluxProUltraFinetunedInput
     output: ClassVar[Text] = "file"
     pinned: ClassVar[str] = PINS[ULTRA][-1]
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProUltraFinetunedInput)
-
-    def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
-        return shelf.engine_of("image", input.finetune_id, context)
-
-    def hosted_at(self, settings: Settings) -> str:
-        return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
 
     def hosted(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
         if not context.settings.bfl_key:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from vividcover.catalog import engines, shelf, steps
 from vividcover.catalog.contract import Context
-from vividcover.errors import AudioError, EngineError, ParameterError
+from vividcover.errors import EngineError, ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
@@ -158,12 +158,7 @@ def _by_network(
         params=asdict(settings) | {"device": place.device, "precision": place.precision}, compute=compute,
     )  # fmt: skip
     context.nets.update(needed(input))
-    if not sung.meta.get("song_f0_hz"):
-        raise AudioError(
-            "No singing was found in the song: there is nothing to sing in another voice.",
-            "Is it an instrumental? Listen to what `vividcover song separate` makes of it.",
-        )
-    return sung
+    return steps.with_singing(sung)
 
 
 def _blended(voice: shelf.Trained, input: RealisticVoiceCloningInput, context: Context) -> Path:

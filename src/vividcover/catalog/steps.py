@@ -111,6 +111,11 @@ def converted(context: Context, vocals: Path, voice: Trained, conversion: Conver
         "voice/convert", version=3, inputs={"vocals": vocals, "voice": voice.path}, params=asdict(conversion),
         compute=compute,
     )  # fmt: skip
+    return with_singing(sung)
+
+
+def with_singing(sung: StageResult) -> StageResult:
+    """Raises `AudioError` for a song in which the converter has found nothing to sing."""
     if not sung.meta.get("song_f0_hz"):
         raise AudioError(
             "No singing was found in the song: there is nothing to sing in another voice.",

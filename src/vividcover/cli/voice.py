@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vividcover.catalog.realistic_voice_cloning import VOICE_OPTIONS, RealisticVoiceCloning, RealisticVoiceCloningInput
+from vividcover.catalog.train_rvc_model import TrainRvcModel, TrainRvcModelInput
 from vividcover.cli.complete import voice_names
 from vividcover.cli.console import Common, Consent, Cookies, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
@@ -39,9 +40,12 @@ def dataset(
 
 
 @app.command()
+@takes_inputs(
+    TrainRvcModelInput, skip=frozenset({"dataset_zip"}), ignored=TrainRvcModel.ignores["classic"],
+)  # fmt: skip
 def train(
-    clips: Clips, name: Name, consent: Consent = "", engine: Engine = "auto", cookies: Cookies = None,
-    json: Json = False, quiet: Quiet = False,
+    clips: Clips, name: Name, options: dict[str, Any], consent: Consent = "", engine: Engine = "auto",
+    cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Learn a voice from recordings.
 
@@ -49,7 +53,8 @@ def train(
     """
     from vividcover import sdk
 
-    perform(lambda s: sdk.train_voice_in(s, clips, name, consent), Common(engine, json, quiet, cookies), _advice)
+    how = Common(engine, json, quiet, cookies)
+    perform(lambda s: sdk.train_voice_in(s, clips, name, consent, options), how, _advice)
 
 
 @app.command()
