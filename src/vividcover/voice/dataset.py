@@ -1,10 +1,12 @@
 """Recordings of a person → a data set: clean clips of their voice, in the seed's layout, with a report.
 
     report = make_dataset([Path("interview.mp4"), Path("memos.zip")], Path("dataset_ana.zip"), name="ana")
+    report = examine([Path("dataset_ana.zip")])             # the same judgement, of any data set; writes nothing
 
-Each recording is decoded to mono, its music taken out if it has any (`music.py`, `song/separate.py`), brought to an
-even level, cut at its silences (`slicing.py`), and its clips are judged one by one. Memory does not grow with length.
-The zip holds `dataset/<name>/split_<i>.wav`, 16 bit, 44.1 kHz, mono; the same recordings give the same bytes.
+Each recording is decoded to mono, its music taken out if it has any (`music.py`, `song/separate.py`), its room taken
+off if that is asked for, brought to an even level, and cut at its silences and at what is no voice (`slicing.py`,
+`vad.py`); its clips are judged one by one, and compared (`duplicates.py`, `speakers.py`). Memory does not grow with
+length. The zip holds `dataset/<name>/split_<i>.wav`, 16 bit, 44.1 kHz, mono; the same recordings give the same bytes.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import tempfile
 import unicodedata
 import uuid
 import wave
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +31,25 @@ from vividcover.errors import AudioError, InputError, ParameterError
 from vividcover.song.codec import decode
 from vividcover.song.pcm import RATE, PcmReader
 from vividcover.song.separate import separate
-from vividcover.voice import music, slicing
+from vividcover.voice import duplicates, music, reverb, slicing, speakers, vad
 from vividcover.voice.music import Verdict
 from vividcover.voice.recordings import gather
+from vividcover.voice.report import (
+    CLIPPED,
+    ENOUGH,
+    NEEDED,
+    NO_VOICE,
+    ROOM,
+    TRAINABLE,
+    Recording,
+    lost_seconds,
+    summary,
+)
 from vividcover.voice.slicing import HOP, Span, Track
 from vividcover.workspace import Reporter, Silent, storage_errors
+
+if TYPE_CHECKING:
+    from vividcover.song.separators.contract import Separator
 
 Isolate = Literal["auto"] | bool
 
@@ -41,27 +58,22 @@ MIN_RECORDING = 0.5  # s; shorter files are not looked at
 MIN_VOICED = 1.0  # s of sound in a clip
 MAX_CROWDING = 1.5  # see `slicing.crowding`: about 5 dB too loud
 SILENCE = -60.0  # dBFS of the highest sample, below which a recording is silent
-NEEDED = 10.0  # s of usable voice that a data set must have
-TRAINABLE, GOOD, ENOUGH = 30.0, 600.0, 1800.0  # s: training wants, is good with, gains nothing beyond
-LOW_SNR = 15.0  # dB, below which a recording is called noisy
 
 
-@dataclass
-class _Recording:
-    """One recording's line in the report."""
+@dataclass(frozen=True)
+class Options:
+    """What is done to recordings before they are cut.
 
-    file: str
-    seconds: float = 0.0
-    usable_seconds: float = 0.0
-    clips: int = 0
-    snr_db: float | None = None
-    music: bool = False
-    isolated: bool = False
-    why: str = ""
-    rejected: list[dict[str, Any]] = field(default_factory=list)
+    `isolate`: take the voice out of music, "auto" where there is music; `separator` does it (its first stem), or the
+    classic separation. `dereverb` takes the room off (its first stem), "auto" where there is more than a room's usual
+    echo; without it nothing does. `threads`: of the classic separation.
+    """
 
-    def reject(self, reason: str, start: float, seconds: float) -> None:
-        self.rejected.append({"reason": reason, "at": round(start, 2), "seconds": round(seconds, 2)})
+    isolate: Isolate = "auto"
+    separator: Separator | None = None
+    dereverb: Separator | None = None
+    dereverb_where: Literal["auto", "all"] = "auto"
+    threads: int = 2
 
 
 def make_dataset(
@@ -71,36 +83,61 @@ def make_dataset(
     name: str,
     isolate: Isolate = "auto",
     threads: int = 2,
+    options: Options | None = None,
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
-    """Writes the data set's zip to `out` and returns the report (JSON).
+    """Writes the data set's zip to `out` and returns the report (JSON), see `report.summary`.
 
-    `recordings`: audio and video files, folders and zips of them. `isolate`: take the voice out of music first?
-    Report: name, clips, usable_seconds, usable_minutes, seconds, snr_db (dB, of the median recording),
-    rejected_seconds {reason: s}, advice [text], and recordings [_Recording].
+    `recordings`: audio and video files, folders and zips of them, in any layout. `options`, where given, stand for
+    `isolate` and `threads`. Clips that may be another person's are in the zip, and named in the report.
     Raises `AudioError` when nothing is left or less than 10 s, `ArchiveError`, `NotFoundError`, `Canceled`.
     """
     reporter = reporter or Silent()
-    if isolate not in ("auto", True, False):
-        raise ParameterError(f"isolate is {isolate!r}.", "Use auto, true or false.")
+    options = options or Options(isolate, threads=threads)
+    if options.isolate not in ("auto", True, False):
+        raise ParameterError(f"isolate is {options.isolate!r}.", "Use auto, true or false.")
     name = clean_name(name, reporter)
     out = Path(out)
     work = out.parent / f".dataset-{uuid.uuid4().hex}"
     try:
         with storage_errors("the data set", out.parent):
             work.mkdir(parents=True)
-            sources = gather(recordings, work, reporter)
-            builder = _Builder(work, isolate, threads)
-            for number, source in enumerate(sources):
-                part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
-                builder.add(source, part)
-            report = builder.report(name, reporter)
-            files = {f"dataset/{name}/split_{i}.wav": clip for i, clip in enumerate(builder.clips)}
+            builder = _built(recordings, work, options, reporter)
+            report = builder.report(name)
+            if not report["enough"]:
+                builder.too_little(report["usable_seconds"])
+            for text in report["advice"]:
+                reporter.note(text)
+            files = {f"dataset/{name}/{clip['clip']}": work / clip["clip"] for clip in builder.clips}
             write_zip(out, files, reporter=reporter)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     reporter.progress(1.0, f"{report['clips']} clips, {report['usable_minutes']:.1f} min")
     return report
+
+
+def examine(recordings: Sequence[Path], *, name: str = "", reporter: Reporter | None = None) -> dict[str, Any]:
+    """The report on a data set or a pile of recordings as they are: nothing is separated, written or refused.
+
+    However little or odd it is, the report says how much of it is usable, what is wrong and what to add. Raises only
+    where there is nothing to listen to: `AudioError`, `ArchiveError`, `NotFoundError`; and `Canceled`.
+    """
+    reporter = reporter or Silent()
+    with tempfile.TemporaryDirectory(prefix="vividcover-examine-") as work:
+        builder = _built(recordings, Path(work), Options(False), reporter)
+        report = builder.report(name or Path(recordings[0]).stem)
+    reporter.progress(1.0, f"{report['clips']} clips, {report['usable_minutes']:.1f} min")
+    return report
+
+
+def _built(recordings: Sequence[Path], work: Path, options: Options, reporter: Reporter) -> _Builder:
+    """Everything gathered, cut and judged, the clips' files in `work`."""
+    sources = gather(recordings, work, reporter)
+    builder = _Builder(work, options)
+    for number, source in enumerate(sources):
+        part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
+        builder.add(source, part)
+    return builder
 
 
 def clean_name(name: str, reporter: Reporter) -> str:
@@ -136,16 +173,19 @@ class _Span:
 class _Builder:
     """Takes recordings one after the other; keeps the clips' files, what was judged, and nothing else."""
 
-    def __init__(self, work: Path, isolate: Isolate, threads: int) -> None:
-        self.work, self.isolate, self.threads = work, isolate, threads
-        self.clips: list[Path] = []
-        self.recordings: list[_Recording] = []
+    def __init__(self, work: Path, options: Options) -> None:
+        self.work, self.options = work, options
+        self.clips: list[dict[str, Any]] = []  # see `report.summary`
+        self.recordings: list[Recording] = []
+        self._heard: list[speakers.Heard] = []  # of each clip
+        self._known = duplicates.Known()
+        self._falls: list[reverb.Falls] = []
         self._seen: dict[str, str] = {}  # sha256 → the file that it was first seen in
         self._failures: list[InputError] = []
 
     def add(self, source: Path, reporter: _Span) -> None:
         """Decodes, isolates, cuts and judges one recording. One that cannot be used is noted and left out."""
-        line = _Recording(source.name)
+        line = Recording(source.name)
         self.recordings.append(line)
         if (digest := _sha256(source, reporter)) in self._seen:
             line.reject(f"the same file as {self._seen[digest]}", 0.0, 0.0)
@@ -170,18 +210,20 @@ class _Builder:
             reporter.note(f"{source.name} contains only silence: left out.")
             return
         verdict = self._listen(pcm, line, reporter)
-        voice = pcm
-        if line.isolated:
-            voice = self._isolate(source, reporter)
-            track = slicing.measure(voice, reporter)
+        voice = self._isolate(source, reporter) if line.isolated else pcm
+        line.reverb_seconds = self._room(voice, reporter)
+        if self._echoes(line):
+            voice = self._dry(voice, line, reporter)
+        track = slicing.measure(voice, reporter) if voice != pcm else track
+        track = replace(track, voice=vad.listen(voice, track.quiet, reporter))
         line.snr_db = round(track.snr, 1)
         self._cut(voice, pcm, track, verdict, line, reporter)
         shutil.rmtree(self.work / "parts", ignore_errors=True)
 
-    def _listen(self, pcm: Path, line: _Recording, reporter: Reporter) -> Verdict | None:
+    def _listen(self, pcm: Path, line: Recording, reporter: Reporter) -> Verdict | None:
         """Decides whether the voice is taken out of music; a verdict when only the parts with music are left out."""
-        if self.isolate != "auto":
-            line.isolated = self.isolate
+        if self.options.isolate != "auto":
+            line.isolated = self.options.isolate
             return None
         verdict = music.detect(pcm, reporter)
         line.music, line.isolated, line.why = bool(verdict.where), verdict.music, verdict.why
@@ -197,17 +239,43 @@ class _Builder:
             source, stereo, rate=RATE, channels=2, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
             reporter=reporter.span(0.3, 0.4),
         )  # fmt: skip
-        parts = separate(stereo, self.work / "parts", threads=self.threads, reporter=reporter.span(0.4, 0.9))
+        parts, span = self.work / "parts", reporter.span(0.4, 0.8)
+        separator = self.options.separator
+        if separator is None:
+            voice = separate(stereo, parts, threads=self.options.threads, reporter=span).vocals
+        else:
+            voice = separator.separate(stereo, parts, reporter=span)[separator.stems[0]]
         stereo.unlink()
-        return parts.vocals
+        return voice
+
+    def _room(self, voice: Path, reporter: _Span) -> float | None:
+        falls = reverb.measure(voice, reporter)
+        self._falls.append(falls)
+        room = reverb.seconds(falls)
+        return None if room is None else round(room, 2)
+
+    def _echoes(self, line: Recording) -> bool:
+        if self.options.dereverb is None:
+            return False
+        return self.options.dereverb_where == "all" or (line.reverb_seconds or 0.0) >= ROOM
+
+    def _dry(self, voice: Path, line: Recording, reporter: _Span) -> Path:
+        """The voice without its room, as long as the recording."""
+        separator = self.options.dereverb
+        assert separator is not None  # `_echoes` asked
+        reporter.note(f"{line.file} has {line.reverb_seconds or 0:.1f} s of echo: its room is taken off.")
+        line.dereverbed = True
+        return separator.separate(voice, self.work / "parts" / "dry", reporter=reporter.span(0.8, 0.9))[
+            separator.stems[0]
+        ]
 
     def _cut(
-        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: _Recording, reporter: _Span
+        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: Recording, reporter: _Span
     ) -> None:
         spans = slicing.cut(track)
-        silent = track.seconds - sum(span.voiced for span in spans) * HOP
-        if silent > 0.5:
-            line.reject("silence", 0.0, silent)
+        for reason, seconds in zip(("silence", NO_VOICE), slicing.unheard(track)):
+            if seconds > 0.5:
+                line.reject(reason, 0.0, seconds)
         with PcmReader(voice) as reader, PcmReader(original) as recorded:
             for number, span in enumerate(spans):
                 reporter.progress(0.9 + 0.1 * number / len(spans), "cutting")
@@ -225,60 +293,44 @@ class _Builder:
         if span.voiced * HOP < MIN_VOICED:
             return "too short"
         if slicing.crowding(heard) > MAX_CROWDING:
-            return "clipped (recorded too loud)"
+            return CLIPPED
         if verdict is not None and verdict.covers(span.start * HOP, span.end * HOP):
             return "music"
         return ""
 
-    def _write(self, samples: NDArray[np.float32], rate: int, span: Span, line: _Recording) -> None:
+    def _write(self, samples: NDArray[np.float32], rate: int, span: Span, line: Recording) -> None:
         """Writes one clip [N], unless the same sound is there already."""
         data = np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()
-        digest = hashlib.sha256(data).hexdigest()
-        if digest in self._seen:
-            line.reject(f"the same sound as in {self._seen[digest]}", span.start * HOP, span.voiced * HOP)
+        bits = duplicates.fingerprint(samples, rate)
+        if (known := self._known.find(bits)) is not None:
+            line.reject(f"the same sound as in {self.clips[known]['file']}", span.start * HOP, span.voiced * HOP)
             return
-        self._seen[digest] = line.file
-        clip = self.work / f"split_{len(self.clips)}.wav"
-        with wave.open(str(clip), "wb") as file:
+        self._known.add(bits)
+        self._heard.append(speakers.hear(samples, rate))
+        clip = f"split_{len(self.clips)}.wav"
+        with wave.open(str(self.work / clip), "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(rate)
             file.writeframes(data)
-        self.clips.append(clip)
+        seconds, at = round(len(samples) / rate, 2), round(span.start * HOP, 2)
+        self.clips.append({"clip": clip, "file": line.file, "at": at, "seconds": seconds, "other_voice": False})
         line.clips += 1
         line.usable_seconds = round(line.usable_seconds + span.voiced * HOP, 2)
 
-    def report(self, name: str, reporter: Reporter) -> dict[str, Any]:
-        """The report; raises `AudioError` when there is too little."""
-        usable = sum(line.usable_seconds for line in self.recordings)
-        lost: dict[str, float] = {}
-        for line in self.recordings:
-            for piece in line.rejected:
-                lost[piece["reason"]] = round(lost.get(piece["reason"], 0.0) + piece["seconds"], 2)
-        if usable < NEEDED:
-            self._too_little(usable, lost)
-        snr = [line.snr_db for line in self.recordings if line.snr_db is not None and line.clips]
-        advice = _advice(usable, lost, self.recordings)
-        for text in advice:
-            reporter.note(text)
-        return {
-            "name": name,
-            "clips": len(self.clips),
-            "usable_seconds": round(usable, 1),
-            "usable_minutes": round(usable / 60, 2),
-            "seconds": round(sum(line.seconds for line in self.recordings), 1),
-            "snr_db": float(np.median(snr)) if snr else None,
-            "rejected_seconds": {reason: seconds for reason, seconds in lost.items() if seconds > 0},
-            "recordings": [vars(line) for line in self.recordings],
-            "advice": advice,
-        }
+    def report(self, name: str) -> dict[str, Any]:
+        """What is said of all of it; clips of another voice are marked first."""
+        for number in speakers.strangers(self._heard):
+            self.clips[number]["other_voice"] = True
+        return summary(name, self.recordings, self.clips, reverb.seconds(reverb.together(self._falls)))
 
-    def _too_little(self, usable: float, lost: dict[str, float]) -> None:
+    def too_little(self, usable: float) -> NoReturn:
+        """Raises the `AudioError` that says how much there was, what became of the rest, and what to add."""
         if len(self.recordings) == len(self._failures) == 1:
             error = self._failures[0]
             long = "MAX_SONG_SECONDS" in error.hint  # songs have a setting, recordings a fixed limit
             raise type(error)(error.message, "Cut it into shorter recordings." if long else error.hint)
-        total = sum(line.seconds for line in self.recordings)
+        total, lost = sum(line.seconds for line in self.recordings), lost_seconds(self.recordings)
         parts = [f"{seconds:.1f} s {reason}" for reason, seconds in lost.items() if seconds > 0]
         parts += [f"{len(self._failures)} files could not be read"] if self._failures else []
         reasons = f" ({'; '.join(parts)})" if parts else ""
@@ -288,37 +340,9 @@ class _Builder:
             )
         raise AudioError(
             f"Only {usable:.1f} s of usable voice in {total:.1f} s of recordings{reasons}.",
-            f"A data set needs at least {NEEDED:.0f} s; training wants {TRAINABLE:.0f} s to {ENOUGH / 60:.0f} min.",
+            f"Add {max(1.0, NEEDED - usable):.0f} s or more: a data set needs at least {NEEDED:.0f} s; training wants "
+            f"{TRAINABLE:.0f} s to {ENOUGH / 60:.0f} min.",
         )
-
-
-def _advice(usable: float, lost: dict[str, float], recordings: Sequence[_Recording]) -> list[str]:
-    """What would make the voice model better, in plain words."""
-    advice = []
-    if usable < TRAINABLE:
-        advice.append(f"{usable:.0f} s usable; training wants at least {TRAINABLE:.0f} s, and 10 min would be good.")
-    elif usable < GOOD:
-        advice.append(f"{_time(usable)} usable; 10 min would be better.")
-    elif usable > ENOUGH:
-        advice.append(f"{_time(usable)} usable; beyond 30 min training gains little.")
-    loud = sum(seconds for reason, seconds in lost.items() if reason.startswith("clipped"))
-    if loud > 0.1 * usable:
-        advice.append(f"{_time(loud)} were recorded too loud and left out: turn the microphone down.")
-    if noisy := [line.file for line in recordings if line.clips and (line.snr_db or 99) < LOW_SNR]:
-        advice.append(f"{_list(noisy)} {'is' if len(noisy) == 1 else 'are'} noisy: record in a quiet room, close by.")
-    if isolated := [line.file for line in recordings if line.isolated]:
-        advice.append(f"The voice in {_list(isolated)} was taken out of music; recordings without music are better.")
-    if played := lost.get("music", 0.0):
-        advice.append(f"{_time(played)} had music in them and were left out (isolate: true would take the voice out).")
-    return advice
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.1f} min".replace(".0 ", " ")
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _sha256(path: Path, reporter: Reporter) -> str:

@@ -41,11 +41,15 @@ Power = NDArray[np.float32]  # [T] mean square per 10 ms
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What is known of a whole recording: power [T] smoothed over 40 ms, the highest sample, seconds."""
+    """What is known of a whole recording: power [T] smoothed over 40 ms, the highest sample, seconds.
+
+    `voice` [T]: where there is a voice, as `vad.py` heard it; None: not listened for.
+    """
 
     power: Power
     peak: float
     seconds: float
+    voice: NDArray[np.bool_] | None = None
 
     @property
     def level(self) -> float:
@@ -67,6 +71,11 @@ class Track:
     def quiet(self) -> NDArray[np.bool_]:
         """[T] what is silence."""
         return self.power < 10 ** ((self.level + THRESHOLD - LEVEL) / 10)
+
+    @property
+    def idle(self) -> NDArray[np.bool_]:
+        """[T] what is silence, or sound without a voice."""
+        return self.quiet if self.voice is None else self.quiet | ~self.voice
 
     @property
     def snr(self) -> float:
@@ -119,8 +128,8 @@ def silences(quiet: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def cut(track: Track) -> list[Span]:
-    """The clips of a recording, in order. Silence only gives none."""
-    quiet = track.quiet
+    """The clips of a recording, in order. A recording without a voice gives none."""
+    quiet = track.idle
     total, pauses = len(quiet), silences(quiet)
     paused = np.zeros(total + 1, np.int64)
     for start, end in pauses:
@@ -143,6 +152,14 @@ def cut(track: Track) -> list[Span]:
     short = [piece for clip in clips for piece in _shorten(track.power, *clip)]
     spans = [Span(a, b, int(b - a - (paused[b] - paused[a]))) for a, b in short]
     return [span for span in spans if span.voiced > 0]
+
+
+def unheard(track: Track) -> tuple[float, float]:
+    """(seconds of silence, seconds of sound without a voice) that no clip holds, in stretches of half a second."""
+    idle, quiet = np.zeros(len(track.power), np.bool_), track.quiet
+    for start, end in silences(track.idle):
+        idle[start:end] = True
+    return float((idle & quiet).sum() * HOP), float((idle & ~quiet).sum() * HOP)
 
 
 def _shorten(power: Power, start: int, end: int) -> Iterator[tuple[int, int]]:
