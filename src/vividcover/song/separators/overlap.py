@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vividcover.memory import give_back
 from vividcover.patience import Patient
 from vividcover.song.pcm import PcmReader, Signal
 from vividcover.workspace import Reporter, Silent
@@ -133,6 +134,7 @@ def overlap_add(
                 window = window[: keep.stop - keep.start]
                 total[..., keep] += answers[turn, :, :, shift + keep.start : shift + keep.stop] * window
                 weight[keep] += window
+            give_back()
             reporter.progress(span[0] + (span[1] - span[0]) * min(1.0, (number + len(group)) / len(starts)), text)
     if total is not None:
         yield from _ready(total, weight, at, source.frames, source.frames)
