@@ -11,7 +11,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from vividcover.errors import StorageError
 
@@ -100,6 +100,19 @@ def publish(source: Path, destination: Path) -> Path:
     with aside(destination) as part:
         shutil.copyfile(source, part)
     return destination
+
+
+class Closing:
+    """What is closed at the end of its `with` block."""
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def write_text(destination: Path, text: str) -> Path:

@@ -12,26 +12,23 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from vividcover import prices
 from vividcover.errors import BudgetError, ParameterError
+from vividcover.runs.states import OPEN, NewRun
 from vividcover.settings import settings
 from vividcover.store import tables
 from vividcover.store.accounts import Principal
 from vividcover.store.database import now
 from vividcover.store.prepared import Prepared
 
-if TYPE_CHECKING:
-    from vividcover.runs.states import NewRun
-
 THRESHOLDS = (1.0, 0.8, 0.5)  # of a budget, at which somebody is told
 LATEST = 20  # runs of a model whose mean length is what the next one is expected to take
 DUST = 1e-9  # USD: what adding many small amounts may be off by
-OPEN = ("starting", "processing")
 
 USED = Prepared(lambda: sa.insert(tables.usage).values(at=now()))
 

@@ -116,7 +116,7 @@ class Picture(Hooked):
         }  # fmt: skip
         if "safety_tolerance" in given:
             values["safety_tolerance"] = max(1, self.safety_tolerance)
-        for key in ("prompt_upsampling", "seed", "steps", "image_prompt_strength"):
+        for key in ("prompt_upsampling", "seed", "steps", "guidance", "image_prompt_strength"):
             if key in given and getattr(self, key, None) is not None:
                 values[key] = getattr(self, key)
         for key in ("image_prompt", "control_image", "image", "mask"):
@@ -174,10 +174,6 @@ class _Controlled(Picture):
     guidance: float = Field(default=15, ge=1, le=100)
     """How closely to follow the prompt."""
 
-    def inputs(self, trigger_word: str) -> dict[str, Any]:
-        values = super().inputs(trigger_word)
-        return values | ({"guidance": self.guidance} if "guidance" in self.model_fields_set else {})
-
 
 class DepthFinetuned(_Controlled):
     """A picture that follows the depth of another, with a fine-tune."""
@@ -207,10 +203,6 @@ class FillFinetuned(Picture):
     """Diffusion steps."""
     guidance: float = Field(default=60, ge=1.5, le=100)
     """How closely to follow the prompt."""
-
-    def inputs(self, trigger_word: str) -> dict[str, Any]:
-        values = super().inputs(trigger_word)
-        return values | ({"guidance": self.guidance} if "guidance" in self.model_fields_set else {})
 
 
 class Deletion(Body):

@@ -9,12 +9,12 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vividcover.errors import AudioError
+from vividcover.files import Closing
 
 RATE = 44_100  # Hz, of every song inside the program
 HEADER = 58  # bytes before the samples: RIFF 12, fmt 26, fact 12, data 8
@@ -23,7 +23,7 @@ LIMIT = 2**32 - 1 - HEADER  # bytes of samples that a WAV can hold: 3.3 h of 44.
 Signal = NDArray[np.float32]  # [channels, samples], full scale ±1
 
 
-class PcmWriter:
+class PcmWriter(Closing):
     """Writes blocks `[channels, samples]`; the header is completed by `close`."""
 
     def __init__(self, path: Path, rate: int = RATE, channels: int = 2) -> None:
@@ -55,16 +55,8 @@ class PcmWriter:
             self._file.write(self._header())
             self._file.close()
 
-    def __enter__(self) -> PcmWriter:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-class PcmReader:
+class PcmReader(Closing):
     """Reads any span of a file that `PcmWriter` wrote. `frames`, `rate`, `channels`, `seconds` tell its size."""
 
     def __init__(self, path: Path) -> None:
@@ -104,14 +96,6 @@ class PcmReader:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> PcmReader:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def write_pcm(path: Path, signal: NDArray[np.floating], rate: int = RATE) -> Path:

@@ -53,6 +53,13 @@ class Lighting:
     floor_fade: float = 0.5  # how much the light falls off from the face down to the frame's bottom
 
 
+def lit_from_a_side(left: bool, key_from: RGB, near: F32, far: F32, **more: Any) -> Lighting:
+    """Light from the right as given, or its mirror image: `near` is the rim on its side, `far` the other one."""
+    x, y, z = key_from
+    rims = (near, far) if left else (far, near)
+    return Lighting(key_from=(-x if left else x, y, z), rim_left=rims[0], rim_right=rims[1], **more)
+
+
 @dataclass(slots=True)
 class Canvas:
     """The background being painted: linear light [h,w,3], at `scale` of the still's size."""

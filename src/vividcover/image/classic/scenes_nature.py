@@ -14,6 +14,7 @@ from vividcover.image.classic.scene_tools import (
     fbm,
     gradient,
     lamp,
+    lit_from_a_side,
     points,
     rgb,
     shade,
@@ -76,12 +77,13 @@ def beach(c: Canvas, accents: list[F32]) -> None:
     left = sun[0] < c.aspect / 2
     bright, dim = rgb(255, 178, 96) * 2.2, rgb(240, 150, 140) * 0.6
     c.lens_blur = 0.0065
-    c.lighting = Lighting(
+    c.lighting = lit_from_a_side(
+        left,
+        (0.75, -0.25, 0.6),
+        bright,
+        dim,
         key=rgb(255, 214, 170),
-        key_from=((-0.75 if left else 0.75), -0.25, 0.6),
         ambient=rgb(176, 150, 170) * 0.75,
-        rim_left=bright if left else dim,
-        rim_right=dim if left else bright,
         rim_top=rgb(255, 190, 120) * 0.5,
         face_level=0.32,
         contrast=0.6,
@@ -124,12 +126,13 @@ def forest(c: Canvas, accents: list[F32]) -> None:
     c.lens_blur = 0.009
     left = origin < c.aspect / 2
     sun, leaf = rgb(255, 232, 170) * 1.7, rgb(190, 220, 130) * 0.6
-    c.lighting = Lighting(
+    c.lighting = lit_from_a_side(
+        left,
+        (0.5, -0.6, 0.6),
+        sun,
+        leaf,
         key=rgb(255, 240, 205),
-        key_from=(-0.5 if left else 0.5, -0.6, 0.6),
         ambient=rgb(165, 190, 140) * 0.65,
-        rim_left=sun if left else leaf,
-        rim_right=leaf if left else sun,
         rim_top=rgb(255, 240, 190) * 0.6,
         face_level=0.31,
         contrast=0.5,
@@ -162,12 +165,13 @@ def desert(c: Canvas, accents: list[F32]) -> None:
     lamp(c, (x, 0.47), 0.030, rgb(255, 225, 170) * 2.4, glow=5)
     c.lens_blur = 0.007
     sun, back = rgb(255, 190, 110) * 2.0, rgb(215, 160, 150) * 0.6
-    c.lighting = Lighting(
+    c.lighting = lit_from_a_side(
+        left,
+        (0.7, -0.35, 0.6),
+        sun,
+        back,
         key=rgb(255, 222, 180),
-        key_from=(-0.7 if left else 0.7, -0.35, 0.6),
         ambient=rgb(185, 160, 160) * 0.75,
-        rim_left=sun if left else back,
-        rim_right=back if left else sun,
         rim_top=rgb(255, 205, 140) * 0.4,
         face_level=0.33,
         contrast=0.6,
