@@ -1,6 +1,7 @@
 """The neural voice in the catalog: an RVC model sings a song, alone and in a cover; what is missing is said first."""
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -137,3 +138,30 @@ def test_a_zip_without_a_voice_inside_is_called_what_it_is(
     shutil.copy(nets["contentvec"], tmp_path / "not-a-voice.pth")
     with pytest.raises(ModelFileError):
         RealisticVoiceCloning().run(singing(song, tmp_path / "not-a-voice.pth", separator="none"), context)
+
+
+def test_a_voice_is_learnt_and_sings_and_more_epochs_go_on_from_there(
+    nets: dict[str, Path], song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, contentvec=nets["contentvec"])
+    home, clips = tmp_path / "home", sorted((SONG.parent / "voice").glob("*.flac"))[:1]
+    learning = {
+        "name": "vivi", "consent": "Vivi does not exist.", "home": home, "engine": "neural", "small": True,
+        "f0method": "pm", "batch_size": "4",
+    }  # fmt: skip
+    first = sdk.train_voice(clips, epoch=1, **learning)
+    assert first.record["engine"] == "neural"
+    assert first.record["details"]["report"]["epochs"] == 1
+    more = sdk.train_voice(clips, epoch=2, **learning)
+    assert more.record["details"]["report"]["epochs"] == 2
+    assert any("Going on at epoch 2" in note for note in more.result.notes)
+    with zipfile.ZipFile(more.path) as archive:
+        names = set(archive.namelist())
+    assert {"vivi.pth", "total_fea.npy", "model.json"} < names
+    assert any(n.startswith("added_") for n in names)
+    sung = sdk.convert_song(
+        song, voice="vivi", home=home, output=tmp_path / "sung.flac", output_format="flac", separator="none",
+        pitch_detection_algorithm="pm",
+    )  # fmt: skip
+    assert sung.record["engine"] == "neural"
+    assert sung.result.materials[0]["consent"] == "Vivi does not exist."

@@ -146,7 +146,17 @@ def _shelf(kind: Any) -> str:
 
 
 def _neural() -> str:
-    raise VividCoverError("The neural engine is not part of this release.", "The classic engine serves every model.")
+    """Packages, device, and the weights for voices; pictures and portraits have no neural engine yet."""
+    from vividcover import tensors, weights
+    from vividcover.catalog import engines
+    from vividcover.settings import settings
+
+    wanted = weights.select(group="voice")
+    if lacks := engines.missing(settings(), wanted):
+        raise VividCoverError(f"{lacks[:1].upper()}{lacks[1:]}.", "The classic engine serves every model without it.")
+    device = tensors.pick_device(settings().device)
+    begins = engines.missing(settings(), weights.select(group="pretraining"))
+    return f"sings RVC voices on {device}" + ("" if begins else ", and trains them")
 
 
 def _hosted() -> str:
