@@ -7,12 +7,14 @@ them they stay for good, and a process ends up several times as large as what it
 from __future__ import annotations
 
 import ctypes
+import gc
 import sys
 from collections.abc import Callable
 from functools import lru_cache
 
 LARGE = 16 << 20  # bytes from which an array has pages of its own, which go back the moment it is freed
 ARENAS = 2
+YOUNG = 20_000  # objects, after which those are looked through
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # glibc's malloc.h
 
 
@@ -23,6 +25,12 @@ def settle() -> None:
     if mallopt is not None and _trim() is not None:  # musl's mallopt is there and does nothing
         mallopt(M_MMAP_THRESHOLD, LARGE)
         mallopt(M_ARENA_MAX, ARENAS)
+
+
+def steady() -> None:
+    """For a process that serves for long: what is here now stays, and is not looked through for cycles any more."""
+    gc.freeze()
+    gc.set_threshold(YOUNG)
 
 
 def give_back() -> None:

@@ -18,10 +18,10 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -162,26 +162,26 @@ class Workspace:
 
     def __post_init__(self) -> None:
         self.root = Path(self.root)
-        self._canceled = threading.Event()
-        self._abort = threading.Event()  # set while a failed branch's siblings are being stopped
+        self._canceled = False
+        self._abort = False  # while a failed branch's siblings are being stopped
         self._lock = threading.Lock()
         self._expected: dict[str, float] = {}
         self._done: dict[str, float] = {}
         self._hashes: dict[tuple[str, int, int], str] = {}
-        self._id = uuid.uuid4().hex
+        self._id = secrets.token_hex(16)
         self._upkeep = Upkeep(self.root, self._id)
 
     # --- reporting and cancelling -----------------------------------------------------------------------------
 
     def cancel(self) -> None:
-        self._canceled.set()
+        self._canceled = True
 
     @property
     def canceled(self) -> bool:
-        return self._canceled.is_set()
+        return self._canceled
 
     def check(self) -> None:
-        if self._canceled.is_set() or self._abort.is_set():
+        if self._canceled or self._abort:
             raise Canceled()
 
     def progress(self, fraction: float, text: str = "") -> None:
@@ -214,14 +214,14 @@ class Workspace:
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
                 if any(f.done() and f.exception() is not None for f in futures):
-                    self._abort.set()
+                    self._abort = True
                 wait(futures)
             except BaseException:  # the user's own interrupt in this thread
-                self._abort.set()
+                self._abort = True
                 raise
             finally:
                 wait(futures)
-                self._abort.clear()
+                self._abort = False
         failures = [error for f in futures if (error := f.exception()) is not None]
         if failures:
             raise next((f for f in failures if not isinstance(f, Canceled)), failures[0])

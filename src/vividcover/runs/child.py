@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Any
 
+from vividcover.lines import decode, encode
 from vividcover.settings import Settings
 
 WARM = 2  # children that are kept
@@ -25,10 +25,12 @@ class Child:
         self.ready = False
         self.dead = False
         self._buffer = b""
+        requests, self._requests = os.pipe()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "vividcover.runs.runner"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, bufsize=0,
+            [sys.executable, "-m", "vividcover.runs.runner", str(requests)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(requests,), start_new_session=True, bufsize=0,
         )  # fmt: skip
+        os.close(requests)
         os.set_blocking(self.fileno(), False)
         self.send("begin", settings=settings.model_dump(mode="json"))
 
@@ -44,14 +46,19 @@ class Child:
 
     def send(self, what: str, **more: Any) -> None:
         """A child that is dead does not hear it; `heard` tells."""
-        self.pass_on(json.dumps({"do": what, **more}).encode() + b"\n")
+        self.pass_on(encode({"do": what, **more}) + b"\n")
 
     def pass_on(self, line: bytes) -> None:
         """`send`, of a line that is written already."""
-        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             while line:
-                line = line[self.process.stdin.write(line) or 0 :]
+                line = line[os.write(self._requests, line) :]
+
+    def cancel(self, run_id: str) -> None:
+        """Asks it to stop a run that was sent before."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.write(run_id.encode() + b"\n")
 
     def heard(self) -> Iterator[dict[str, Any]]:
         """What it has said since; does not wait. Sets `ready`, and `dead` at the end of all that it said."""
@@ -68,7 +75,7 @@ class Child:
                 break
         *lines, self._buffer = self._buffer.split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            message = decode(line)
             if message["say"] == "ready":
                 self.ready = True
             else:
@@ -79,6 +86,9 @@ class Child:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         status = self.process.wait()
+        if self._requests >= 0:
+            os.close(self._requests)
+            self._requests = -1
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 with contextlib.suppress(OSError):
@@ -105,8 +115,11 @@ class Children:
             return None
         return {kind for kind, child in self._kinds.items() if child.up()}
 
-    def take(self, kind: str) -> Child:
-        """The kind's child, started if need be."""
+    def take(self, kind: str, *, sure: bool = False) -> Child:
+        """The kind's child, started if need be. `sure`: one that was up a moment ago is not looked at again."""
+        if sure and (child := self._kinds.get(kind)) is not None:
+            self._kinds.move_to_end(kind)
+            return child
         child = self._kinds.pop(kind, None)
         if child is None or child.process.poll() is not None:
             if child is not None:

@@ -45,6 +45,7 @@ class Drive:
         self.before: list[str] = list(earlier.get("items", []))  # told by an attempt that died
         self.outcome: Outcome | None = None
         self.ended: Row = {}  # its row, when it is over
+        self.empty: bool | None = None  # whether no run waits, where the transaction that ends it has looked
         self.stop: str | None = None  # why it is being stopped
         now = time.monotonic()
         self.began = now
@@ -162,7 +163,7 @@ class Drive:
         if self.stop is None and 0 < limit < now - self.began:
             self.stop = "limit"
         if self.stop is not None:
-            child.send("cancel")
+            child.cancel(self.id)
             self.kill_at = now + self.settings.cancel_grace
 
     def _tell(self) -> None:
@@ -175,16 +176,16 @@ class Drive:
         self._end(outcome)
         self.ring()
 
-    def _end(self, outcome: Outcome, held: tuple[Row, float] | None = None) -> None:
-        """Writes down how it ended, and takes the next one. `held`: as in `leases.finish`."""
+    def _end(self, outcome: Outcome, now_is: float | None = None) -> None:
+        """Writes down how it ended, and takes the next one. `now_is`: as in `leases.finish`."""
         if outcome.status == "canceled" and self.stop == "limit":
             limit = self.settings.run_limit_seconds
             outcome = Outcome("failed", f"It took longer than the {limit:g} seconds that a run may take here.")
         keep = self.settings.output_keep_seconds
 
         def change(db: Connection) -> Claim | None:
-            self.ended = leases.finish(db, self.claim, outcome, self.said, keep, held)
-            return self.worker.take_next(db)
+            self.ended = leases.finish(db, self.claim, outcome, self.said, keep, now_is)
+            return self.worker.take_next(db, self.empty)
 
         self.worker.next = self._write(change)
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
-from vividcover.runs import leases
+from vividcover.runs import leases, states
 from vividcover.runs.child import Child
 from vividcover.runs.drive import Drive, log
 from vividcover.runs.handover import Given
-from vividcover.runs.leases import Claim, LostLease
+from vividcover.runs.leases import Claim
+from vividcover.runs.states import LostLease
 
 if TYPE_CHECKING:
     from vividcover.runs.worker import Worker
@@ -35,9 +36,9 @@ class Handed(Drive):
     def __init__(self, worker: Worker, given: Given) -> None:
         self.given = given
         self._open: Connection | None = None  # the transaction that puts it in
-        self._wrote = False  # something was written in it since
+        self._is_open = False  # its row is, by what the transaction has written so far
         self._is_in = False  # it was committed
-        self.child = worker.children.take(given.serves)
+        self.child = worker.children.take(given.serves, sure=True)
         self.child.pass_on(given.line)
         self.values: dict[str, Any] = json.loads(given.line)
         begun = {**self.values, "status": "processing", "output": None}
@@ -48,7 +49,7 @@ class Handed(Drive):
         try:
             with self.database.write() as db:
                 self._open = db
-                self._put_in(db)
+                self._begin(db)
         except BaseException as error:
             self.given.answer(no=True)
             self.worker.children.drop(self.kind)
@@ -67,14 +68,20 @@ class Handed(Drive):
         self.given.answer(over={key: self.ended[key] for key in TOLD}, logs=logs, **self.worker.free())
         self.ring_for_webhooks()
 
-    def _put_in(self, db: Connection) -> None:
+    def _begin(self, db: Connection) -> None:
         ago, lease = time.monotonic() - self.values["asked"], self.settings.lease_seconds
         self.claim, clock = leases.begin(db, self.values, self.worker.id, self.worker.device, ago, lease)
         began = time.monotonic()
+        self.empty = self.worker.look(db)
         self._wait_a_moment(self.child, began + MOMENT)
         if self.outcome is not None:
-            held = (self.claim.run, clock + time.monotonic() - began)
-            self._end(self.outcome, None if self._wrote else held)
+            self._end(self.outcome, None if self._is_open else clock + time.monotonic() - began)
+        elif not self._is_open:
+            self._open_up(db)
+
+    def _open_up(self, db: Connection) -> None:
+        self._is_open = True
+        states.open_up(db, self.claim.run)
 
     def _wait_a_moment(self, child: Child, until: float) -> None:
         while self.outcome is None and not child.dead and (left := until - time.monotonic()) > 0:
@@ -85,7 +92,8 @@ class Handed(Drive):
     def _write(self, change: Callable[[Connection], T]) -> T:
         if self._open is None:
             return super()._write(change)
-        self._wrote = True
+        if self.outcome is None and not self._is_open:
+            self._open_up(self._open)
         return change(self._open)
 
     def fail(self, error: str) -> None:

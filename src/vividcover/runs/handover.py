@@ -20,7 +20,6 @@ Server → worker, two lines: `ID SERVES`, and the run as its child understands 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import socket
@@ -29,6 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vividcover.lines import encode
 from vividcover.runs import bell
 
 READ = 1 << 16  # bytes
@@ -36,7 +36,7 @@ LARGEST = 1 << 16  # bytes of a run that is handed over
 OPENED = "desk"  # what the bell for "work" is about when a server has opened its desk
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Given:
     """A run that a server hands over. `line`: what the child is to read."""
 
@@ -70,7 +70,7 @@ class Line:
 
     def tell(self, **what: Any) -> None:
         """A server that is gone does not hear it; one that does not read is taken for gone."""
-        line = json.dumps(what).encode() + b"\n"
+        line = encode(what) + b"\n"
         try:
             self.dead |= self._socket.send(line) < len(line)
         except OSError:
@@ -191,4 +191,4 @@ def desk_at(home: Path) -> tuple[socket.socket, Path]:
 
 def lines_of(run_id: str, serves: str, run: Mapping[str, Any]) -> bytes:
     """What a server sends to hand a run over."""
-    return f"{run_id} {serves}\n{json.dumps({'do': 'run', **run})}\n".encode()
+    return f"{run_id} {serves}\n".encode() + encode({"do": "run", **run}) + b"\n"

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.engine import Connection
 
-from vividcover.runs.states import GOING, TERMINAL, Row, change, close, enqueue_begun, happened, locked
+from vividcover.runs.states import GOING, TERMINAL, LostLease, Row, begun, change, close, happened, locked, put_in
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
 from vividcover.store.prepared import Prepared
@@ -40,10 +40,6 @@ from vividcover.store.tables import events, files, models, runs, stages, tokens,
 
 ATTEMPTS = 3  # claims of a run without another finished stage
 Say = tuple[str, str]  # kind (log, output, progress) and data
-
-
-class LostLease(Exception):
-    """The run is no longer this worker's: it was taken up by another, or is over. For workers; no user meets it."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +96,7 @@ def claim_one(
 
 def take(db: Connection, worker: str, device: str, warm: Collection[str] | None, lease: float) -> Claim | None:
     """`claim_one` as a part of the caller's transaction."""
-    mine = {"device": device}
-    row: Row | None = FALLEN.one(db, mine) or FIRST.one(db, mine)
+    row = _next(db, device)
     if row is None:
         return None
     clock = row["clock"]
@@ -121,15 +116,24 @@ def take(db: Connection, worker: str, device: str, warm: Collection[str] | None,
 def begin(
     db: Connection, values: Mapping[str, Any], worker: str, device: str, ago: float, lease: float
 ) -> tuple[Claim, float]:
-    """Puts in a run that was handed over, claimed and begun already; the claim and the database's time.
+    """Puts in a run that was handed over, claimed and begun already; the claim, and the database's time.
 
-    Raises `LostLease` where its row is there: whoever handed it over has put it in the line since.
+    To be followed by `states.open_up`, or `finish`. Raises `LostLease` where its row is there.
     """
-    if (row := enqueue_begun(db, values, worker, ago, lease)) is None:
-        raise LostLease(f"Run {values['id']} was put in the line by the server that had handed it over.")
-    clock = row.pop("clock")  # type: ignore[attr-defined]
+    row, clock = begun(db, values, worker, ago, lease)
+    put_in(db, row)
     SERVED.do(db, {"token": row["token_id"], "turn_now": row["turn"]})
     return Claim(row, worker, device, row["fence"], values["weights_file"]), clock
+
+
+def is_empty(db: Connection, device: str) -> bool:
+    """Whether there is nothing to `take`."""
+    return _next(db, device) is None
+
+
+def _next(db: Connection, device: str) -> Row | None:
+    mine = {"device": device}
+    return FALLEN.one(db, mine) or FIRST.one(db, mine)
 
 
 def _fallen() -> Select[Any]:
@@ -272,20 +276,20 @@ SAID = Prepared(lambda: insert(events).values(at=now()))
 
 def finish(
     db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0,
-    held: tuple[Row, float] | None = None,
+    now_is: float | None = None,
 ) -> Row:  # fmt: skip
     """Ends the run with all that belongs to it: last words, files, a trained version. Raises `LostLease`.
 
-    `keep_seconds`: how long its files are kept; 0: for good. `held`: its row, where this very transaction has put it
-    in, and the database's time.
+    `keep_seconds`: how long its files are kept; 0: for good. `now_is`: the database's time, where this very
+    transaction has put the run in and written nothing to it since.
     """
-    row, clock = held or _hold(db, claim)
-    _write(db, claim.id, list(said))
+    row, clock = _hold(db, claim) if now_is is None else (claim.run, now_is)
     output, size = _output(db, claim, outcome, keep_seconds)
     row = close(
         db, row, clock, outcome.status, error=outcome.error, output=output, device=claim.device, engine=outcome.engine,
         size=size,
     )  # fmt: skip
+    _write(db, claim.id, list(said))
     owner, _, name = row["model"].partition("/")
     COUNTED.do(db, {"of": owner, "called": name})
     return row

@@ -1,6 +1,7 @@
 """The warm child: carries out one run after the other, each in its worker's name (`python -m vividcover.runs.runner`).
 
-It talks in lines of JSON. In: `{"do": "begin", "settings": …}` once, `{"do": "run", …}`, `{"do": "cancel"}`. Out:
+It talks in lines of JSON. In, by a pipe of its own: `{"do": "begin", "settings": …}` once, `{"do": "run", …}`. By
+stdin, which a thread reads and whose end is the child's: the id of a run that is to be canceled. Out:
 
     {"say": "ready"}                                    the child is up
     {"say": "log", "text": …}                           one or more lines
@@ -18,7 +19,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import sys
 import tempfile
 import threading
@@ -26,6 +26,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from vividcover.catalog.contract import Context, Model, Result
 from vividcover.catalog.flux_pro_trainer import TRAINED
 from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
+from vividcover.lines import encode
+from vividcover.memory import steady
 from vividcover.runs import lifeline, shared
 from vividcover.settings import Settings
 from vividcover.store.artifacts import Artifacts
@@ -40,34 +43,42 @@ from vividcover.workspace import Event, Workspace
 
 WEIGHTS = "vividcover:weights"  # stands in the input for the trained version's own weights
 WEIGHTS_INPUT = "replicate_weights"  # the input of a catalog model that takes them
+READ = 1 << 16  # bytes
+known = lru_cache(get)  # models by name
 BAR = 20  # characters of a progress bar in the logs
 APART = 1.0  # seconds between two lines of progress
 
 
 class Runner:
-    """One child. `messages` are what the worker sent, decoded."""
+    """One child. Runs come by the pipe `requests`; what it says goes to `out`."""
 
-    def __init__(self, out: int) -> None:
+    def __init__(self, requests: int, out: int) -> None:
+        self._requests, self._buffer = requests, b""
         self._out, self._lock = out, threading.Lock()
-        self.requests: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._workspace: Workspace | None = None
-        self._canceled = False
+        self._run_id = self._canceled = ""
         self._told, self._bar = 0.0, ""
         self._noted: set[str] = set()  # what the log has of the workspace's notes
         self._known, self._counting = 0, threading.Lock()  # stages that the worker has heard of
 
     def hear(self, line: bytes) -> None:
         """A line from the worker; called in the lifeline's thread, so that cancel is heard in the midst of work."""
-        message = json.loads(line)
-        if message["do"] != "cancel":
-            self.requests.put(message)
-            return
-        self._canceled = True
-        if self._workspace:
+        self._canceled = line.decode()
+        if self._canceled == self._run_id and self._workspace:
             self._workspace.cancel()
 
+    def _request(self) -> dict[str, Any]:
+        """What the worker wants next."""
+        while b"\n" not in self._buffer:
+            if not (data := os.read(self._requests, READ)):
+                lifeline.end()
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        request: dict[str, Any] = json.loads(line)
+        return request
+
     def say(self, what: str, **more: Any) -> None:
-        line = json.dumps({"say": what, **more}, default=str).encode() + b"\n"
+        line = encode({"say": what, **more}) + b"\n"
         with self._lock:
             while line:
                 line = line[os.write(self._out, line) :]
@@ -76,24 +87,26 @@ class Runner:
         self.say("log", text=text.rstrip("\n") + "\n")
 
     def serve(self) -> None:
-        begin = self.requests.get()
+        begin = self._request()
         self.settings = Settings(**begin["settings"])
         self.artifacts = Artifacts.of(self.settings)
         self.shared = shared.of(self.settings, self.artifacts)
+        self.cache = self.settings.cache
+        steady()
         self.say("ready")
         while True:
-            self.carry_out(self.requests.get())
+            self.carry_out(self._request())
 
     def carry_out(self, run: Mapping[str, Any]) -> None:
         """One run, from its row to its outcome. Nothing that goes wrong in it ends the child."""
-        self._canceled, self._told, self._known, self._bar = False, 0.0, 0, ""
+        self._run_id, self._told, self._known, self._bar = run["id"], 0.0, 0, ""
         self._noted.clear()
         try:
             with (
                 Files(run, self.artifacts) as files,
-                Workspace(self.settings.cache, self.event, self.settings.cache_limit, self.shared) as self._workspace,
+                Workspace(self.cache, self.event, self.settings.cache_limit, self.shared) as self._workspace,
             ):
-                if self._canceled:  # it came before there was something to cancel
+                if self._canceled == self._run_id:  # it came before there was something to cancel
                     self._workspace.cancel()
                 outcome = self._run(run, self._workspace, files)
         except Canceled:
@@ -107,7 +120,7 @@ class Runner:
         self.say("over", outcome=outcome)
 
     def _run(self, run: Mapping[str, Any], workspace: Workspace, files: Files) -> dict[str, Any]:
-        model = get(run["serves"])
+        model = known(run["serves"])
         context = Context(
             workspace, self.settings, run["engine"], run["consent"], resolve=files.find,
             on_output=lambda piece: self.say("output", text=piece),
@@ -225,7 +238,7 @@ def bar(fraction: float) -> str:
 def main() -> None:
     out = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints must not get among the answers
-    runner = Runner(out)
+    runner = Runner(int(sys.argv[1]), out)
     lifeline.hold(runner.hear)
     runner.serve()
 

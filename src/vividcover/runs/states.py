@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Double, String, bindparam, case, func, insert, select, update
+from sqlalchemy import ColumnElement, Double, Select, String, bindparam, case, func, insert, select, update
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.sql.dml import ReturningInsert
@@ -30,6 +30,10 @@ OPEN = ("starting", "processing")
 GOING = runs.c.completed_at.is_(None)  # as the indexes of the open runs have it
 BELLS: tuple[bell.Topic, ...] = ("work", "runs", "webhooks")  # who may have to act when a run is canceled
 Row = Mapping[str, Any]
+
+
+class LostLease(Exception):
+    """The run is no longer this worker's: it was taken up by another, or is over. For workers; no user meets it."""
 
 
 @dataclass(frozen=True)
@@ -71,40 +75,52 @@ def enqueue(db: Connection, new: NewRun) -> Row:
     return ENQUEUE.rows(db, values)[0]
 
 
-def enqueue_begun(db: Connection, values: Mapping[str, Any], worker: str, ago: float, lease: float) -> Row | None:
-    """Puts in a run that `worker` has begun already; its row and, as `clock`, the database's time. None: it is there.
+def begun(db: Connection, values: Mapping[str, Any], worker: str, ago: float, lease: float) -> tuple[Row, float]:
+    """The row, to be `put_in`, of a run that `worker` has begun already, and the database's clock.
 
     `values`: the fields of a `NewRun`; `ago`: seconds since the client asked for it; `lease`: seconds from now.
     """
-    given = {name: values[name] for name in _GIVEN}
-    given |= {"rank": -given["priority"], "of_token": given["token_id"], "seconds": values["deadline_in"], "ago": ago}
+    found = PLACE.one(db, {"of_token": values["token_id"]})
+    assert found is not None
+    clock, limit = found["clock"], values["deadline_in"]
+    row = _UNSET | {name: values[name] for name in _GIVEN} | {
+        "status": "processing", "rank": -values["priority"], "turn": found["turn"], "created_at": clock - ago,
+        "started_at": clock, "deadline": None if limit is None else clock - ago + limit, "fence": 1, "attempts": 1,
+        "lease_owner": worker, "lease_until": clock + lease,
+    }  # fmt: skip
+    return row, clock
+
+
+def put_in(db: Connection, row: Row) -> None:
+    """Writes a run that may be over before the transaction is: as if it were, so that it is in no index of open runs.
+
+    To be followed by `open_up`, or `close`. Raises `LostLease` when it is there: somebody else has put it in.
+    """
     try:
-        return BEGUN.rows(db, given | {"lease_owner": worker, "lease": lease})[0]
-    except (sqlite3.IntegrityError, IntegrityError):
-        return None
+        PUT_IN.do(db, {**row, "completed_at": row["created_at"], "lease_until": None})
+    except (sqlite3.IntegrityError, IntegrityError) as error:
+        raise LostLease(f"Run {row['id']} cannot be put in: {error}.") from error
 
 
+def open_up(db: Connection, row: Row) -> None:
+    """What was `put_in` is not over yet."""
+    change(db, row, completed_at=None, lease_until=row["lease_until"])
+
+
+_UNSET = {column.name: None for column in runs.c} | {"metrics": {}, "data_removed": False}
 _GIVEN = tuple(one.name for one in fields(NewRun) if one.name != "deadline_in")
 
 
-def _seconds_given(name: str) -> BindParameter[float]:
-    return bindparam(name, type_=Double())
-
-
 def _enqueue() -> ReturningInsert[Any]:
+    seconds: ColumnElement[float] = bindparam("seconds", type_=Double())
     return insert(runs).values(
         status="starting", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=now(),
-        deadline=now() + _seconds_given("seconds"),
+        deadline=now() + seconds,
     ).returning(runs)  # fmt: skip
 
 
-def _begun() -> ReturningInsert[Any]:
-    asked = now() - _seconds_given("ago")
-    return insert(runs).values(
-        status="processing", metrics={}, turn=_turn(bindparam("of_token", type_=String())), created_at=asked,
-        started_at=now(), deadline=asked + _seconds_given("seconds"), lease_until=now() + _seconds_given("lease"),
-        fence=1, attempts=1,
-    ).returning(runs, now().label("clock"))  # fmt: skip
+def _place() -> Select[float, float]:
+    return select(now().label("clock"), _turn(bindparam("of_token", type_=String())).label("turn"))
 
 
 def _turn(token_id: ColumnElement[str]) -> ColumnElement[float]:
@@ -145,7 +161,7 @@ def change(db: Connection, row: Row, **values: Any) -> Row:
 
 
 _one = runs.c.id == bindparam("run")
-ENQUEUE, BEGUN = Prepared(_enqueue), Prepared(_begun)
+ENQUEUE, PLACE, PUT_IN = Prepared(_enqueue), Prepared(_place), Prepared(lambda: insert(runs))
 GET = Prepared(lambda: select(runs).where(_one))
 LOCKED = Prepared(lambda: select(runs, now().label("clock")).where(_one).with_for_update())
 CHANGE = Prepared(lambda: update(runs).where(_one))

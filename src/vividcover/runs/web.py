@@ -7,6 +7,7 @@ import socket
 import sys
 
 APP = "vividcover.server.app:from_environment"  # by name: this layer knows no server
+PROTOCOL = "vividcover.server.protocol:Protocol"
 GRACE = 2  # seconds that open requests get when the server is asked to end
 
 
@@ -34,7 +35,8 @@ def main(fd: int, cert: str | None = None, key: str | None = None) -> None:
         raise SystemExit(UNUSABLE) from None
     config = uvicorn.Config(
         APP, factory=True, ssl_certfile=cert, ssl_keyfile=key, access_log=False, log_level="warning",
-        timeout_graceful_shutdown=GRACE, timeout_keep_alive=75, server_header=False,
+        timeout_graceful_shutdown=GRACE, timeout_keep_alive=75, server_header=False, http=PROTOCOL,
+        proxy_headers=False,  # what a proxy says is looked at where links are made
     )  # fmt: skip
     server = uvicorn.Server(config)
     lifeline.hold()

@@ -18,12 +18,14 @@ from typing import Any
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
+from vividcover.memory import steady
 from vividcover.runs import bell, chores, leases
 from vividcover.runs.child import Children
 from vividcover.runs.drive import LOOK, Drive
 from vividcover.runs.handed import Handed
 from vividcover.runs.handover import Hands
-from vividcover.runs.leases import Claim, LostLease
+from vividcover.runs.leases import Claim
+from vividcover.runs.states import LostLease
 from vividcover.settings import Settings
 from vividcover.store import migrate
 from vividcover.store.artifacts import Artifacts
@@ -47,6 +49,7 @@ class Worker:
         self.stopping = False
         self.next: Claim | None = None  # taken as the last one was finished
         self._none = False  # there was none when it was finished
+        self._looked_at = 0.0  # when an empty line was last seen
         self._chores_at = self.tend_at = 0.0
 
     def work(self) -> None:
@@ -58,6 +61,7 @@ class Worker:
         self.children.prepare()
         with bell.Listener("work", self.settings.home) as self.bell:
             self.hands.look()
+            steady()
             try:
                 while self.next or not self.stopping:  # what was taken is given back
                     self._turn()
@@ -128,16 +132,30 @@ class Worker:
             drive.fail(f"Something unforeseen happened: {type(error).__name__}: {error}")
 
     def _take(self, db: Connection) -> Claim | None:
+        self._looked_at = time.monotonic()
         return leases.take(db, self.id, self.device, self.children.warm(), self.settings.lease_seconds)
 
-    def take_next(self, db: Connection) -> Claim | None:
-        """Takes the next run in the transaction that ends the last one, unless something else is due.
+    def look(self, db: Connection) -> bool | None:
+        """Whether no run waits, of a worker that was idle; None where it may not say, or something else is due."""
+        if not self._may_look():
+            return None
+        if time.monotonic() < self._looked_at + LOOK:  # it was empty then, and whoever came since has rung
+            return True
+        self._looked_at = time.monotonic()
+        return leases.is_empty(db, self.device)
+
+    def _may_look(self) -> bool:
+        """Whether the transaction that ends a run may take the next one.
 
         On SQLite, where a transaction is alone. On Postgres two workers could come to wait for each other's rows.
         """
-        if self.stopping or not self.database.is_sqlite or time.monotonic() >= min(self._chores_at, self.tend_at):
+        return self.database.is_sqlite and not self.stopping and time.monotonic() < min(self._chores_at, self.tend_at)
+
+    def take_next(self, db: Connection, empty: bool | None = None) -> Claim | None:
+        """Takes the next run in the transaction that ends the last one. `empty`: what `look` said in it before."""
+        if not self._may_look():
             return None
-        claim = self._take(db)
+        claim = None if empty else self._take(db)
         self._none = claim is None
         return claim
 

@@ -11,6 +11,7 @@ from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from vividcover import __version__
+from vividcover.memory import steady
 from vividcover.runs import registry
 from vividcover.server import (
     about,
@@ -47,7 +48,9 @@ METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "QUERY", "OPTIONS"]
 
 def from_environment() -> Lean:
     """What uvicorn starts."""
-    return Lean(create_app(settings()))
+    lean = Lean(create_app(settings()))
+    steady()
+    return lean
 
 
 def create_app(settings: Settings) -> FastAPI:

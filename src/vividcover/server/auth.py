@@ -22,6 +22,7 @@ from vividcover.store.accounts import Principal
 
 KNOWN_FOR = 1.0  # seconds that a token is believed without asking the database again: so long may a revoked one live
 MAX_KNOWN = 10_000
+ALLOWANCE = "vividcover.allowance"  # in a request's scope: what is left of its token's rate limit
 UNAUTHENTICATED = "You did not pass a valid authentication token"
 
 
@@ -59,13 +60,13 @@ async def allowed(request: Request, scope: str, *, creates: bool = False) -> Pri
     who = await authenticate(state, token_of(request))
     demand(who, scope)
     if allowance := await state.limits.take(who, state.settings, creates=creates):
-        request.state.allowance = allowance
+        request.scope[ALLOWANCE] = allowance
     return who
 
 
 def left_of(request: Request) -> dict[str, str]:
     """Headers that say what is left of the token's rate limit; none where there is no limit."""
-    allowance: Allowance | None = getattr(request.state, "allowance", None)
+    allowance: Allowance | None = request.scope.get(ALLOWANCE)
     return allowance.headers if allowance else {}
 
 

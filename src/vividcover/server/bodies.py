@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.requests import ClientDisconnect
 
 from vividcover.server.problems import Problem, invalid
 
@@ -28,12 +29,15 @@ async def raw(request: Request, limit: int = MAX_BODY) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limit:
         raise _too_large(limit)
-    parts, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
+    parts, size, more = [], 0, True
+    while more:  # as Request.stream does, with less in between
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect()
+        parts.append(message.get("body", b""))
+        size, more = size + len(parts[-1]), message.get("more_body", False)
         if size > limit:
             raise _too_large(limit)
-        parts.append(chunk)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

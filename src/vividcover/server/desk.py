@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import socket
 import time
 from collections.abc import Collection, Mapping
@@ -17,6 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from vividcover.lines import decode
 from vividcover.runs import bell, handover
 from vividcover.runs.states import NewRun
 
@@ -127,7 +127,7 @@ class Desk:
             return
         *lines, idler.buffer = (idler.buffer + data).split(b"\n")
         for line in lines:
-            message = json.loads(line)
+            message = decode(line)
             if "idle" in message:
                 idler.kinds = message["idle"]
             elif "busy" in message:

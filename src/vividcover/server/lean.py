@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -26,6 +28,20 @@ ROUTES: tuple[tuple[str, re.Pattern[str], Endpoint], ...] = (
 )
 
 
+class Known(Headers):
+    """Headers that are looked up often: each of their names is decoded once."""
+
+    def __init__(self, raw: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(raw=raw)
+        self._values = {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(raw)}
+
+    def __getitem__(self, key: str) -> str:
+        return self._values[key.lower()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self._values.get(key.lower(), default)
+
+
 class Lean:
     """An ASGI app before `app`, which gets whatever is not one of `ROUTES`."""
 
@@ -40,6 +56,7 @@ class Lean:
         endpoint, words = found
         scope["app"] = self.app
         request = Request(scope, receive)
+        request._headers = Known(raw=scope["headers"])
         response = await self._answer(request, endpoint, words)
         await response(scope, receive, send)
 

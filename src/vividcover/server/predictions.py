@@ -109,7 +109,7 @@ def _time(name: str, text: str) -> float:
 async def get(request: Request, prediction_id: str) -> JSONResponse:
     """A prediction; a training too, for clients that follow the link of one."""
     who = await allowed(request, "read")
-    return JSONResponse(await runs.look(request, state_of(request), who, prediction_id))
+    return runs.Answer(await runs.look(request, state_of(request), who, prediction_id))
 
 
 @router.delete("/predictions/{prediction_id}", status_code=204, response_class=Response)

@@ -24,6 +24,7 @@ from vividcover import outbound
 from vividcover.catalog.contract import ENGINES, Inputs, Model
 from vividcover.cover import models as catalog
 from vividcover.errors import InputError
+from vividcover.lines import encode
 from vividcover.runs import bell, registry, states, usage
 from vividcover.runs.registry import Resolved
 from vividcover.server import inputs, shapes
@@ -64,6 +65,13 @@ class RunBody(Body):
     """An older name: a webhook that is told of the end only."""
     stream: bool | None = None
     """Not needed: every prediction can be streamed."""
+
+
+class Answer(JSONResponse):
+    """What is answered most often."""
+
+    def render(self, content: Any) -> bytes:
+        return encode(content)
 
 
 @dataclass(frozen=True)
@@ -140,26 +148,26 @@ async def create(
         stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
     )  # fmt: skip
+    small, said = not (who.budgeted or destination or webhook), _left_out(new, prepared.dropped)
+    handed = await state.desk.hand(new, resolved.weights_file, said) if small and asked.wait else None
+    if handed and handed.row and handed.over:
+        shown = shapes.run(handed.row, links, logs=handed.logs, old=asked.old)
+        return Answer(shown, 201, asked.applied | left_of(request))
     with state.watch.on(new.id, end=True) as attention:
-        small, said = not (who.budgeted or destination or webhook), _left_out(new, prepared.dropped)
-        handed = await state.desk.hand(new, resolved.weights_file, said) if small and asked.wait else None
-        if handed and handed.row and handed.over:
-            shown = shapes.run(handed.row, links, logs=handed.logs, old=asked.old)
-            return JSONResponse(shown, 201, asked.applied | left_of(request))
+        if handed and handed.row:
+            attention.wake(True)  # it may have ended since
+            return await _waited(request, state, handed.row, asked, attention, links)
         async with inputs.or_forget(state, prepared):
 
             def put_in(db: Connection) -> Mapping[str, Any]:
                 known = states.get(db, new.id) if handed else None  # by a worker that could not say so
                 return known or _enqueue(db, state, who, links, new, said)
 
-            if handed and handed.row:
-                row = handed.row
-            else:
-                row = await state.write(put_in, small=small)
-                bell.ring("work", new.id, state.settings.home)
+            row = await state.write(put_in, small=small)
+        bell.ring("work", new.id, state.settings.home)
         if asked.wait:
             return await _waited(request, state, row, asked, attention, links)
-    return JSONResponse(shapes.run(row, links, logs="", old=asked.old), 201, left_of(request))
+    return Answer(shapes.run(row, links, logs="", old=asked.old), 201, left_of(request))
 
 
 def _enqueue(
@@ -192,9 +200,9 @@ async def _waited(
     while await attention.change(until - time.monotonic()):
         after, logs = await state.read(lambda db: with_logs(db, row["id"]))
         if after["status"] in states.TERMINAL:
-            return JSONResponse(shapes.run(after, links, logs=logs, old=asked.old), 201, applied)
+            return Answer(shapes.run(after, links, logs=logs, old=asked.old), 201, applied)
     not_yet = {**row, "status": "starting", "started_at": None}
-    return JSONResponse(shapes.run(not_yet, links, logs="", old=asked.old), 202, applied)
+    return Answer(shapes.run(not_yet, links, logs="", old=asked.old), 202, applied)
 
 
 async def resolve(state: State, who: Principal, reference: str) -> Resolved:
