@@ -124,16 +124,18 @@ def examine(recordings: Sequence[Path], *, name: str = "", reporter: Reporter | 
     """
     reporter = reporter or Silent()
     with tempfile.TemporaryDirectory(prefix="vividcover-examine-") as work:
-        builder = _built(recordings, Path(work), Options(False), reporter)
+        builder = _built(recordings, Path(work), Options(), reporter, as_is=True)
         report = builder.report(name or Path(recordings[0]).stem)
     reporter.progress(1.0, f"{report['clips']} clips, {report['usable_minutes']:.1f} min")
     return report
 
 
-def _built(recordings: Sequence[Path], work: Path, options: Options, reporter: Reporter) -> _Builder:
+def _built(
+    recordings: Sequence[Path], work: Path, options: Options, reporter: Reporter, as_is: bool = False
+) -> _Builder:
     """Everything gathered, cut and judged, the clips' files in `work`."""
     sources = gather(recordings, work, reporter)
-    builder = _Builder(work, options)
+    builder = _Builder(work, options, as_is)
     for number, source in enumerate(sources):
         part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
         builder.add(source, part)
@@ -173,8 +175,8 @@ class _Span:
 class _Builder:
     """Takes recordings one after the other; keeps the clips' files, what was judged, and nothing else."""
 
-    def __init__(self, work: Path, options: Options) -> None:
-        self.work, self.options = work, options
+    def __init__(self, work: Path, options: Options, as_is: bool = False) -> None:
+        self.work, self.options, self.as_is = work, options, as_is  # as_is: music is found, and not taken out
         self.clips: list[dict[str, Any]] = []  # see `report.summary`
         self.recordings: list[Recording] = []
         self._heard: list[speakers.Heard] = []  # of each clip
@@ -226,8 +228,8 @@ class _Builder:
             line.isolated = self.options.isolate
             return None
         verdict = music.detect(pcm, reporter)
-        line.music, line.isolated, line.why = bool(verdict.where), verdict.music, verdict.why
-        if verdict.music:
+        line.music, line.isolated, line.why = bool(verdict.where), verdict.music and not self.as_is, verdict.why
+        if line.isolated:
             reporter.note(f"{line.file} seems to have music in it ({verdict.why}): the voice is taken out first.")
             return None
         return verdict

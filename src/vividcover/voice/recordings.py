@@ -1,7 +1,10 @@
 """Recordings as people give them: files, folders and zips, in the order that their names mean.
 
-clips = open_dataset(Path("dataset_ana.zip"), folder)
-clips = gather([Path("interview.mp4"), Path("memos.zip")], folder, reporter)
+    clips = open_dataset(Path("dataset_ana.zip"), folder)
+    clips = gather([Path("interview.mp4"), Path("memos.zip")], folder, reporter)
+
+Any layout will do: dataset/NAME/split_0.wav, NAME/take 1.mp3, wavs beside a metadata.csv, 0_gt_wavs/ of an RVC project,
+zips in a zip, folders in folders, names without a suffix or with a wrong one. What is no audio is passed over.
 """
 
 from __future__ import annotations
@@ -24,6 +27,15 @@ AUDIO = frozenset(
         "3gp", "avi", "flv", "m4v", "mkv", "mov", "mp4", "mpg", "mpeg", "mts", "ts", "webm", "wmv",
     )
 )  # fmt: skip
+# never looked into: what lies beside recordings, and what other programs make of them
+NO_AUDIO = frozenset(
+    (
+        "7z", "bat", "ckpt", "csv", "db", "doc", "docx", "htm", "html", "index", "ini", "jpeg", "jpg", "json", "lab",
+        "list", "log", "lrc", "md", "npy", "npz", "pdf", "pkl", "png", "pt", "pth", "py", "rar", "safetensors", "sh",
+        "srt", "textgrid", "toml", "tsv", "txt", "url", "vtt", "xml", "yaml", "yml",
+    )
+)  # fmt: skip
+MAX_INNER = 50  # zips that are looked for in a zip
 
 
 def open_dataset(source: Path, folder: Path, *, reporter: Reporter | None = None) -> list[Path]:
@@ -38,9 +50,7 @@ def open_dataset(source: Path, folder: Path, *, reporter: Reporter | None = None
     if source.is_dir():
         files = [path for path in source.rglob("*") if path.is_file() and not _hidden(path.relative_to(source))]
     elif _is_zip(source):
-        files = extract(source, folder, reporter=reporter)
-        if len(files) == 1 and _is_zip(files[0]):  # a zip in a zip, as some sites wrap downloads
-            files = extract(files[0], folder / "inside", reporter=reporter)
+        files = _with_inner(extract(source, folder, reporter=reporter), folder, reporter)
     else:
         return [source]
     audio = sorted((path for path in files if _is_audio(path)), key=lambda path: _natural(path.as_posix()))
@@ -63,6 +73,18 @@ def gather(recordings: Sequence[Path], work: Path, reporter: Reporter) -> list[P
     return [path for files in found for path in files]
 
 
+def _with_inner(files: list[Path], folder: Path, reporter: Reporter) -> list[Path]:
+    """The files, with zips among them (a download's wrapping, a zip per session) replaced by what they hold."""
+    zips = [path for path in files if path.suffix.lower() == ".zip" and _is_zip(path)]
+    if len(zips) > MAX_INNER:
+        raise AudioError(f"There are {len(zips)} zips in the zip.", "Unpack them into one folder, and pack that.")
+    inner = []
+    for number, path in enumerate(zips):
+        inner += extract(path, folder / f"inside_{number}", reporter=reporter)
+        path.unlink()
+    return [path for path in files if path not in zips] + inner
+
+
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         head = file.read(4)
@@ -70,10 +92,12 @@ def _is_zip(path: Path) -> bool:
 
 
 def _is_audio(path: Path) -> bool:
-    if path.suffix[1:].lower() in AUDIO:
-        return True
+    """By its suffix; where that says nothing, by its first bytes."""
+    suffix = path.suffix[1:].lower()
+    if suffix in AUDIO or suffix in NO_AUDIO:
+        return suffix in AUDIO
     with path.open("rb") as file:
-        return not path.suffix and kind_of(file.read(4096), "")[0] == "media"
+        return kind_of(file.read(4096), "")[0] == "media"
 
 
 def _hidden(path: Path) -> bool:
