@@ -138,5 +138,6 @@ def _say_groups(rows: list[dict[str, Any]]) -> None:
 
     typer.echo("", err=True)
     for group, meaning in registry.GROUPS.items():
-        size = sum(row["size"] for row in rows if group in row["groups"]) / 1e6
-        typer.echo(f"  --group {group:15} {size:7,.0f} MB  {meaning}", err=True)
+        sizes = [row["size"] for row in rows if group in row["groups"]]
+        whole = f"{sum(sizes) / 1e6:7,.0f} MB" if all(sizes) else " " * 10
+        typer.echo(f"  --group {group:12} {whole}  {meaning}", err=True)

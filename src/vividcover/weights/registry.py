@@ -184,20 +184,50 @@ PRETRAINED = {  # (version, rate): (size and sha256 of the generator, of the dis
 }
 
 
-def _pretrained(version: str, rate: int) -> Iterable[Net]:
+# without pitch ("if_f0" = 0): sha256 of the generator, of the discriminator; nobody publishes their sizes
+PLAIN = {
+    ("v2", 48): (
+        "2e2b1581a436d07a76b10b9d38765f64aa02836dc65c7dee1ce4140c11ea158b",
+        "db01094a93c09868a278e03dafe8bb781bfcc1a5ba8df168c948bf9168c84d82",
+    ),
+    ("v2", 40): (
+        "a3843da7fde33db1dab176146c70d6c2df06eafe9457f4e3aa10024e9c6a4b69",
+        "471378e894e7191f89a94eda8288c5947b16bbe0b10c3f1f17efdb7a1d998242",
+    ),
+    ("v2", 32): (
+        "869b26a47f75168d6126f64ac39e6de5247017a8658cfd68aca600f7323efb9f",
+        "d8043378cc6619083d385f5a045de09b83fb3bf8de45c433ca863b71723ac3ca",
+    ),
+    ("v1", 48): (
+        "3862a67ea6313e8ffefc05cee6bee656ef3e089442e9ecf4a6618d60721f3e95",
+        "8cc013fa60ed9c3f902f5bd99f48c7e3b9352d763d4d3cd6bc241c37b0bfd9ad",
+    ),
+    ("v1", 40): (
+        "e428573bda1124b0ae0ae843fd8dcded6027d3993444790b3e9b0100938b2113",
+        "547f66dbbcd9023b9051ed244d12ab043ba8a4e854b154cc28761ac7c002909b",
+    ),
+    ("v1", 32): (
+        "81817645cde7ed2e2d83f23ef883f33dda564924b497e84d792743912eca4c23",
+        "2ab20645829460fdad0d3c44254f1ab53c32cae50c22a66c926ae5aa30abda6f",
+    ),
+}
+
+
+def _pretrained(version: str, rate: int, f0: bool) -> Iterable[Net]:
     folder = "pretrained_v2" if version == "v2" else "pretrained"
-    group = "pretraining" if version == "v2" else "pretrain-v1"
-    parts = zip("GD", ("generator", "discriminator"), PRETRAINED[version, rate])
-    for letter, part, (size, sha256) in parts:
-        file = f"{folder}/f0{letter}{rate}k.pth"
+    group = {"v2": "pretraining", "v1": "pretrain-v1"}[version] if f0 else "no-pitch"
+    known = PRETRAINED[version, rate] if f0 else tuple((0, sha256) for sha256 in PLAIN[version, rate])
+    for letter, part, (size, sha256) in zip("GD", ("generator", "discriminator"), known):
+        stem = f"{'f0' if f0 else ''}{letter}{rate}k"
+        purpose = f"training starts from it ({part}, {version}, {rate} kHz{'' if f0 else ', without pitch'})"
         yield Net(
-            f"pretrained_{version}_f0{letter}{rate}k", file, f"training starts from it ({part}, {version}, {rate} kHz)",
-            hub(RVC, RVC_REVISION, file), "", size, sha256, "MIT",
+            f"pretrained_{version}_{stem}", f"{folder}/{stem}.pth", purpose,
+            hub(RVC, RVC_REVISION, f"{folder}/{stem}.pth"), "", size, sha256, "MIT",
             f"{RVC_NOTE} Trained on VCTK (CC BY 4.0).", True, (group,),
         )  # fmt: skip
 
 
-PRETRAINING = tuple(net for version, rate in PRETRAINED for net in _pretrained(version, rate))
+PRETRAINING = tuple(net for f0 in (True, False) for key in PRETRAINED for net in _pretrained(*key, f0))
 
 # separation ------------------------------------------------------------------------------------------------------
 
@@ -346,15 +376,16 @@ SEPARATION = (
 
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
-        "face": "what the classic engine needs; set-up fetches it",
-        "voice": "converting a voice and training one: features, pitch",
-        "pretraining": "what training a voice starts from, format v2",
-        "separation": "the best separators: vocals, backing vocals, room",
-        "mdx": "the three separators of the original chain, small and fast",
+        "face": "the classic engine's; set-up fetches them",
+        "voice": "to convert a voice and to train one",
+        "pretraining": "what training a voice starts from (v2)",
+        "separation": "the best separators; they want a GPU",
+        "mdx": "the original chain's three; quick on a CPU",
         "demucs": "HTDemucs and its refined four",
-        "bs-roformer": "two further separators of vocals",
-        "voice-other": "other ways to track pitch, another format of the features",
-        "pretrain-v1": "what training a voice starts from, format v1",
+        "bs-roformer": "further separators of vocals",
+        "voice-other": "CREPE, and the features in another format",
+        "pretrain-v1": "what training starts from (v1)",
+        "no-pitch": "what training starts from, without pitch",
     }
 )
 REGISTRY: Mapping[str, Net] = MappingProxyType({n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION)})
