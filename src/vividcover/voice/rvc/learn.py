@@ -143,12 +143,19 @@ class _Loop:
                     ids[self.lesson.rank :: world], state.config, seed=self.options.seed, epoch=state.epoch,
                     pitch=self.options.f0, padded=padded if state.device.type == "cuda" else 0,
                 )  # fmt: skip
-                return train_step(state, batch.to(state.device)).stacked(), len(ids)
+                return self._averaged(train_step(state, batch.to(state.device)).stacked()), len(ids)
             except RuntimeError as error:
                 if not any(words in str(error).lower() for words in TOO_LITTLE):
                     raise
                 problem = str(error).split("\n")[0][:200]
             self._shrink(len(ids), problem)  # outside of `except`: its traceback would hold the tensors
+
+    def _averaged(self, losses: Tensor) -> Tensor:
+        """[6] over all processes."""
+        if self.lesson.world > 1:
+            torch.distributed.all_reduce(losses)
+            losses /= self.lesson.world
+        return losses
 
     def _shrink(self, size: int, problem: str) -> None:
         """(The critics may have learnt from the batch already; they will from its half again.)"""

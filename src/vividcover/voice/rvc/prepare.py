@@ -59,7 +59,8 @@ class Report:
     f0: list[Array] = field(default_factory=list)
 
     def drop(self, reason: str, seconds: float) -> None:
-        self.dropped[reason] = round(self.dropped.get(reason, 0.0) + seconds, 3)
+        if seconds > 0:
+            self.dropped[reason] = round(self.dropped.get(reason, 0.0) + seconds, 3)
 
     def to_json(self, clips: int) -> dict[str, Any]:
         pitch = np.concatenate([*self.f0, np.zeros(0, np.float32)])
@@ -132,9 +133,9 @@ def prepare(
                     reporter.note(f"{error.message} Left out.")
                     continue
                 speaker = speakers[number] if speakers else 0
-                for done, clip in _clips(pcm, powers, report):
+                for done, clip, new in _clips(pcm, powers, report):
                     reporter.progress((number + done) / len(recordings), said)
-                    listener.add(f"{number}_{recording.stem}", clip, speaker)
+                    listener.add(f"{number}_{recording.stem}", clip, new, speaker)
                 listener.flush()
                 report.recordings += 1
         if not writer.clips:
@@ -180,8 +181,8 @@ def _filtered(recording: Path, work: Path, rate: int, reporter: Reporter) -> tup
     return pcm, np.concatenate(powers)
 
 
-def _clips(pcm: Path, powers: NDArray[np.float64], report: Report) -> Iterator[tuple[float, Array]]:
-    """How far the recording is done, and each window of it that can be used, at its level."""
+def _clips(pcm: Path, powers: NDArray[np.float64], report: Report) -> Iterator[tuple[float, Array, float]]:
+    """How far the recording is done; each window of it that can be used, at its level; how many s of it are new."""
     with PcmReader(pcm) as reader:
         rate, hop = reader.rate, round(reader.rate * HOP)
         report.heard += reader.seconds
@@ -189,14 +190,14 @@ def _clips(pcm: Path, powers: NDArray[np.float64], report: Report) -> Iterator[t
         report.drop("silent", max(reader.frames - sum(b - a for a, b in spans), 0) / rate)
         for low, high in spans:
             for number, (a, b) in enumerate(windows(high - low, rate)):
-                new = b - a if number == 0 else b - a - round(OVERLAP * rate)  # what the window before had not
+                new = max(b - a - (round(OVERLAP * rate) if number else 0), 0) / rate  # s that the last one had not
                 window = reader.read(low + a, b - a)[0]
                 peak = float(np.abs(window).max(initial=0.0))
                 if reason := _fault(peak, len(window) / rate):
-                    report.drop(reason, max(new, 0) / rate)
+                    report.drop(reason, new)
                     continue
-                report.usable += max(new, 0) / rate
-                yield (low + b) / reader.frames, window * np.float32(LEVEL * BLEND / peak + 1 - BLEND)
+                report.usable += new
+                yield (low + b) / reader.frames, window * np.float32(LEVEL * BLEND / peak + 1 - BLEND), new
 
 
 def _fault(peak: float, seconds: float) -> str:
@@ -212,25 +213,26 @@ class _Listener:
 
     def __init__(self, writer: SetWriter, config: RvcConfig, features: Features, pitch: Pitch, report: Report) -> None:
         self.writer, self.config, self.features, self.pitch, self.report = writer, config, features, pitch, report
-        self.waiting: list[tuple[str, Array, Array, int]] = []
+        self.waiting: list[tuple[str, Array, Array, float, int]] = []
 
-    def add(self, name: str, wave: Array, speaker: int = 0) -> None:
-        """wave [N] at the voice's rate. One that is shorter than a training segment is followed by silence."""
+    def add(self, name: str, wave: Array, seconds: float = 0.0, speaker: int = 0) -> None:
+        """wave [N] at the voice's rate, `seconds` of it new. One that is shorter than a training segment is followed
+        by silence."""
         wave = np.pad(wave, (0, max(self.config.segment + 2 * self.config.hop - len(wave), 0)))
         heard = soxr.resample(wave, self.config.rate, HEARD).astype(np.float32)
         if self.waiting and (len(self.waiting[0][2]) != len(heard) or len(self.waiting) == AT_ONCE):
             self.flush()
-        self.waiting.append((name, wave, heard, speaker))
+        self.waiting.append((name, wave, heard, seconds, speaker))
 
     def flush(self, mute: bool = False) -> None:
         if not self.waiting:
             return
-        content = self.features(np.stack([heard for _, _, heard, _ in self.waiting]))
-        for (name, wave, heard, speaker), found in zip(self.waiting, content):
+        content = self.features(np.stack([heard for _, _, heard, _, _ in self.waiting]))
+        for (name, wave, heard, seconds, speaker), found in zip(self.waiting, content):
             f0 = np.zeros(len(heard) // 160 + 1, np.float32) if mute else self.pitch(heard)
             if not np.isfinite(found).all() or not np.isfinite(f0).all():
-                self.report.drop("its content or pitch could not be found (not a number)", len(wave) / self.config.rate)
-                self.report.usable = max(self.report.usable - len(wave) / self.config.rate, 0.0)
+                self.report.drop("no content or pitch to be found (not a number)", seconds)
+                self.report.usable -= seconds
                 continue
             if not mute:
                 self.report.f0.append(f0)
