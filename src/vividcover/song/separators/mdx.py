@@ -122,6 +122,7 @@ def _session(file: Path, device: str, threads: int) -> onnxruntime.InferenceSess
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False  # or it keeps the largest of everything, for good
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
     options.log_severity_level = 3
     there = onnxruntime.get_available_providers()
     gpu = "CUDAExecutionProvider" in there and device.split(":")[0] in ("auto", "cuda")
