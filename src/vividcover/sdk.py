@@ -273,16 +273,19 @@ def convert_voice_in(
     return hand_over(context.result("voice/convert", made, engine, why, used), output)
 
 
-def separate_in(session: Session, song: Source, folder: Path) -> Made:
-    """vocals.wav, instrumental.wav and perhaps backing.wav of a song, float32, which add up to it."""
+def separate_in(session: Session, song: Source, folder: Path, separator: str = "classic") -> Made:
+    """vocals.wav, instrumental.wav and perhaps backing.wav of a song, float32.
+
+    `separator`: "classic", whose parts add up to the song, or one of `vividcover song separators`.
+    """
     context = session.context(output=folder / "separation.json")
     decoded = steps.decoded(context, "song", str(song))
-    parts = steps.separated(context, decoded.path("audio.wav"))
+    parts = singing.separated(decoded.path("audio.wav"), separator, context)
     names = sorted(parts.files, reverse=True)
     made = ModelMade([parts.path(n) for n in names], dict(parts.meta))
-    result = context.result(
-        "song/separate", made, "classic", "it is the only one", {"song": str(song)}, synthetic=False
-    )
+    engine = "classic" if separator == "classic" else "neural"
+    used = {"song": str(song), "separator": separator}
+    result = context.result("song/separate", made, engine, "asked for", used, synthetic=False)
     files = [publish(parts.path(n), folder / n) for n in names]
     return _told(result, files, folder / "separation.json")
 
@@ -380,9 +383,12 @@ def make_portrait(image: Source, audio: Source, *, output: Source | None = None,
 
 
 def separate_song(
-    song: Source, folder: Source, *, home: Source | None = None, on_event: Callable[[Event], None] | None = None,
-    cookies: Source | None = None,
+    song: Source, folder: Source, *, separator: str = "classic", home: Source | None = None,
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
 ) -> Made:  # fmt: skip
-    """A song's vocals, instrumental and, where it can, backing vocals, as WAV files in `folder`."""
+    """A song's vocals, instrumental and, where it can, backing vocals, as WAV files in `folder`.
+
+    `separator`: "classic", or the name of a net ("auto": the best whose weights are here).
+    """
     with session(home=home, on_event=on_event, cookies=cookies) as opened:
-        return separate_in(opened, song, Path(folder))
+        return separate_in(opened, song, Path(folder), separator)

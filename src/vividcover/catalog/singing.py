@@ -62,14 +62,19 @@ def parted(input: RealisticVoiceCloningInput, song: StageResult, context: Contex
         return Parts(song.path("audio.wav"), None, None, {"recipe": "none", "why": "the song is vocals only"})
     if wanted == "auto":
         wanted = _best_separator(context, engine)
-    if wanted == "classic":
-        parts = steps.separated(context, song.path("audio.wav"))
-        story = {k: parts.meta.get(k) for k in ("recipe", "why", "report")}
-    else:
-        parts = steps.separated_by_nets(context, song.path("audio.wav"), wanted, resolver(context))
-        story = dict(parts.meta)
+    parts = separated(song.path("audio.wav"), wanted, context)
+    story = {k: v for k, v in parts.meta.items() if k != "notes"}
     backing = parts.path("backing.wav") if parts.has("backing.wav") else None
     return Parts(parts.path("vocals.wav"), parts.path("instrumental.wav"), backing, story)
+
+
+def separated(song: Path, separator: str, context: Context) -> StageResult:
+    """`vocals.wav`, `instrumental.wav` and perhaps `backing.wav`; `separator`: "classic" or a net's name."""
+    if separator == "classic":
+        return steps.separated(context, song)
+    if lacks := engines.missing(context.settings, ()):
+        raise EngineError(f"separator={separator}: {lacks}.", "Use separator=classic.")
+    return steps.separated_by_nets(context, song, separator, resolver(context))
 
 
 def _best_separator(context: Context, engine: Local) -> str:

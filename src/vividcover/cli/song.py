@@ -9,7 +9,7 @@ import typer
 
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.cli.complete import voice_names
-from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
+from vividcover.cli.console import Common, Cookies, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
 
 Output = Annotated[Path | None, typer.Option("--output", "-o", help="The file to write.")]
@@ -25,6 +25,9 @@ Song = Annotated[
 def separate(
     song: Song,
     output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write into.")] = Path("stems"),
+    separator: Annotated[
+        str, typer.Option(help="classic, auto (the best net whose weights are here), or a name: `song separators`.")
+    ] = "classic",
     cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Split a song into vocals and instrumental.
@@ -33,7 +36,20 @@ def separate(
     """
     from vividcover import sdk
 
-    perform(lambda s: sdk.separate_in(s, song, output), Common("auto", json, quiet, cookies))
+    perform(lambda s: sdk.separate_in(s, song, output, separator), Common("auto", json, quiet, cookies))
+
+
+@app.command()
+def separators(json: JsonRows = False) -> None:
+    """What can take a song apart, best first, and whether its weights are here."""
+    from vividcover.song.separators.known import KNOWN
+    from vividcover.weights import has
+
+    rows = [
+        {"name": k.name, "takes": k.stage, "quick": not k.slow, "weights": "here" if has(k.weights) else "not here"}
+        for k in KNOWN.values()
+    ]
+    table(rows, ["name", "takes", "quick", "weights"], json, "")
 
 
 @app.command()
