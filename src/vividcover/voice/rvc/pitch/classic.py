@@ -88,7 +88,7 @@ def _candidates(frames: Floats, loudest: float) -> tuple[Floats, Floats]:
     height = here - 0.25 * (left - right) * shift
     peak = (here > left) & (here >= right) & (here > 0.5 * P.voicing)
     hertz = 1 / (lags[first:last] + shift / (P.fine * RATE))
-    height = np.where(height > 1, 1 / height, height)  # a pitch above what the window can tell
+    height = np.minimum(height, 1 / np.maximum(height, 1))  # a pitch above what the window can tell
     worth = np.where(peak & (hertz >= LOW) & (hertz <= HIGH), height - P.octave * np.log2(LOW / hertz), -np.inf)
     best = np.argsort(-worth, axis=1)[:, : P.candidates - 1]
     pitch, strength = np.take_along_axis(hertz, best, 1), np.take_along_axis(worth, best, 1)
