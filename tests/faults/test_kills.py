@@ -130,6 +130,41 @@ def test_the_server_dies_again_and_again_and_nobody_is_refused_and_no_run_is_los
     assert len(made) <= count(database, "succeeded") <= len(made) + cut
 
 
+@pytest.mark.parametrize("part", ["runner", "start_worker", "web"])
+def test_who_waits_for_a_run_gets_it_whoever_dies_and_none_is_done_twice(database: Database, part: str) -> None:
+    token, _ = accounts.create_token(database, "alice", scopes=["read", "write"])
+    kills, made, cut = 3, dict[str, str](), 0
+    with up("--workers", "1") as running:
+
+        def strike() -> None:
+            for _ in range(kills):
+                before = len(made)
+                until(lambda before=before: len(made) > before + 10, 60, every=0.001)
+                running.kill(part)
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool, httpx.Client(timeout=60) as client:
+            killer = pool.submit(strike)
+            while not killer.done():
+                try:
+                    answer = client.post(
+                        f"{running.url}/v1/models/vividcover/hello/predictions", json={"input": {}},
+                        headers={"Authorization": f"Bearer {token}", "Prefer": "wait"},
+                    )  # fmt: skip
+                except (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError):
+                    cut += 1  # the one that was just being answered, by a server that died
+                    continue
+                assert answer.status_code == 201, answer.text
+                made[answer.json()["id"]] = answer.json()["status"]
+            killer.result()
+    assert set(made.values()) == {"succeeded"}
+    assert cut <= (kills if part == "web" else 0)
+    with database.read() as db:
+        over = set(db.execute(sa.select(runs.c.id).where(runs.c.status == "succeeded")).scalars())
+        paid = list(db.execute(sa.select(usage.c.run_id)).scalars())
+    assert set(made) <= over and len(over) <= len(made) + cut
+    assert sorted(paid) == sorted(over)
+
+
 def test_all_of_it_dies_and_goes_on_at_the_next_start(database: Database) -> None:
     with up("--workers", "2") as running:
         run_id = add(database, input={"repeat": PIECES, "seconds": SECONDS})
