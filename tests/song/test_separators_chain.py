@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from vividcover import weights
-from vividcover.errors import Canceled, ParameterError, WeightsError
+from vividcover.errors import Canceled, EngineError, ParameterError, WeightsError
 from vividcover.song.pcm import read_pcm, write_pcm
 from vividcover.song.separators import chain, known, mdx, roformer_files
 from vividcover.song.separators.chain import Options, best_available, choose, separate_song
@@ -155,7 +156,7 @@ def test_the_best_separator_is_another_one_without_a_gpu(tmp_path: Path) -> None
         with (tmp_path / net.file).open("wb") as file:
             file.truncate(net.size)  # a hole of that size
     quick = ["htdemucs_ft", "uvr_mdx_voc_ft"]
-    assert best_available(tmp_path, "cuda") == ["mel_band_roformer_vocals", "bs_roformer_317", *quick]
+    assert best_available(tmp_path, "mps") == ["mel_band_roformer_vocals", "bs_roformer_317", *quick]
     assert best_available(tmp_path, "cpu") == [*quick, "mel_band_roformer_vocals", "bs_roformer_317"]
 
 
@@ -166,6 +167,34 @@ def test_every_known_separator_has_weights_numbers_and_a_stage() -> None:
         assert item.config in table
         if item.kind == "roformer":
             assert item.answers in roformer_files.KNOWN[item.config].answers
+
+
+def test_what_is_missing_is_said_before_the_work_begins(shelf: Shelf, song: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="reverb"):
+        separate_song(song, tmp_path / "out", Options("original"), weights=shelf(*MDX[:2]), device="cpu")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gpu_that_onnxruntime_cannot_use_is_said_or_refused(
+    shelf: Shelf, song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(EngineError, match="onnxruntime"):
+        separate_song(song, tmp_path / "out", Options("original"), weights=shelf(*MDX), device="cuda")
+    with pytest.raises(WeightsError):  # auto does not choose what cannot serve there
+        choose(Options(), shelf(*MDX), "cuda")
+    monkeypatch.setattr(chain, "_gpu", lambda device: True)  # a machine with a GPU, and device auto
+    heard = Silent()
+    separate_song(song, tmp_path / "out", Options(MDX[0], None, None), weights=shelf(*MDX), reporter=heard)
+    assert any("runs on the CPU" in note for note in heard.notes)
+
+
+def test_a_second_call_into_the_same_folder_leaves_nothing_of_the_first(
+    shelf: Shelf, song: Path, tmp_path: Path
+) -> None:
+    for karaoke in ("uvr_mdx_kara_2", None):
+        separate_song(song, tmp_path / "out", Options(MDX[0], karaoke, None), weights=shelf(*MDX), device="cpu")
+    assert named(tmp_path / "out") == ["instrumental.wav", "vocals.wav"]
 
 
 # progress and canceling -----------------------------------------------------------------------------------------------
@@ -192,7 +221,7 @@ def test_a_canceled_chain_leaves_nothing_between_the_stages(shelf: Shelf, song: 
         separate_song(
             song, tmp_path / "out", Options("original"), weights=shelf(*MDX), device="cpu", reporter=Stopping()
         )
-    assert not (tmp_path / "out" / ".parts").exists()
+    assert named(tmp_path / "out") == []
 
 
 def test_the_song_itself_is_never_touched(shelf: Shelf, song: Path, tmp_path: Path) -> None:

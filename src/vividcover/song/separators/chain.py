@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from vividcover.errors import WeightsError
 from vividcover.song.pcm import PcmReader
-from vividcover.song.separators.known import KNOWN, PARTS, Files, Known, Stage, installed, known, load, ranked
+from vividcover.song.separators.known import KNOWN, PARTS, Files, Known, Stage, known, load, ranked, serves
 from vividcover.weights import Resolver, Shelf
 from vividcover.workspace import Reporter, Silent
 
@@ -50,7 +50,7 @@ class Options:
 def best_available(weights: Path | Resolver, device: str = "auto") -> list[str]:
     """Separators of vocals whose weights and packages are here, best first. Quick: no file is hashed."""
     shelf = Shelf(weights) if isinstance(weights, Path) else weights
-    return [k.name for k in ranked("vocals", _gpu(device)) if installed(k.name) and shelf.has(k.weights)]
+    return [k.name for k in ranked("vocals", _gpu(device)) if serves(k, device) and shelf.has(k.weights)]
 
 
 def choose(
@@ -70,7 +70,7 @@ def choose(
         if name and name != "auto":
             chosen[stage] = known(name, stage).name
         elif name:
-            chosen[stage] = _first(stage, weights, gpu)
+            chosen[stage] = _first(stage, weights, gpu, device)
     if chosen.get("vocals") is None:
         raise WeightsError(
             "There are no weights here that take vocals out of a song.",
@@ -103,9 +103,11 @@ def separate_song(
     reporter = reporter or Silent()
     options = choose(options or Options(), weights, device, reporter.note)
     wanted = [known(name, stage) for stage in STAGES if (name := getattr(options, stage))]
+    for item in wanted:
+        weights(item.weights)  # what is missing is said before the work, not after the first stage
+    _foresee(song, wanted, device, reporter)
     folder.mkdir(parents=True, exist_ok=True)
-    _patience(song, wanted, device, reporter)
-    heard, done = song, 0.0
+    heard, done, kept = song, 0.0, dict[str, Path]()
     whole = sum(COST[k.kind] for k in wanted)
     with _aside(folder) as work:
         for item in wanted:
@@ -116,12 +118,12 @@ def separate_song(
             first, second = PARTS[item.stage]
             if heard != song:
                 heard.unlink()
-            heard, done = files[first], done + COST[item.kind]
-            if item.stage == "dereverb":
-                files[second].unlink()
-            else:
-                files[second].replace(folder / f"{second}.wav")
-        heard.replace(folder / "vocals.wav")
+            heard, kept[second], done = files[first], files[second], span[1] * whole
+        kept["vocals"] = heard
+        for name in ("vocals", "instrumental", "backing"):
+            (folder / f"{name}.wav").unlink(missing_ok=True)  # of an earlier call
+            if name in kept:
+                kept[name].replace(folder / f"{name}.wav")
     recipe = ", ".join(item.name for item in wanted)
     reporter.note(f"Separation: {recipe}.")
     reporter.progress(1.0, "separated")
@@ -131,10 +133,10 @@ def separate_song(
     }  # fmt: skip
 
 
-def _first(stage: Stage, weights: Files, gpu: bool) -> str | None:
+def _first(stage: Stage, weights: Files, gpu: bool, device: str) -> str | None:
     """The best separator of a stage that is here; for the later stages, no slow one without a GPU."""
     for item in ranked(stage, gpu):
-        if not installed(item.name) or (item.slow and not gpu and stage != "vocals"):
+        if not serves(item, device) or (item.slow and not gpu and stage != "vocals"):
             continue
         try:
             weights(item.weights)
@@ -157,10 +159,10 @@ def _gpu(device: str) -> bool:
     return not tensors.available() and tensors.pick_device("auto").type != "cpu"
 
 
-def _patience(song: Path, wanted: list[Known], device: str, reporter: Reporter) -> None:
-    """Says so where a slow net meets a CPU."""
-    slow = [item.name for item in wanted if item.slow]
-    if slow and not _gpu(device):
+def _foresee(song: Path, wanted: list[Known], device: str, reporter: Reporter) -> None:
+    """Says so where a slow net meets a CPU, and where a GPU will not be used. Raises `EngineError` where it must be."""
+    slow, gpu = [item.name for item in wanted if item.slow], _gpu(device)
+    if slow and not gpu:
         with PcmReader(song) as reader:
             minutes = reader.seconds / 60
         quick = ", ".join(k.name for k in KNOWN.values() if not k.slow and k.stage == "vocals")
@@ -168,6 +170,13 @@ def _patience(song: Path, wanted: list[Known], device: str, reporter: Reporter) 
             f"Separation: {', '.join(slow)} without a GPU takes many times the song's {minutes:.1f} minutes; "
             f"{quick} are quick."
         )
+    if any(item.kind == "mdx" for item in wanted):
+        from vividcover.song.separators import mdx
+
+        if not mdx.on_gpu(device) and gpu:
+            reporter.note(
+                "Separation: MDX-Net runs on the CPU; onnxruntime-gpu in onnxruntime's place would use the GPU."
+            )
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from vividcover.errors import ParameterError
+from vividcover.errors import EngineError, ParameterError
 from vividcover.song.separators.contract import NetSeparator, Separator
 from vividcover.song.separators.mdx import Mode
 
@@ -88,9 +88,18 @@ def ranked(stage: Stage, gpu: bool) -> list[Known]:
     return sorted((k for k in KNOWN.values() if k.stage == stage), key=lambda k: (k.slow and not gpu, -k.score))
 
 
-def installed(name: str) -> bool:
-    """Whether the package that a separator needs can be imported. Imports nothing."""
-    return importlib.util.find_spec(KNOWN[name].needs) is not None
+def serves(wanted: Known, device: str) -> bool:
+    """Whether what a separator needs is installed, and can compute on a device that was asked for by name."""
+    if importlib.util.find_spec(wanted.needs) is None:
+        return False
+    if wanted.kind == "mdx" and device.startswith("cuda"):
+        from vividcover.song.separators import mdx
+
+        try:
+            return mdx.on_gpu(device)
+        except EngineError:
+            return False
+    return True
 
 
 def load(

@@ -114,23 +114,33 @@ class MdxNet:
             self._run.terminate = True
 
 
-def _session(file: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+def on_gpu(device: str) -> bool:
+    """Whether this onnxruntime will compute on a GPU for `device`; the usual package knows the CPU alone.
+
+    Raises `EngineError` where there is no onnxruntime, or where a GPU was asked for by name and it cannot use one.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise EngineError("MDX-Net needs onnxruntime, which is not installed.", INSTALL) from None
+    there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+    if device.startswith("cuda") and not there:
+        raise EngineError(
+            "MDX-Net cannot use the GPU: this onnxruntime computes on the CPU only.",
+            "Install onnxruntime-gpu in its place, use device auto or cpu, or another separator.",
+        )
+    return there and device.split(":")[0] in ("auto", "cuda")
+
+
+def _session(file: Path, device: str, threads: int) -> onnxruntime.InferenceSession:
+    gpu = on_gpu(device)
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False  # or it keeps the largest of everything, for good
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # waiting threads leave the cores alone
     options.log_severity_level = 3
-    there = onnxruntime.get_available_providers()
-    gpu = "CUDAExecutionProvider" in there and device.split(":")[0] in ("auto", "cuda")
-    if device.startswith("cuda") and not gpu:
-        raise EngineError(
-            "This onnxruntime computes on the CPU only.",
-            "Install onnxruntime-gpu in its place, use device auto or cpu, or another separator.",
-        )
     providers: list[Any] = ["CPUExecutionProvider"]
     if gpu:
         providers.insert(0, ("CUDAExecutionProvider", {"device_id": int(device.partition(":")[2] or 0)}))
