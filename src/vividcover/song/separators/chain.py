@@ -28,6 +28,10 @@ from vividcover.workspace import Reporter, Silent
 
 ORIGINAL = "original"  # as the name of what takes the vocals out: the whole chain of AICoverGen
 STAGES: tuple[Stage, ...] = ("vocals", "karaoke", "dereverb")
+LEFT_OUT = {  # what is said where no net of a stage is here
+    "karaoke": "no net that tells main from backing vocals is here; backing vocals stay with the main voice",
+    "dereverb": "no net that takes the room off is here; the voice keeps its room",
+}
 COST = {"mdx": 1.0, "demucs": 1.2, "roformer": 12.0}  # of a second of song, roughly, for the progress bar alone
 
 
@@ -78,7 +82,7 @@ def choose(
         )
     for stage in STAGES[1:]:
         if note and getattr(options, stage) == "auto" and chosen[stage] is None:
-            note(f"Separation: no net for {PARTS[stage][1]} is here; {_left_out(stage)}.")
+            note(f"Separation: {LEFT_OUT[stage]}.")
     return replace(
         options, vocals=str(chosen["vocals"]), karaoke=chosen.get("karaoke"), dereverb=chosen.get("dereverb")
     )
@@ -144,10 +148,6 @@ def _first(stage: Stage, weights: Files, gpu: bool, device: str) -> str | None:
             continue
         return item.name
     return None
-
-
-def _left_out(stage: Stage) -> str:
-    return "backing vocals stay with the main voice" if stage == "karaoke" else "the voice keeps its room"
 
 
 def _gpu(device: str) -> bool:
