@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from vividcover.runs import bell, states
 from vividcover.store import migrate
+from vividcover.store.accounts import Principal
 from vividcover.store.database import Database, now
 from vividcover.store.tables import accounts, events, runs, stages, tokens
 
@@ -43,6 +44,15 @@ def opened(url: str) -> Iterator[Database]:
             )
     yield database
     database.close()
+
+
+def who(**changes: Any) -> Principal:
+    """Alice, with what her token may do."""
+    values: dict[str, Any] = {
+        "account_id": "alice", "username": "alice", "token_id": "t1", "token_name": "", "scopes": frozenset({"write"}),
+        "admin": False, "priority": 0, "rate": None, "consent": "", "budgeted": True,
+    }  # fmt: skip
+    return Principal(**values | changes)
 
 
 def new_run(**changes: Any) -> states.NewRun:

@@ -39,6 +39,8 @@ def settle(folder: Path) -> None:
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     sys.path.insert(0, str(folder))
+    import transformers  # noqa: F401  (asks whether librosa is there: before it seems to be)
+
     try:
         import librosa  # noqa: F401
     except ImportError:
@@ -134,6 +136,16 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def rmvpe(job: dict[str, Any]) -> dict[str, Any]:
+    """The pitch network with random weights, as a file that both read."""
+    from infer.lib.rmvpe import E2E
+
+    net = E2E(4, 1, (2, 2))
+    fill(net)
+    torch.save(net.state_dict(), job["out"])
+    return {}
+
+
 def infer(job: dict[str, Any]) -> dict[str, Any]:
     """A song through the peer's pipeline, after a short one to warm up."""
     device, half = job["device"], job["half"]
@@ -141,13 +153,14 @@ def infer(job: dict[str, Any]) -> dict[str, Any]:
     voice = synthesizer(job["config"])
     voice.load_state_dict(torch.load(job["voice"], weights_only=True)["weight"], strict=False)
     voice.eval().to(device)
-    voice.remove_weight_norm = None
     hubert = Hubert(Path(job["hubert"]))
     hubert.net.to(device)
     if half:
         voice.half(), hubert.net.half()
     os.environ["rmvpe_root"] = job["rmvpe_root"]  # noqa: SIM112  (the peer spells it so)
     audio = np.load(job["audio"]).astype(np.float32)
+    if job.get("quiet"):  # nothing random, so that results can be laid side by side
+        torch.randn_like = lambda like, **more: torch.zeros_like(like)
     cost: dict[str, float] = {}
     stages = [0.0, 0.0, 0.0]
 
@@ -157,7 +170,7 @@ def infer(job: dict[str, Any]) -> dict[str, Any]:
             job["rms_mix_rate"], "v2", job["protect"],
         )  # fmt: skip
 
-    run(audio[: 16_000 * 2])
+    run(audio[: 16_000 // 2])
     with spent(cost, device):
         sung = run(audio)
     np.save(job["out"], sung)
@@ -168,6 +181,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     """The peer's own `train_and_evaluate` over given batches, after one to warm up."""
     work = Path(job["work"])
     (work / "logs" / "bench").mkdir(parents=True, exist_ok=True)
+    if not (work / "i18n").exists():
+        (work / "i18n").symlink_to(Path(job["peer"]) / "i18n")  # read from wherever it runs
     config = json.loads((Path(job["peer"]) / job["config_file"]).read_text())
     config["train"]["fp16_run"] = job["half"]
     config["model"] |= job.get("smaller", {})
@@ -226,7 +241,7 @@ def main() -> int:
     settle(folder)
     job["peer"] = str(folder.resolve())
     with contextlib.redirect_stdout(sys.stderr):
-        result = {"infer": infer, "train": train}[job["kind"]](job)
+        result = {"infer": infer, "train": train, "rmvpe": rmvpe}[job["kind"]](job)
     print(json.dumps(result))
     return 0
 

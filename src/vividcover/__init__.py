@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vividcover.sdk import (
         Made,
         convert_song,
+        examine_recordings,
         generate_image,
         make_cover,
         make_dataset,
@@ -31,8 +32,8 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Made", "VividCoverError", "__version__", "convert_song", "generate_image", "make_cover", "make_dataset",
-    "make_portrait", "run", "separate_song", "train_image", "train_voice",
+    "Made", "VividCoverError", "__version__", "convert_song", "examine_recordings", "generate_image", "make_cover",
+    "make_dataset", "make_portrait", "run", "separate_song", "train_image", "train_voice",
 ]  # fmt: skip
 
 

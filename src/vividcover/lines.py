@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import orjson
+
+LONG = re.compile(rb"\d{19}")  # of what may be an integer of more than 64 bits orjson would make a float
 
 
 def encode(value: Any) -> bytes:
@@ -17,8 +20,10 @@ def encode(value: Any) -> bytes:
 
 
 def decode(data: bytes) -> Any:
-    """What `encode` has made; an integer of more than 64 bits may have become a float. Raises `ValueError`."""
-    try:
-        return orjson.loads(data)
-    except ValueError:
-        return json.loads(data)
+    """What `encode` has made. Raises `ValueError`."""
+    if not LONG.search(data):
+        try:
+            return orjson.loads(data)
+        except ValueError:  # half of a letter; or it is no JSON at all, which the other one says too
+            pass
+    return json.loads(data)

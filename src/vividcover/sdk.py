@@ -345,22 +345,40 @@ def run(
 
 def make_dataset(
     recordings: Source | Sequence[Source], *, name: str, output: Source | None = None, isolate: str = "auto",
-    home: Source | None = None, on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
+    dereverb: str = "off", home: Source | None = None, engine: Engine = "auto",
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
 ) -> Made:  # fmt: skip
     """A dataset zip (`dataset/<name>/split_<i>.wav`) from recordings or links."""
     sources = [recordings] if isinstance(recordings, str | os.PathLike) else list(recordings)
-    with session(home=home, on_event=on_event, cookies=cookies) as opened:
-        return dataset_in(opened, sources, name, Path(output) if output else None, isolate)
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+        return dataset_in(opened, sources, name, Path(output) if output else None, isolate, dereverb)
 
 
-def dataset_in(session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str) -> Made:
+def dataset_in(
+    session: Session, recordings: Sequence[Source], name: str, output: Path | None, isolate: str,
+    dereverb: str = "off",
+) -> Made:  # fmt: skip
     model, context = CreateRvcDataset(), session.context(output=output)
     fits(output, model.suffix)
     paths = [context.file(f"recordings[{i}]", str(r), media=True, folder=True) for i, r in enumerate(recordings)]
-    made = model.from_recordings(paths, shelf.check_name(name), context, isolate)
-    values = {"youtube_url": [str(r) for r in recordings], "audio_name": name, "isolate": isolate}
-    result = context.result(model.name, made, "classic", "datasets of files are made here", values, synthetic=False)
+    here = session.settings.model_copy(update={"replicate_token": ""})  # there, datasets are made of links only
+    engine, why = model.choose(context.engine, here)
+    name = shelf.check_name(name)
+    made = model.from_recordings(paths, name, context, isolate, dereverb=dereverb, engine=engine)
+    values = {"youtube_url": [str(r) for r in recordings], "audio_name": name, "isolate": isolate, "dereverb": dereverb}
+    result = context.result(model.name, made, engine, why, values, synthetic=False)
     return hand_over(result, output)
+
+
+def examine_recordings(recordings: Source | Sequence[Source], *, home: Source | None = None) -> dict[str, Any]:
+    """What a dataset of these would be like: minutes usable, what is wrong, what to add. Makes nothing."""
+    from vividcover.voice import dataset
+
+    sources = [recordings] if isinstance(recordings, str | os.PathLike) else list(recordings)
+    with session(home=home) as opened:
+        context = opened.context()
+        paths = [context.file(f"recordings[{i}]", str(r), media=True, folder=True) for i, r in enumerate(sources)]
+        return dataset.examine(paths)
 
 
 def convert_song(song: Source, *, voice: Source, output: Source | None = None, **options: Any) -> Made:

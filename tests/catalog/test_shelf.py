@@ -3,11 +3,11 @@
 import io
 import json
 import tarfile
-import zipfile
 from pathlib import Path
 
 import pytest
 
+from vividcover.archives import write_zip
 from vividcover.catalog import shelf
 from vividcover.catalog.contract import Context
 from vividcover.errors import ModelFileError, NotFoundError, ParameterError
@@ -22,15 +22,8 @@ def context(tmp_path: Path) -> Context:
     return Context(Workspace(tmp_path / "cache"), Settings(home=tmp_path / "home"))
 
 
-def zipped(path: Path, **files: str) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, text in files.items():
-            archive.writestr(name.replace("__", "."), text)
-    return path
-
-
 def test_a_shelved_voice_is_found_by_name_and_by_path(context: Context, tmp_path: Path) -> None:
-    model = zipped(tmp_path / "m.zip", model__json=json.dumps(CARD))
+    model = write_zip(tmp_path / "m.zip", {"model.json": json.dumps(CARD).encode()})
     path = shelf.shelve("voice", "me", model, context.settings)
     assert shelf.take("voice", "me", context).path == path
     assert shelf.take("voice", str(model), context).card["consent"] == "mine"
@@ -39,16 +32,18 @@ def test_a_shelved_voice_is_found_by_name_and_by_path(context: Context, tmp_path
 
 
 def test_an_unknown_name_gets_the_nearest_one(context: Context, tmp_path: Path) -> None:
-    shelf.shelve("voice", "vivienne", zipped(tmp_path / "m.zip", model__json=json.dumps(CARD)), context.settings)
+    shelf.shelve(
+        "voice", "vivienne", write_zip(tmp_path / "m.zip", {"model.json": json.dumps(CARD).encode()}), context.settings
+    )
     with pytest.raises(NotFoundError, match=r"no voice named 'viviene'.*Did you mean vivienne"):
         shelf.take("voice", "viviene", context)
 
 
-@pytest.mark.parametrize("files", [{"me__pth": "x", "added_me__index": "x"}, {"sub/me__pth": "x", "readme": "x"}])
+@pytest.mark.parametrize("files", [{"me.pth": b"x", "added_me.index": b"x"}, {"sub/me.pth": b"x", "readme": b"x"}])
 def test_a_voice_that_others_published_is_the_neural_engines(
-    context: Context, tmp_path: Path, files: dict[str, str]
+    context: Context, tmp_path: Path, files: dict[str, bytes]
 ) -> None:
-    published = zipped(tmp_path / "MrKrabs.zip", **files)
+    published = write_zip(tmp_path / "MrKrabs.zip", files)
     assert shelf.take("voice", str(published), context).card["engine"] == "neural"
     assert shelf.engine_of("voice", str(published), context) == (
         "neural", "the voice 'MrKrabs' is an RVC model, which the neural engine reads",
@@ -58,18 +53,18 @@ def test_a_voice_that_others_published_is_the_neural_engines(
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"lora__safetensors": "x"}, "is a FLUX LoRA"),
-        ({"dataset/me/split_0__wav": "x"}, "is a dataset, not yet a model"),
-        ({"readme": "x"}, r"has no model\.json; it holds readme"),
-        ({"model__json": "{"}, r"damaged model\.json"),
-        ({"model__json": '{"kind": "vividcover-image"}'}, "'vividcover-image', not a voice"),
+        ({"lora.safetensors": b"x"}, "is a FLUX LoRA"),
+        ({"dataset/me/split_0.wav": b"x"}, "is a dataset, not yet a model"),
+        ({"readme": b"x"}, r"has no model\.json; it holds readme"),
+        ({"model.json": b"{"}, r"damaged model\.json"),
+        ({"model.json": b'{"kind": "vividcover-image"}'}, "'vividcover-image', not a voice"),
     ],
 )
 def test_another_kind_of_file_is_called_what_it_is(
-    context: Context, tmp_path: Path, files: dict[str, str], said: str
+    context: Context, tmp_path: Path, files: dict[str, bytes], said: str
 ) -> None:
     with pytest.raises(ModelFileError, match=said):
-        shelf.take("voice", str(zipped(tmp_path / "m.zip", **files)), context)
+        shelf.take("voice", str(write_zip(tmp_path / "m.zip", files)), context)
 
 
 def test_a_text_file_and_a_truncated_tar_are_not_models(context: Context, tmp_path: Path) -> None:

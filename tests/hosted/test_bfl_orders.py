@@ -3,25 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from live import Live, live
+from live import Live
 from vividcover import sdk
 from vividcover.errors import EngineError, InputError
 from vividcover.settings import settings
 
 CONSENT = "Vivi does not exist (sample/NOTICE.md)."
 TRAINER, FINETUNED = "black-forest-labs/flux-pro-trainer", "black-forest-labs/flux-pro-finetuned"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("there") / "home") as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from live import Live, live
+from live import Live
 from run_making import add, finished, opened, told, worker
 from vividcover.archives import write_zip
 from vividcover.runs import leases
@@ -21,16 +21,10 @@ DATASET = "zsxkib/create-rvc-dataset"
 PRICE = 10.0  # USD per second there: enough to see in a fraction of a second
 
 
-@pytest.fixture(scope="module")
-def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("there") / "home") as running:
-        yield running
-
-
 @pytest.fixture
-def database(there: Live, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    monkeypatch.setenv("VIVIDCOVER_REPLICATE_URL", there.url)
-    monkeypatch.setenv("VIVIDCOVER_REPLICATE_TOKEN", there.token())
+def database(server: Live, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    monkeypatch.setenv("VIVIDCOVER_REPLICATE_URL", server.url)
+    monkeypatch.setenv("VIVIDCOVER_REPLICATE_TOKEN", server.token())
     monkeypatch.setenv("VIVIDCOVER_PRICES", f'{{"second:hosted": {PRICE}, "second:cpu": 1000}}')
     settings.cache_clear()
     with opened(settings().database_url) as database:
@@ -43,11 +37,11 @@ def bills(database: Database) -> list[dict[str, Any]]:
 
 
 def test_the_seconds_and_the_price_are_the_other_sides(
-    there: Live, database: Database, sample: Path, tmp_path: Path
+    server: Live, database: Database, sample: Path, tmp_path: Path
 ) -> None:
     clips = {clip.name: clip for clip in sorted((sample / "voice").glob("*.flac"))[:3]}
     voice = write_zip(tmp_path / "voice.zip", clips).read_bytes()
-    with there.client(settings().replicate_token) as http:
+    with server.client(settings().replicate_token) as http:
         link = http.post("/v1/files", files={"content": ("voice.zip", voice)}).json()["urls"]["get"]
         order = {"serves": DATASET, "model": DATASET, "input": {"youtube_url": link}, "output_shape": "file"}
         with worker():

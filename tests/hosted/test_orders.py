@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from live import Live, live
+from live import Live
 from vividcover.errors import Canceled, EngineError, InputError, LinkError
 from vividcover.hosted.remote import Memory, Order, download
 from vividcover.hosted.replicate import Site, carry_out
 from vividcover.workspace import Silent
 
 HELLO = "vividcover/hello"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("there") / "home") as running:
-        yield running
 
 
 @pytest.fixture

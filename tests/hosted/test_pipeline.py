@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from live import Live, live
+from live import Live
 from vividcover import sdk
 from vividcover.catalog import shelf
 from vividcover.settings import settings
 from vividcover.song import codec
 
 CONSENT = "Vivi does not exist (sample/NOTICE.md)."
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
-    with live(tmp_path_factory.mktemp("there") / "home") as running:
-        yield running
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from vividcover.runs import bell, handover, states
 from vividcover.runs.handover import Given, Hands
 from vividcover.runs.worker import Worker
 from vividcover.server import desk
-from vividcover.server.desk import Desk, Handed
+from vividcover.server.desk import Desk
 from vividcover.settings import settings
 from vividcover.store.database import Database
 from vividcover.store.tables import models, tokens, usage
@@ -56,7 +56,7 @@ class Said(handover.Line):
 
 
 def given(new: states.NewRun, **more: Any) -> Given:
-    values = {name: getattr(new, name) for name in desk.FIELDS} | {"weights_file": None, "said": [], "asked": 0.0}
+    values = vars(new) | {"weights_file": None, "said": [], "asked": 0.0}
     _, line, _ = handover.lines_of(new.id, new.serves, values | more).split(b"\n")
     return Given(new.id, new.serves, line + b"\n", Said())
 
@@ -72,14 +72,15 @@ def handed(worker: Worker, one: Given) -> list[dict[str, Any]]:
 
 def test_a_run_that_is_over_at_once_is_written_with_all_that_belongs_to_it(chosen: Worker, database: Database) -> None:
     one = given(new_run(input={"text": "you"}), said=["Not known.\n"])
-    (answer,) = handed(chosen, one)
+    answer, committed = handed(chosen, one)
     kept = row(database, one.id)
     assert (kept["status"], kept["output"]) == ("succeeded", {"items": ["hello there, you"]})
     assert (kept["fence"], kept["attempts"], kept["lease_owner"], kept["lease_until"]) == (2, 1, None, None)
     assert kept["metrics"]["total_time"] >= kept["metrics"]["predict_time"] > 0
     assert kept["created_at"] <= kept["started_at"] <= kept["completed_at"]
     assert told(database, one.id) == ["Not known.\n"] and told(database, one.id, "output") == ["hello there, you"]
-    assert answer["over"] == {key: kept[key] for key in answer["over"]} and answer["logs"] == "Not known.\n"
+    assert answer["soon"] == {key: kept[key] for key in answer["soon"]} and answer["logs"] == "Not known.\n"
+    assert committed["over"]
     with database.read() as db:
         assert db.execute(sa.select(usage.c.run_id)).scalars().all() == [one.id]
         assert db.scalar(sa.select(tokens.c.turn).where(tokens.c.id == "t1")) == kept["turn"] == 1.0
@@ -110,9 +111,9 @@ def test_who_put_it_in_the_line_meanwhile_has_it(chosen: Worker, database: Datab
 
 def test_a_failure_ends_it_as_any_other(chosen: Worker, database: Database) -> None:
     one = given(new_run(input={"fail": True}))
-    (answer,) = handed(chosen, one)
-    assert answer["over"]["status"] == "failed" and answer["over"]["error"].startswith("It was asked to fail.")
-    assert row(database, one.id)["error"] == answer["over"]["error"]
+    answer, committed = handed(chosen, one)
+    assert answer["soon"]["status"] == "failed" and answer["soon"]["error"].startswith("It was asked to fail.")
+    assert committed["over"] and row(database, one.id)["error"] == answer["soon"]["error"]
 
 
 def test_a_defect_leaves_no_trace_and_the_server_is_told(
@@ -123,7 +124,7 @@ def test_a_defect_leaves_no_trace_and_the_server_is_told(
 
     monkeypatch.setattr("vividcover.runs.leases.finish", break_down)
     one = given(new_run())
-    assert handed(chosen, one) == [{"id": one.id, "no": True}]
+    assert handed(chosen, one)[-1] == {"id": one.id, "no": True}
     with database.read() as db:
         assert states.get(db, one.id) is None
         assert db.scalar(sa.select(tokens.c.turn).where(tokens.c.id == "t1")) == 0.0
@@ -167,11 +168,16 @@ def test_a_run_is_handed_to_who_is_idle_and_could_begin_it_at_once(tmp_path: Pat
         waits = asyncio.ensure_future(here.hand(new, None, []))
         assert await given_to(line) == new.id
         assert await here.hand(new_run(), None, []) is None, "he is busy now"
-        over = {"status": "succeeded", "output": {"items": ["x"]}}
-        line.send(json.dumps({"id": new.id, "over": over, "logs": "words", "idle": None}).encode() + b"\n")
+        soon = {"status": "succeeded", "output": {"items": ["x"]}}
+        line.send(json.dumps({"id": new.id, "soon": soon, "logs": "words"}).encode() + b"\n")
         answer = await waits
-        assert answer is not None and answer.row is not None and answer.over and answer.logs == "words"
+        assert answer is not None and answer.row is not None and answer.ends and answer.logs == "words"
         assert (answer.row["id"], answer.row["status"]) == (new.id, "succeeded")
+        over = asyncio.ensure_future(answer.is_over())
+        await asyncio.sleep(0.05)
+        assert not over.done(), "it may still not be committed"
+        line.send(json.dumps({"id": new.id, "over": True, "idle": None}).encode() + b"\n")
+        assert await over
         assert next(iter(here._idlers.values())).kinds is None, "and idle again"
 
     at_a_desk(tmp_path, act)
@@ -192,8 +198,30 @@ def test_nobody_waits_for_a_worker_that_does_not_do_it(
             line.send(json.dumps({"id": new.id, "no": True}).encode() + b"\n")
         elif how == "dies":
             line.close()
-        assert await asyncio.wait_for(waits, 2) == Handed()
+        answer = await asyncio.wait_for(waits, 2)
+        assert answer is not None and answer.row is None and not answer.ends
         assert await here.hand(new_run(), None, []) is None
+
+    at_a_desk(tmp_path, act)
+
+
+@pytest.mark.parametrize("how", ["cannot commit", "dies", "is silent"])
+def test_what_was_not_committed_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    monkeypatch.setattr(desk, "SILENT", 0.1)
+
+    async def act(here: Desk, line: socket.socket) -> None:
+        await idle(line)
+        new = new_run()
+        waits = asyncio.ensure_future(here.hand(new, None, []))
+        await given_to(line)
+        line.send(json.dumps({"id": new.id, "soon": {"status": "succeeded"}, "logs": ""}).encode() + b"\n")
+        answer = await waits
+        assert answer is not None and answer.ends
+        if how == "cannot commit":
+            line.send(json.dumps({"id": new.id, "no": True}).encode() + b"\n")
+        elif how == "dies":
+            line.close()
+        assert await asyncio.wait_for(answer.is_over(), 2) is False
 
     at_a_desk(tmp_path, act)
 

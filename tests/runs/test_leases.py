@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,6 @@ from vividcover.store.database import Database, now
 from vividcover.store.tables import files, runs, usage
 
 BLOB = {"sha256": "a" * 64, "md5": "b" * 32, "bytes": 12, "name": "cover.mp4"}
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def claimed(database: Database, worker: str = "w1", **more: Any) -> Claim:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from run_making import opened
+from run_making import who
 from vividcover.errors import ThrottledError
 from vividcover.runs import limits
 from vividcover.runs.limits import Allowance, Limits
@@ -22,20 +21,6 @@ from vividcover.store.accounts import Principal
 from vividcover.store.database import Database
 
 NAME = "create:t1"
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
-
-
-def who(token: str = "t1", **changes: Any) -> Principal:
-    values: dict[str, Any] = {
-        "account_id": "alice", "username": "alice", "token_id": token, "token_name": "", "scopes": frozenset({"write"}),
-        "admin": False, "priority": 0, "rate": None, "consent": "", "budgeted": True,
-    }  # fmt: skip
-    return Principal(**values | changes)
 
 
 def ask(server: Limits, principal: Principal, settings: Settings | None = None, **more: bool) -> Allowance | None:
@@ -156,13 +141,13 @@ def test_who_asks_too_often_is_told_when_to_come_back(database: Database) -> Non
 
 def test_tokens_kinds_of_request_and_settings_have_limits_of_their_own(database: Database) -> None:
     server, chosen = Limits(database), Settings(creates_per_minute=1, reads_per_minute=2)
-    ask(server, who("one"), chosen, creates=True)
-    ask(server, who("two"), chosen, creates=True)
+    ask(server, who(token_id="one"), chosen, creates=True)
+    ask(server, who(token_id="two"), chosen, creates=True)
     for _ in range(2):
-        ask(server, who("one"), chosen)
+        ask(server, who(token_id="one"), chosen)
     for creates in (True, False):
         with pytest.raises(ThrottledError):
-            ask(server, who("one"), chosen, creates=creates)
+            ask(server, who(token_id="one"), chosen, creates=creates)
 
 
 def test_without_a_limit_nothing_is_counted(database: Database) -> None:

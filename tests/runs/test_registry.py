@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from run_making import new_run, opened
 from vividcover.catalog.pins import PINS
@@ -62,6 +63,14 @@ def train(database: Database, destination: str = "alice/me", sha: str = "a" * 64
 def find(database: Database, reference: str, who: Principal = ALICE) -> registry.Resolved:
     with database.read() as db:
         return registry.resolve(db, who, reference)
+
+
+def training(db: Connection) -> states.Row:
+    """One of Alice's, whose destination is there."""
+    registry.destination(db, ALICE, "alice/me")
+    return states.enqueue(db, new_run(
+        kind="training", serves="replicate/fast-flux-trainer", version=FAST, destination="alice/me"
+    ))  # fmt: skip
 
 
 def test_every_shipped_model_has_a_version_under_the_ids_that_published_code_pins(database: Database) -> None:
@@ -127,10 +136,7 @@ def test_a_finished_training_makes_a_version_that_runs_at_once_and_knows_where_i
 
 def test_a_run_that_ends_twice_makes_one_version(database: Database) -> None:
     with database.write() as db:
-        registry.destination(db, ALICE, "alice/me")
-        run = states.enqueue(db, new_run(
-            kind="training", serves="replicate/fast-flux-trainer", version=FAST, destination="alice/me"
-        ))  # fmt: skip
+        run = training(db)
     for _ in range(2):
         with database.write() as db:
             registry.add_trained_version(db, run, "a" * 64, "trained_model.tar", {})
@@ -140,10 +146,7 @@ def test_a_run_that_ends_twice_makes_one_version(database: Database) -> None:
 
 def test_a_destination_that_was_deleted_meanwhile_is_made_again(database: Database) -> None:
     with database.write() as db:
-        registry.destination(db, ALICE, "alice/me")
-        run = states.enqueue(db, new_run(
-            kind="training", serves="replicate/fast-flux-trainer", version=FAST, destination="alice/me"
-        ))  # fmt: skip
+        run = training(db)
         db.execute(sa.delete(models).where(models.c.owner == "alice"))
         version = registry.add_trained_version(db, run, "a" * 64, "trained_model.tar", {})
     assert find(database, "alice/me").version == version

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,6 @@ from vividcover.workspace import Event, Stage, StageResult, Workspace
 
 PIECES, SECONDS = 4, 0.4  # stages of a run, and how long each takes
 INPUT = {"repeat": PIECES, "seconds": SECONDS}
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 @pytest.fixture

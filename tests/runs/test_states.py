@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import sqlalchemy as sa
 
-from run_making import add, new_run, opened, row
+from run_making import add, new_run, row
 from vividcover.runs import bell, chores, leases, states
 from vividcover.store.database import Database, now
 from vividcover.store.tables import runs, usage
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 def order(database: Database) -> list[str]:

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from run_making import add, opened, row
+from run_making import add, row
 from vividcover.runs import leases
 from vividcover.runs.sweep import sweep
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database, now
 from vividcover.store.tables import files, models, versions
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
 
 
 @pytest.fixture

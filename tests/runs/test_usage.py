@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from run_making import HELLO, add, new_run, opened
+from run_making import HELLO, add, new_run, who
 from vividcover.errors import BudgetError
 from vividcover.runs import states, usage, webhooks
 from vividcover.settings import settings
@@ -22,23 +21,9 @@ LORA = "vividcover/flux-lora"
 
 
 @pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    with opened(database_url) as database:
-        yield database
-
-
-@pytest.fixture
 def prices(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVIDCOVER_PRICES", json.dumps({f"second:{HELLO}": 0.5, "output:me/model": 0.25}))
     settings.cache_clear()
-
-
-def who(**changes: Any) -> Principal:
-    values: dict[str, Any] = {
-        "account_id": "alice", "username": "alice", "token_id": "t1", "token_name": "", "scopes": frozenset({"write"}),
-        "admin": False, "priority": 0, "rate": None, "consent": "", "budgeted": True,
-    }  # fmt: skip
-    return Principal(**values | changes)
 
 
 def create(database: Database, principal: Principal, **changes: Any) -> str:

@@ -194,6 +194,13 @@ def test_half_precision_weights_are_computed_with_in_full(tmp_path: Path) -> Non
         ({"surprise": 3}, "surprise = 3"),
         ({"norm_starts": 1}, "norms"),
         ({"multi_freqs": [0.5]}, "bands of their own"),
+        ({"channels": "many"}, "channels = 'many'"),
+        ({"channels": 8.5}, "channels = 8.5"),
+        ({"t_heads": 5}, "5 heads for 24 channels"),
+        ({"depth": 10**9}, "depth = 1000000000"),
+        ({"segment": "soon"}, "segments of 'soon'"),
+        ({"segment": -1}, "segments of -1"),
+        ({"sources": "vocals"}, "sources 'vocals'"),
     ],
 )
 def test_what_is_not_served_is_refused_by_name(tmp_path: Path, kwargs: dict[str, Any], said: str) -> None:

@@ -183,6 +183,7 @@ def test_a_yaml_of_another_kind_is_refused(tmp_path: Path, text: str, said: str)
         ({"num_bands": 0}, "neither num_bands"),
         ({"dim_head": 7}, "out of range"),
         ({"dim": None}, "no number"),
+        ({"depth": 10**9}, "out of range"),
         ({"skip_connection": True}, "skip_connection"),
     ],
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vividcover.archives import write_zip
 from vividcover.errors import AudioError, ConsentError, ModelFileError, NotFoundError
 from vividcover.song.pcm import RATE, write_pcm
 from vividcover.voice.classic.model import load
@@ -76,28 +77,19 @@ def test_one_unreadable_recording_among_good_ones_would_become_a_warning_but_alo
         train([text], tmp_path / "v.zip", name="v", consent="yes")
 
 
-def _zip(path: Path, **files: bytes) -> Path:
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name.replace("__", "."), data)
-    return path
-
-
 def test_a_file_that_is_no_classic_voice_is_named_for_what_it_is(tmp_path: Path, vivi: Path) -> None:
-    for path, says in (
-        (_zip(tmp_path / "rvc.zip", me__pth=b"x", added__index=b"y"), "RVC"),
-        (_zip(tmp_path / "torch.pth", **{"archive/data__pkl": b"x"}), "PyTorch"),
-        (_zip(tmp_path / "set.zip", **{"dataset/me/split_0__wav": b"x"}), "dataset"),
-        (_zip(tmp_path / "image.zip", model__json=b'{"kind": "vividcover-image"}'), "vividcover-image"),
-        (_zip(tmp_path / "neural.zip", model__json=b'{"kind": "vividcover-voice", "engine": "neural"}'), "neural"),
-        (
-            _zip(tmp_path / "bare.zip", model__json=b'{"kind": "vividcover-voice", "engine": "classic", "format": 1}'),
-            "dam",
-        ),
-        (_zip(tmp_path / "broken.zip", model__json=b"{"), "damaged"),
-    ):
+    voice = b'{"kind": "vividcover-voice", '
+    for number, (files, says) in enumerate((
+        ({"me.pth": b"x", "added.index": b"y"}, "'neural' engine"),
+        ({"archive/data.pkl": b"x"}, "'neural' engine"),
+        ({"dataset/me/split_0.wav": b"x"}, "dataset"),
+        ({"model.json": b'{"kind": "vividcover-image"}'}, "vividcover-image"),
+        ({"model.json": voice + b'"engine": "neural"}'}, "neural"),
+        ({"model.json": voice + b'"engine": "classic", "format": 1}'}, "damaged"),
+        ({"model.json": b"{"}, "damaged"),
+    )):  # fmt: skip
         with pytest.raises(ModelFileError, match=says):
-            load(path)
+            load(write_zip(tmp_path / f"{number}.zip", files))
     garbage = tmp_path / "garbage.zip"
     garbage.write_bytes(b"\x00\x01\x02 nothing")
     with pytest.raises(ModelFileError, match="not a zip"):

@@ -208,6 +208,8 @@ def test_a_data_set_leaves_out_what_is_no_voice_and_names_another_person(clips: 
     assert {clip["file"] for clip in report["other_voices"]} == {"guest.wav"}
     assert any("guest.wav at 0:00" in text and "another person" in text for text in report["advice"])
     assert report["clips"] == sum(line["clips"] for line in report["recordings"])  # it is left to people to decide
+    anything = make_dataset([talk], tmp_path / "p.zip", name="v", options=Options(False, voice_only=False))
+    assert "no voice in it" not in anything["rejected_seconds"]
 
 
 class Halver:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -26,7 +27,10 @@ def dataset(
     recordings: Clips, name: Name = "rvc_v2_voices",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The zip to write.")] = None,
     isolate: Annotated[Literal["auto", "yes", "no"], typer.Option(help="Take music away first.")] = "auto",
-    cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+    dereverb: Annotated[
+        Literal["off", "auto", "all"], typer.Option(help="Take the room off: where it is heard, or everywhere.")
+    ] = "off",
+    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Cut recordings into a dataset zip.
 
@@ -34,9 +38,30 @@ def dataset(
     """
     from vividcover import sdk
 
-    perform(
-        lambda s: sdk.dataset_in(s, recordings, name, output, isolate), Common("auto", json, quiet, cookies), _advice
-    )
+    how = Common(engine, json, quiet, cookies)
+    perform(lambda s: sdk.dataset_in(s, recordings, name, output, isolate, dereverb), how, _advice)
+
+
+@app.command()
+def check(recordings: Clips, json: JsonRows = False) -> None:
+    """Say what a dataset of these recordings would be like, and what to add. Makes nothing."""
+    from vividcover import sdk
+
+    report = sdk.examine_recordings(recordings)
+    if json:
+        typer.echo(dumps(report, ensure_ascii=False))
+        return
+    rows = [
+        {
+            "file": r["file"], "minutes": f"{r['seconds'] / 60:.1f}", "usable": f"{r['usable_seconds'] / 60:.1f}",
+            "clips": r["clips"], "left out": ", ".join(sorted({x["reason"] for x in r["rejected"]})),
+        }
+        for r in report["recordings"]
+    ]  # fmt: skip
+    table(rows, ["file", "minutes", "usable", "clips", "left out"], False, "")
+    typer.echo(f"\n{report['usable_minutes']:.1f} minutes usable in {report['clips']} clips.")
+    for line in report["advice"]:
+        typer.echo(f"  {line}")
 
 
 @app.command()

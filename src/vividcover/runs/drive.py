@@ -45,6 +45,7 @@ class Drive:
         self.before: list[str] = list(earlier.get("items", []))  # told by an attempt that died
         self.outcome: Outcome | None = None
         self.ended: Row = {}  # its row, when it is over
+        self.soon: Callable[[Row], None] | None = None  # hears of that row before it is committed
         self.empty: bool | None = None  # whether no run waits, where the transaction that ends it has looked
         self.stop: str | None = None  # why it is being stopped
         now = time.monotonic()
@@ -184,7 +185,7 @@ class Drive:
         keep = self.settings.output_keep_seconds
 
         def change(db: Connection) -> Claim | None:
-            self.ended = leases.finish(db, self.claim, outcome, self.said, keep, now_is)
+            self.ended = leases.finish(db, self.claim, outcome, self.said, keep, now_is, self.soon)
             return self.worker.take_next(db, self.empty)
 
         self.worker.next = self._write(change)

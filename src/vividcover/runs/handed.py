@@ -7,7 +7,6 @@ as begun, and from there on is like any other. The server hears of either only a
 
 from __future__ import annotations
 
-import json
 import select
 import time
 from collections.abc import Callable
@@ -16,12 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
+from vividcover.lines import decode
 from vividcover.runs import leases, states
 from vividcover.runs.child import Child
 from vividcover.runs.drive import Drive, log
 from vividcover.runs.handover import Given
 from vividcover.runs.leases import Claim
-from vividcover.runs.states import LostLease
+from vividcover.runs.states import LostLease, Row
 
 if TYPE_CHECKING:
     from vividcover.runs.worker import Worker
@@ -40,9 +40,10 @@ class Handed(Drive):
         self._is_in = False  # it was committed
         self.child = worker.children.take(given.serves, sure=True)
         self.child.pass_on(given.line)
-        self.values: dict[str, Any] = json.loads(given.line)
+        self.values: dict[str, Any] = decode(given.line)
         begun = {**self.values, "status": "processing", "output": None}
         super().__init__(worker, Claim(begun, worker.id, worker.device, 1))
+        self.soon = self._say_soon
         self.said += [("log", line) for line in self.values["said"]]
 
     def go(self) -> None:
@@ -59,14 +60,18 @@ class Handed(Drive):
             return
         finally:
             self._open = None
-        self._is_in = True
+        self._is_in, self.soon = True, None
         if not self.ended:
             self.given.answer(kept={key: self.claim.run[key] for key in TOLD})
             self._follow(self.child)
             return
-        logs = "".join(data for kind, data in self.said if kind == "log")
-        self.given.answer(over={key: self.ended[key] for key in TOLD}, logs=logs, **self.worker.free())
+        self.given.answer(over=True, **self.worker.free())
         self.ring_for_webhooks()
+
+    def _say_soon(self, row: Row) -> None:
+        """The server prepares its answer while this is committed, and sends it afterwards."""
+        logs = "".join(data for kind, data in self.said if kind == "log")
+        self.given.answer(soon={key: row[key] for key in TOLD}, logs=logs)
 
     def _begin(self, db: Connection) -> None:
         ago, lease = time.monotonic() - self.values["asked"], self.settings.lease_seconds

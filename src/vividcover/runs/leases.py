@@ -13,7 +13,7 @@ from there: three without finishing another stage, and the run fails with a text
 from __future__ import annotations
 
 import mimetypes
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -276,18 +276,18 @@ SAID = Prepared(lambda: insert(events).values(at=now()))
 
 def finish(
     db: Connection, claim: Claim, outcome: Outcome, said: Iterable[Say] = (), keep_seconds: float = 0.0,
-    now_is: float | None = None,
+    now_is: float | None = None, soon: Callable[[Row], None] | None = None,
 ) -> Row:  # fmt: skip
     """Ends the run with all that belongs to it: last words, files, a trained version. Raises `LostLease`.
 
     `keep_seconds`: how long its files are kept; 0: for good. `now_is`: the database's time, where this very
-    transaction has put the run in and written nothing to it since.
+    transaction has put the run in and written nothing to it since. `soon`: as in `states.close`.
     """
     row, clock = _hold(db, claim) if now_is is None else (claim.run, now_is)
     output, size = _output(db, claim, outcome, keep_seconds)
     row = close(
         db, row, clock, outcome.status, error=outcome.error, output=output, device=claim.device, engine=outcome.engine,
-        size=size,
+        size=size, soon=soon,
     )  # fmt: skip
     _write(db, claim.id, list(said))
     owner, _, name = row["model"].partition("/")

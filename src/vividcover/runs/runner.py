@@ -17,7 +17,6 @@ hears of them. The child leads a process group of its own, and ends with all of 
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
@@ -34,7 +33,7 @@ from vividcover.catalog.contract import Context, Model, Result
 from vividcover.catalog.flux_pro_trainer import TRAINED
 from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
-from vividcover.lines import encode
+from vividcover.lines import decode, encode
 from vividcover.memory import steady
 from vividcover.runs import lifeline, shared
 from vividcover.settings import Settings
@@ -74,7 +73,7 @@ class Runner:
                 lifeline.end()
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
-        request: dict[str, Any] = json.loads(line)
+        request: dict[str, Any] = decode(line)
         return request
 
     def say(self, what: str, **more: Any) -> None:

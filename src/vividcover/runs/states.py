@@ -10,7 +10,7 @@ ends it, its webhook and its usage are written in the same transaction.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -200,18 +200,24 @@ def request_cancel(database: Database, run_id: str) -> Row | None:
 def close(
     db: Connection, row: Row, clock: float, status: str, *, error: str | None = None,
     output: Mapping[str, Any] | None = None, device: str = "cpu", engine: str | None = None, size: int = 0,
+    soon: Callable[[Row], None] | None = None,
 ) -> Row:  # fmt: skip
     """Ends an open run that is `locked`, with all that belongs to it; its row. `size`: bytes of the output.
 
-    The fence grows, so that whoever still works on it can write nothing more.
+    The fence grows, so that whoever still works on it can write nothing more. `soon` hears of the row that it will have
+    when the transaction is committed.
     """
     metrics = {**row["metrics"], "total_time": _seconds(row["created_at"], clock)}
     if row["started_at"] is not None:
         metrics["predict_time"] = _seconds(row["started_at"], clock)
-    row = change(
-        db, row, status=status, error=error, output=None if output is None else dict(output), completed_at=clock,
-        lease_owner=None, lease_until=None, fence=row["fence"] + 1, engine=engine or row["engine"], metrics=metrics,
-    )  # fmt: skip
+    ended = {
+        "status": status, "error": error, "output": None if output is None else dict(output), "completed_at": clock,
+        "lease_owner": None, "lease_until": None, "fence": row["fence"] + 1, "engine": engine or row["engine"],
+        "metrics": metrics,
+    }  # fmt: skip
+    if soon:
+        soon({**row, **ended})
+    row = change(db, row, **ended)
     _tell(db, row, device, size)
     return row
 

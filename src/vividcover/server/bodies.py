@@ -63,7 +63,8 @@ async def json_body(request: Request, kind: type[B]) -> B:
 def loads(data: bytes | str) -> Any:
     """JSON that can be kept and sent on. Raises `ValueError`, also for NaN, 1e999, NUL and nesting without end."""
     try:
-        value = json.loads(data, parse_constant=_no_number, parse_float=_finite)
+        text = data if isinstance(data, str) else data.decode(json.detect_encoding(data), "surrogatepass")
+        value = DECODER.decode(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if ("\\u" if isinstance(data, str) else b"\\u") in data and _unfit(value):  # type: ignore[operator]
@@ -79,6 +80,9 @@ def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise ValueError(f"the number {text[:20]} is too large")
     return number
+
+
+DECODER = json.JSONDecoder(parse_constant=_no_number, parse_float=_finite)
 
 
 def _why(error: Any) -> str:

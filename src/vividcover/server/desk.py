@@ -11,8 +11,8 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +21,43 @@ from vividcover.runs import bell, handover
 from vividcover.runs.states import NewRun
 
 SILENT = 2.0  # seconds after which a worker that says nothing is not waited for any longer
-FIELDS = tuple(one.name for one in fields(NewRun))
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
 class Handed:
-    """What became of a run. Without a row, the worker did not take it, or nobody knows whether it has."""
+    """What becomes of a run. Without a row, the worker did not take it, or nobody knows whether it has."""
 
-    row: Row | None = None  # committed
-    over: bool = False
-    logs: str = ""
+    def __init__(self, row: Row | None = None, logs: str = "", pending: _Pending | None = None) -> None:
+        self.row, self.logs = row, logs
+        self._pending = pending
+
+    @property
+    def ends(self) -> bool:
+        """The row says how it ended, and is being committed. Nobody may hear of it before `is_over`."""
+        return self._pending is not None
+
+    async def is_over(self) -> bool:
+        """Whether it was committed. False: nobody knows."""
+        return self._pending is not None and await self._pending.over
+
+
+class _Pending:
+    """A run that a worker has."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, silent: Callable[[], None]) -> None:
+        self.known: asyncio.Future[dict[str, Any]] = loop.create_future()  # what the worker says first
+        self.over: asyncio.Future[bool] = loop.create_future()
+        self._clock = loop.call_later(SILENT, silent)
+
+    def hear(self, message: dict[str, Any]) -> bool:
+        """Whether this was the last of it."""
+        if "soon" not in message:
+            self._clock.cancel()
+            if not self.over.done():
+                self.over.set_result("over" in message)
+        if not self.known.done():
+            self.known.set_result(message)
+        return "soon" not in message
 
 
 @dataclass
@@ -41,9 +67,7 @@ class _Idler:
     socket: socket.socket
     kinds: Collection[str] | None = ()  # models that it would begin at once; None: any
     buffer: bytes = b""
-
-    def __post_init__(self) -> None:
-        self.waiting: dict[str, asyncio.Future[dict[str, Any]]] = {}
+    has: dict[str, _Pending] = field(default_factory=dict)  # by the run's id
 
 
 class Desk:
@@ -69,11 +93,14 @@ class Desk:
             self._path.unlink(missing_ok=True)
 
     async def hand(self, new: NewRun, weights_file: str | None, said: list[str]) -> Handed | None:
-        """Hands a run to a worker that is idle, and waits until its row is committed. `said`: its first log lines."""
+        """Hands a run to a worker that is idle, and waits until its row is committed, or about to be.
+
+        `said`: its first log lines.
+        """
         idler = next((i for i in self._idlers.values() if i.kinds is None or new.serves in i.kinds), None)
         if idler is None:
             return None
-        values = {name: getattr(new, name) for name in FIELDS}
+        values = dict(vars(new))
         more = {"weights_file": weights_file, "said": said, "asked": time.monotonic()}
         lines = handover.lines_of(new.id, new.serves, values | more)
         if len(lines) > handover.LARGEST:
@@ -81,20 +108,13 @@ class Desk:
         idler.kinds = ()
         if not self._sent(idler, lines):
             return Handed()
-        future: asyncio.Future[dict[str, Any]] = self._loop.create_future()
-        idler.waiting[new.id] = future
-        clock = self._loop.call_later(SILENT, self._leaves, idler.socket.fileno())
-        try:
-            answer = await future
-        finally:
-            clock.cancel()
-            idler.waiting.pop(new.id, None)
+        number = idler.socket.fileno()
+        pending = idler.has[new.id] = _Pending(self._loop, lambda: self._leaves(number))
+        answer = await pending.known
         values["data_removed"] = False
-        if "over" in answer:
-            return Handed(values | answer["over"], True, answer["logs"])
-        if "kept" in answer:
-            return Handed(values | answer["kept"])
-        return Handed()
+        if "soon" in answer:
+            return Handed(values | answer["soon"], answer["logs"], pending)
+        return Handed(values | answer["kept"] if "kept" in answer else None)
 
     def _sent(self, idler: _Idler, lines: bytes) -> bool:
         try:
@@ -132,8 +152,9 @@ class Desk:
                 idler.kinds = message["idle"]
             elif "busy" in message:
                 idler.kinds = ()
-            if (future := idler.waiting.get(message.get("id", ""))) and not future.done():
-                future.set_result(message)
+            run_id = message.get("id", "")
+            if (pending := idler.has.get(run_id)) and pending.hear(message):
+                del idler.has[run_id]
 
     def _leaves(self, number: int) -> None:
         """A worker is gone, or not to be relied on. Whoever waits for it hears that nothing is known."""
@@ -141,6 +162,5 @@ class Desk:
             return
         self._loop.remove_reader(number)
         idler.socket.close()
-        for future in idler.waiting.values():
-            if not future.done():
-                future.set_result({})
+        for pending in idler.has.values():
+            pending.hear({})

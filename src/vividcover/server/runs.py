@@ -150,11 +150,13 @@ async def create(
     )  # fmt: skip
     small, said = not (who.budgeted or destination or webhook), _left_out(new, prepared.dropped)
     handed = await state.desk.hand(new, resolved.weights_file, said) if small and asked.wait else None
-    if handed and handed.row and handed.over:
+    if handed and handed.row and handed.ends:
         shown = shapes.run(handed.row, links, logs=handed.logs, old=asked.old)
-        return Answer(shown, 201, asked.applied | left_of(request))
+        answer = Answer(shown, 201, asked.applied | left_of(request))
+        if await handed.is_over():
+            return answer
     with state.watch.on(new.id, end=True) as attention:
-        if handed and handed.row:
+        if handed and handed.row and not handed.ends:
             attention.wake(True)  # it may have ended since
             return await _waited(request, state, handed.row, asked, attention, links)
         async with inputs.or_forget(state, prepared):

@@ -66,13 +66,15 @@ class Options:
 
     `isolate`: take the voice out of music, "auto" where there is music; `separator` does it (its first stem), or the
     classic separation. `dereverb` takes the room off (its first stem), "auto" where there is more than a room's usual
-    echo; without it nothing does. `threads`: of the classic separation.
+    echo; without it nothing does. `voice_only`: leave out sound without a voice; not for instruments. `threads`: of
+    the classic separation.
     """
 
     isolate: Isolate = "auto"
     separator: Separator | None = None
     dereverb: Separator | None = None
     dereverb_where: Literal["auto", "all"] = "auto"
+    voice_only: bool = True
     threads: int = 2
 
 
@@ -217,7 +219,8 @@ class _Builder:
         if self._echoes(line):
             voice = self._dry(voice, line, reporter)
         track = slicing.measure(voice, reporter) if voice != pcm else track
-        track = replace(track, voice=vad.listen(voice, track.quiet, reporter))
+        if self.options.voice_only:
+            track = replace(track, voice=vad.listen(voice, track.quiet, reporter))
         line.snr_db = round(track.snr, 1)
         self._cut(voice, pcm, track, verdict, line, reporter)
         shutil.rmtree(self.work / "parts", ignore_errors=True)

@@ -111,6 +111,8 @@ def advice(
             f"{_list(echoing)} {_are(echoing)} echoing: record closer by, in a room with carpets and curtains, or let "
             "the room be taken off."
         )
+    if (odd := lost.get(NO_VOICE, 0.0)) > 0.2 * usable:
+        found.append(f"{time_of(odd)} were sound without a voice (noise, applause, whispering) and were left out.")
     if isolated := [line.file for line in recordings if line.isolated]:
         found.append(f"The voice in {_list(isolated)} was taken out of music; recordings without music are better.")
     if played := lost.get("music", 0.0):

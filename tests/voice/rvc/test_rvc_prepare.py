@@ -139,7 +139,7 @@ def test_content_that_is_not_a_number_is_left_out_and_counted(tmp_path: Path) ->
     def never(sound: np.ndarray) -> np.ndarray:
         return np.full_like(whole(sound), np.nan)
 
-    with pytest.raises(AudioError, match=r"not a number\): 0\.0 minutes are usable"):
+    with pytest.raises(AudioError, match=r"not a number\)\): 0\.0 minutes are usable"):
         made(tmp_path / "none", voice(4.0), features=never)
 
 

@@ -39,6 +39,12 @@ CHANGES_NOTHING = {  # of the values in a file: about training, or about parts t
     "t_mask_random_seed", "t_sparse_attn_window", "t_global_window", "t_sparsity", "t_auto_sparsity", "rescale",
     "use_train_segment",
 }  # fmt: skip
+SIZES = {  # what a file may ask for: key → from, to
+    "channels": (4, 1024), "growth": (1, 4), "depth": (1, 8), "nfft": (256, 65_536), "kernel_size": (4, 64),
+    "stride": (2, 16), "audio_channels": (2, 2), "dconv_depth": (0, 8), "dconv_comp": (1, 64), "t_layers": (0, 64),
+    "t_heads": (1, 64), "t_hidden_scale": (0.25, 16), "t_max_period": (1, 1e9), "emb_scale": (0, 1000),
+    "samplerate": (8000, 192_000), "bottom_channels": (0, 8192), "dconv_mode": (0, 3), "context": (0, 16),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,12 +170,21 @@ def config_of(args: Sequence[Any], kwargs: Mapping[str, Any], name: str = "the f
             raise _unserved(name, f"{key} = {value!r}")
     if given.get("multi_freqs") or given.get("wiener_iters") or given.get("channels_time"):
         raise _unserved(name, "bands of their own, Wiener filters or a time branch of its own width")
-    values = {key: value for key, value in given.items() if key in known}
-    values |= {"sources": tuple(given["sources"]), "segment": _fraction(given.get("segment", 10))}
-    config = HTDemucsConfig(**values)
+    sources, segment = given.get("sources"), _fraction(given.get("segment", 10))
+    if not isinstance(sources, Sequence) or isinstance(sources, str) or not 0 < len(sources) <= 32 or segment is None:
+        raise _unserved(name, f"sources {sources!r} and segments of {given.get('segment')!r} s")
+    values = {key: value for key, value in given.items() if key in known - {"sources", "segment"}}
+    for key, value in values.items():
+        low, high = SIZES.get(key, (0, 100_000))
+        kind = int if isinstance(getattr(HTDemucsConfig, key), int) else int | float
+        if not isinstance(value, kind) or not low <= value <= high:
+            raise _unserved(name, f"{key} = {value!r}")
+    config = HTDemucsConfig(sources=tuple(str(source) for source in sources), segment=segment, **values)
     deepest = config.nfft // 2 // config.stride ** (config.depth - 1)
     if given.get("norm_starts", 4) < config.depth or deepest <= config.kernel_size or config.samples < 3 * config.nfft:
         raise _unserved(name, f"depth {config.depth} with nfft {config.nfft} and norms")
+    if (config.bottom_channels or config.widths[-1]) % (4 * config.t_heads):
+        raise _unserved(name, f"{config.t_heads} heads for {config.bottom_channels or config.widths[-1]} channels")
     return config
 
 
@@ -180,11 +195,13 @@ def _unserved(name: str, what: str) -> ModelFileError:
     )
 
 
-def _fraction(value: Any) -> Fraction:
-    """Seconds; the restricted reader keeps a pickled fraction's own arguments."""
-    if isinstance(value, Inert):
-        return Fraction(*value.args)
-    return Fraction(value)
+def _fraction(value: Any) -> Fraction | None:
+    """Seconds, up to a minute; the restricted reader keeps a pickled fraction's own arguments."""
+    try:
+        found = Fraction(*value.args) if isinstance(value, Inert) else Fraction(value)
+    except (TypeError, ValueError, ArithmeticError):
+        return None
+    return found if 0 < found <= 60 else None
 
 
 def _package(path: Path) -> dict[str, Any]:

@@ -44,6 +44,7 @@ LATER = {  # what newer RoFormers may have in their yaml and ours has not: key â
     "linear_transformer_depth": 0, "skip_connection": False, "stft_normalized": False, "add_value_residual": False,
     "num_residual_streams": 1, "num_residual_fracs": 1, "use_pope": False, "learned_value_residual_mix": False,
 }  # fmt: skip
+MOST_SAMPLES = 60 * 192_000  # that a net may see at once
 
 
 def load(
@@ -162,7 +163,14 @@ def _check(config: RoformerConfig, model: Mapping[str, Any], name: str) -> None:
         raise _unreadable(name, f"its target {config.target!r} is not among {', '.join(config.stems)}")
     sizes = (config.dim, config.depth, config.heads, config.dim_head, config.hop, config.rate, config.mask_depth)
     odd = config.dim_head % 2 or not 64 <= config.n_fft <= config.chunk or config.hop > config.n_fft // 2
-    if odd or min(sizes) < 1 or not 0 <= config.mel_bands <= config.n_fft:
+    if (
+        odd
+        or min(sizes) < 1
+        or config.dim > 8192
+        or config.depth > 100
+        or config.chunk > MOST_SAMPLES
+        or not 0 <= config.mel_bands <= config.n_fft
+    ):
         raise _unreadable(name, "one of its sizes is out of range")
     if config.mel:
         covered = mel_coverage(config.mel_bands, config.n_fft, config.rate)

@@ -82,17 +82,25 @@ class Decoder:
             x = up.up(F.leaky_relu_(x, SLOPE))
             if source is not None:
                 x += self.noise[stage](source)
+            bright = self._bent(x)  # what each of the stage's blocks begins with
             total: Tensor | None = None
             for block in self.blocks[stage * self.per_stage : (stage + 1) * self.per_stage]:
-                y = self._residual(block, x)
+                y = self._residual(block, x, bright)
                 total = y if total is None else total.add_(y)
             assert total is not None
             x = total.div_(self.per_stage)
         return torch.tanh(self.post(F.leaky_relu_(x, LAST_SLOPE)))[:, :, 0]
 
-    def _residual(self, block: list[tuple[Conv, Conv]], x: Tensor) -> Tensor:
-        sums = x.clone()
+    def _residual(self, block: list[tuple[Conv, Conv]], x: Tensor, bright: Tensor) -> Tensor:
+        """x with what the block's pairs of convolutions add to it, in float32; `bright` is x bent."""
+        sums: Tensor | None = None
         for first, second in block:
-            inner = first(F.leaky_relu_(sums.to(self.dtype, copy=True), SLOPE))
-            sums += second(F.leaky_relu_(inner, SLOPE))
+            inner = first(bright if sums is None else self._bent(sums))
+            added = second(F.leaky_relu_(inner, SLOPE))
+            sums = x + added if sums is None else sums.add_(added)
+        assert sums is not None
         return sums
+
+    def _bent(self, x: Tensor) -> Tensor:
+        """Through the leaky ReLU, in the convolutions' format."""
+        return F.leaky_relu_(x.to(self.dtype, copy=True), SLOPE)

@@ -68,6 +68,11 @@ class NormedConv2d(Normed, nn.Conv2d):
         y: Tensor = self._conv_forward(x, self.current(), self.bias)
         return y
 
+    def along_rows(self, x: Tensor) -> Tensor:
+        """The same with height and width exchanged: a convolution along columns, of columns that lie as rows."""
+        weight = self.current().mT.contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, weight, self.bias, self.stride[::-1], (int(self.padding[1]), int(self.padding[0])))
+
 
 class NormedConvTranspose1d(Normed, nn.ConvTranspose1d):
     """Upsamples by `stride`. The kernel and the stride are both even or both odd, so that [T] becomes [T*stride]."""
@@ -80,6 +85,29 @@ class NormedConvTranspose1d(Normed, nn.ConvTranspose1d):
 
     def forward(self, x: Tensor, output_size: object = None) -> Tensor:
         return F.conv_transpose1d(x, self.current(), self.bias, self.stride, self.trim)
+
+
+def in_bfloat16_on_cpu(x: Tensor) -> bool:
+    """Whether x is about to be convolved in bfloat16 by a CPU, whose matrix unit wants channels side by side."""
+    automatic = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return x.device.type == "cpu" and (automatic or x.dtype == torch.bfloat16)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """[B, C, N] → [B, C, 1, N], channels side by side in memory."""
+    return x[:, :, None].contiguous(memory_format=torch.channels_last)
+
+
+def convolve(layer: nn.Module, x: Tensor) -> Tensor:
+    """A layer of one dimension on [B, C, N], or on `channels_last` of it."""
+    if x.dim() == 3:
+        y: Tensor = layer(x)
+        return y
+    assert isinstance(layer, (nn.Conv1d, nn.ConvTranspose1d))
+    weight = channels_last(layer.current() if isinstance(layer, Normed) else layer.weight)
+    if isinstance(layer, NormedConvTranspose1d):
+        return F.conv_transpose2d(x, weight, layer.bias, (1, layer.stride[0]), (0, layer.trim))
+    return F.conv2d(x, weight, layer.bias, (1, layer.stride[0]), (0, int(layer.padding[0])), (1, layer.dilation[0]))
 
 
 def fold(module: nn.Module) -> None:
