@@ -13,8 +13,8 @@ after that is committed; before, nobody but the server knows of it. The row's pr
 It is fair: a worker is idle when it has found the line empty, and a bell that rang since then goes before a handed run.
 
 Worker → server, lines of JSON: `{"idle": [models whose child is up] | null (any)}`, `{"busy": true}`, and of a run
-`{"id", "no": true}`, `{"id", "kept": columns}` (committed, goes on), or `{"id", "soon": columns, "logs"}` of one that is
-over, so that the server can write its answer while that is committed, and then `{"id", "over": true}`, to send it.
+`{"id", "no": true}`, `{"id", "kept": columns}` (committed, goes on), or `{"id", "soon": columns, "logs"}` of one that
+is over, so that the server can write its answer while that is committed, and then `{"id", "over": true}`, to send it.
 Server → worker, two lines: `ID SERVES`, and the run as its child understands it, with what else the row needs.
 """
 
