@@ -199,6 +199,32 @@ def test_a_page_in_place_of_the_file_is_refused_before_it_is_read(toy: Any, tmp_
             weights.pull(["toy"], tmp_path)
 
 
+def test_a_server_that_never_ends_does_not_fill_the_disk(
+    toy: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "LIMIT", len(DATA))
+
+    def flood(request: BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.end_headers()
+        for _ in range(1000):
+            request.wfile.write(DATA)
+
+    with running(flood) as site:
+        for size in (0, len(DATA)):
+            toy(f"{site.base}/toy.bin", size=size)
+            with pytest.raises(WeightsError, match="sends more than 300,000 bytes"):
+                weights.pull(["toy"], tmp_path)
+    assert left(tmp_path) == []
+
+
+def test_a_pull_that_was_stopped_just_before_the_end_asks_nobody(toy: Any, tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".toy.bin.partial").write_bytes(DATA)
+    toy("http://127.0.0.1:9/toy.bin", size=0)
+    assert weights.pull(["toy"], tmp_path)[0].read_bytes() == DATA
+
+
 def test_a_mirror_serves_what_the_first_address_has_lost(toy: Any, tmp_path: Path) -> None:
     with running(status(404)) as gone, running(serve) as mirror:
         toy(f"{gone.base}/toy.bin", f"{mirror.base}/copy.bin")

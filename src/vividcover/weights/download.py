@@ -24,6 +24,7 @@ CHUNK = 1 << 18  # bytes
 TRIES = 4  # in a row that bring not a byte, before the next address
 PAUSE = 1.0  # seconds before the first further try; twice as long before each next one
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # seconds without a byte
+LIMIT = 4 << 30  # bytes of a file whose size nobody has published
 SPARE = 64 << 20  # bytes that must stay free on the disk
 AGENT = "vividcover"
 PASSING = {408, 425, 429, 500, 502, 503, 504}  # HTTP statuses that another try may not meet
@@ -100,7 +101,7 @@ def _attempt(address: str, wanted: Net, part: Path, progress: Progress, stop: th
     if wanted.size and have > wanted.size:  # something else
         part.unlink()
         digest, have = hashlib.sha256(), 0
-    if not (wanted.size and have == wanted.size):
+    if not have or digest.hexdigest() != wanted.sha256:  # else an earlier pull was stopped just before the end
         headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
         try:
             with (
@@ -140,8 +141,9 @@ def _begun(part: Path, stop: threading.Event) -> tuple[hashlib._Hash, int]:
 
 def _continues(answer: httpx.Response, address: str, have: int, part: Path) -> bool:
     """Whether the answer goes on from byte `have`; False: it starts anew. Raises `Failure` for any other answer."""
-    if address.startswith("https://") and answer.url.scheme != "https":
-        raise Failure(f"it leads to {answer.url.host} without encryption")
+    bare = [hop.url.host for hop in (*answer.history, answer) if hop.url.scheme != "https"]
+    if address.startswith("https://") and bare:
+        raise Failure(f"it leads to {bare[0]} without encryption")
     if answer.status_code == 416:  # there is nothing after `have`: what lies here is no beginning of this file
         part.unlink(missing_ok=True)
         raise Failure("it has fewer bytes than have already come", again=True)
@@ -172,8 +174,9 @@ def _receive(
             digest.update(chunk)
             have += len(chunk)
             progress(have, total)
-            if wanted.size and have > wanted.size:
-                break
+            if have > (wanted.size or LIMIT):
+                part.unlink()
+                raise Failure(f"sends more than {(wanted.size or LIMIT):,} bytes")
     if total and have < total:
         raise Failure(f"the connection ended after {have:,} of {total:,} bytes", again=True)
     return have
