@@ -41,7 +41,10 @@ def separate(
 
 @app.command()
 def separators(json: JsonRows = False) -> None:
-    """What can take a song apart, best first, and whether its weights are here."""
+    """List what takes songs apart, best first.
+
+    With the part of the work that each one does, and whether its weights are here.
+    """
     from vividcover.song.separators.known import KNOWN
     from vividcover.weights import has
 

@@ -44,7 +44,10 @@ def dataset(
 
 @app.command()
 def check(recordings: Clips, json: JsonRows = False) -> None:
-    """Say what a dataset of these recordings would be like, and what to add. Makes nothing."""
+    """Say what recordings are good for.
+
+    How many minutes could be used, what would be left out and why, and what to add. Makes nothing.
+    """
     from vividcover import sdk
 
     report = sdk.examine_recordings(recordings)
