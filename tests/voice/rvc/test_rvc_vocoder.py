@@ -110,6 +110,21 @@ def test_decoding_does_not_change_what_it_is_given():
     assert all(torch.equal(now, then) for now, then in zip((z, g, source), before, strict=True))
 
 
+def test_training_in_bfloat16_gives_gradients_near_the_exact_ones():
+    config = tiny("v2", RATE)
+    vocoder, gradients = filled(config), []
+    z, g, source = torch.randn(2, config.inter, 9), torch.randn(2, config.gin, 1), torch.randn(2, 1, 9 * HOP) * 0.1
+    for automatic in (False, True):
+        vocoder.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=automatic):
+            audio = vocoder(z, g, source)
+        assert audio.shape == (2, 1, 9 * HOP)
+        audio.float().square().mean().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in vocoder.parameters()]))
+    exact, near = gradients
+    assert torch.cosine_similarity(exact, near, dim=0) > 0.99
+
+
 def test_bfloat16_stays_near():
     config = tiny("v2", RATE)
     vocoder = filled(config)

@@ -21,7 +21,7 @@ WIDTH = 1024  # channels of the widest layers, as published
 NARROW = 7  # periods up to which a CPU is faster in bfloat16 when every column is an item of its own (measured)
 
 Layer = Callable[[Tensor], Tensor]
-Judged = tuple[Tensor, list[Tensor]]  # logits [B, N'], and what every layer made
+Judged = tuple[Tensor, list[Tensor]]  # logits [B, N'], and the map that every layer made
 
 
 class WaveDiscriminator(nn.Module):
@@ -56,7 +56,9 @@ class PeriodDiscriminator(nn.Module):
             x = F.pad(x, (0, rest), "reflect")
         if self.period <= NARROW and in_bfloat16_on_cpu(x):
             columns = x.view(len(x), -1, self.period).mT.flatten(0, 1)  # [B*period, N/period]
-            return judge(columns[:, None, None], [conv.along_rows for conv in self.convs], self.conv_post.along_rows)
+            convs = [conv.along_rows for conv in self.convs if isinstance(conv, NormedConv2d)]
+            logits, made = judge(columns[:, None, None], convs, self.conv_post.along_rows)
+            return logits.view(len(x), -1), made
         return judge(x.view(*x.shape[:2], -1, self.period), self.convs, self.conv_post)
 
 
@@ -70,8 +72,9 @@ def judge(x: Tensor, convs: Iterable[Layer], last: Layer) -> Judged:
 
 
 class Discriminators(nn.Module):
-    """y [B, 1, N] → one list of logits and one of feature maps, with an entry for each critic.
+    """y [B, 1, N] → one list of logits [B, N'] and one of feature maps, with an entry for each critic.
 
+    Maps may be laid out with the columns of an image as items; the order of the batch stays, and so do means.
     `width` below the published 1024 makes a small twin, which learns with `tiny` voices.
     """
 
