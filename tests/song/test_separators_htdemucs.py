@@ -141,6 +141,12 @@ def test_a_batch_answers_as_one_by_one(files: list[Path]) -> None:
     assert np.abs(net(mixes) - np.concatenate([net(mixes[:1]), net(mixes[1:])])).max() < 1e-6
 
 
+def test_bfloat16_is_close(files: list[Path]) -> None:
+    mix = oracle.mixture(4000)[None]
+    full, half = demucs.load(files[:1])(mix), demucs.load(files[:1], dtype=torch.bfloat16)(mix)
+    assert 1e-12 < np.square(half - full).sum() / np.square(full).sum() < 10**-3.5  # 35 dB
+
+
 def test_a_call_under_way_can_be_ended(files: list[Path]) -> None:
     net = demucs.load(files[:1])
     entered = threading.Event()

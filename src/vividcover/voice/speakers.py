@@ -29,6 +29,7 @@ RATE = 16_000  # Hz
 HOP, SIZE = 160, 512  # samples: 10 ms, 32 ms
 BELOW = 35.0  # dB below the loudest frame, under which a frame is left out
 CORRELATED = 12.0  # neighbouring frames that count as one
+CANDIDATES = 40  # clips, the longest, that the main voice is looked for among
 RIDGE = 0.05  # added to variances, so that short clips have an inverse
 
 
@@ -126,6 +127,20 @@ def together(parts: Sequence[Heard]) -> Heard:
     return Heard(frames, (means[0], means[1]), (squares[0], squares[1]))
 
 
+def without(pile: Heard, clip: Heard) -> Heard:
+    """A pile of clips less one of them."""
+    frames = pile.frames - clip.frames
+    if frames <= 0:
+        return together([])
+
+    def less(whole: Floats, part: Floats) -> Floats:
+        return (pile.frames * whole - clip.frames * part) / frames
+
+    means = [less(whole, part) for whole, part in zip(pile.means, clip.means)]
+    squares = [less(whole, part) for whole, part in zip(pile.squares, clip.squares)]
+    return Heard(frames, (means[0], means[1]), (squares[0], squares[1]))
+
+
 def distance(one: Heard, other: Heard) -> tuple[float, float]:
     """How far two clips (or piles of clips) are apart, for each ear; 0 … about 5."""
     found = []
@@ -153,15 +168,15 @@ def strangers(clips: Sequence[Heard]) -> list[int]:
     if len(group) < 2:
         return []
     total = sum(clips[number].frames for number in group)
-    table = np.array([[strangeness(clips[a], clips[b]) for b in group] for a in group])
+    longest = sorted(group, key=lambda number: -clips[number].frames)[:CANDIDATES]
     weight = np.array([clips[number].frames for number in group])
-    close = (table < 1) @ weight  # frames that each clip is like
-    middle = int(close.argmax())
-    members = {number for number, near in zip(group, table[middle] < 1) if near}
+    near = np.array([[strangeness(clips[one], clips[number]) < 1 for number in group] for one in longest])
+    middle = near[int((near @ weight).argmax())]  # the clip that most of the rest is like
+    members = {number for number, like in zip(group, middle) if like}
     for _ in range(3):  # the pile decides who is in it, without the one that is asked about
-        again = set()
+        again, pile = set(), together([clips[number] for number in members])
         for number in group:
-            others = together([clips[other] for other in members if other != number])
+            others = without(pile, clips[number]) if number in members else pile
             if others.frames < LIMITS.reference:
                 return []
             if strangeness(clips[number], others) < 1:

@@ -105,6 +105,7 @@ def load(
                 "Put only files of one bag together.",
             )
         net.to(device)
+        net.dtype = dtype
 
     def answer(mix: Tensor) -> Tensor:
         return sum_of(net(mix)[:, rows] * share[:, None, None] for net, share in zip(nets, shares[used].to(device)))
@@ -121,7 +122,7 @@ def load(
     batch = batch or (1 if torch.device(device).type == "cpu" else 4)
     return TorchNet(
         answer, layers, stems=wanted, rate=config.samplerate, level="standard", device=device, dtype=dtype,
-        chunks=chunks(config, overlap, shift, batch),
+        autocast=False, chunks=chunks(config, overlap, shift, batch),
     )  # fmt: skip
 
 

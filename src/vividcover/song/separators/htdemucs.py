@@ -272,7 +272,12 @@ def positions_2d(dim: int, freqs: int, time: int, period: float, device: torch.d
 
 
 class HTDemucs(nn.Module):
-    """mix [B, 2, N] with N at most `config.samples` -> stems [B, S, 2, N]."""
+    """mix [B, 2, N] with N at most `config.samples` -> stems [B, S, 2, N].
+
+    `dtype` is what the transformer computes in; the U-nets, which make the wave itself, stay in float32.
+    """
+
+    dtype = torch.float32
 
     def __init__(self, config: HTDemucsConfig) -> None:
         super().__init__()
@@ -307,8 +312,8 @@ class HTDemucs(nn.Module):
         x, mean, std = standard(x)
         xt, mean_t, std_t = standard(mix)
         x, xt = self.u_nets(x, xt)
-        x = x.float().view(batch, -1, stereo, 2, freqs, time) * std[..., None, None] + mean[..., None, None]
-        xt = xt.float().view(batch, -1, stereo, whole) * std_t[..., None] + mean_t[..., None]
+        x = x.view(batch, -1, stereo, 2, freqs, time) * std[..., None, None] + mean[..., None, None]
+        xt = xt.view(batch, -1, stereo, whole) * std_t[..., None] + mean_t[..., None]
         z = torch.view_as_complex(x.permute(0, 1, 2, 4, 5, 3).contiguous())  # [B, S, 2, F, T]
         return (self.wave(z, whole) + xt)[..., :length]
 
@@ -334,7 +339,9 @@ class HTDemucs(nn.Module):
         if self.config.bottom_channels:
             x = self.channel_upsampler(x.flatten(2)).view(shape[0], -1, *shape[2:])
             xt = self.channel_upsampler_t(xt)
-        x, xt = self.crosstransformer(x, xt)
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            x, xt = self.crosstransformer(x, xt)
+        x, xt = x.float(), xt.float()
         if self.config.bottom_channels:
             x = self.channel_downsampler(x.flatten(2)).view(shape)
             xt = self.channel_downsampler_t(xt)

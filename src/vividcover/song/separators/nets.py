@@ -36,7 +36,7 @@ class TorchNet:
     """A `Net` (see `contract.py`) around `answer`, a function of tensors [B, 2, N] -> [B, S, 2, N] on `device`.
 
     `layers` are the modules between which a call can be ended. `dtype`: float16 is for a GPU; bfloat16
-    also helps a CPU that has it in hardware.
+    also helps a CPU that has it in hardware. Without `autocast`, `answer` itself sees to where `dtype` is used.
     """
 
     def __init__(
@@ -51,9 +51,11 @@ class TorchNet:
         mirror: int = 0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        autocast: bool = True,
     ) -> None:
         self.stems, self.chunks, self.level, self.rate, self.mirror = tuple(stems), chunks, level, rate, mirror
         self.device, self.dtype, self._answer, self._halted = torch.device(device), dtype, answer, False
+        self._half = autocast and dtype != torch.float32
         if dtype == torch.float16 and self.device.type == "cpu":
             raise ParameterError("Separating in fp16 is for a GPU.", "Choose fp32, or bf16 on a CPU that has it.")
         for layer in layers:
@@ -70,7 +72,7 @@ class TorchNet:
     def __call__(self, mixtures: Batch) -> Batch:
         """[B, 2, chunks.size] -> [B, len(stems), 2, chunks.size]. Raises `EngineError` when memory does not suffice."""
         self._halted = False
-        half = torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+        half = torch.autocast(self.device.type, self.dtype, enabled=self._half)
         with torch.inference_mode(), half:
             answers = self._fit(torch.from_numpy(np.ascontiguousarray(mixtures, np.float32)))
         found: Batch = answers.numpy()
