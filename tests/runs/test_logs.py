@@ -23,7 +23,7 @@ def test_a_parameter_or_a_word_that_cannot_be_followed_is_named_once(home: Path)
     with opened(settings().database_url) as database, worker():
         order = {"serves": LORA, "model": LORA, "input": wanted, "files": linked, "output_shape": "files"}
         run_id = add(database, **order)
-        assert finished(database, run_id)["status"] == "succeeded", told(database, run_id)
+        assert finished(database, run_id, 180)["status"] == "succeeded", told(database, run_id)
         log = "".join(told(database, run_id)).splitlines()
     refused = [line for line in log if "not honoured" in line]
     assert [line.partition("=")[0] for line in refused] == ["num_inference_steps", "prompt"]

@@ -67,7 +67,7 @@ def test_a_worker_on_another_machine_goes_on_after_the_last_finished_stage(
     with worker(VIVIDCOVER_HOME=str(tmp_path / "two")):
         until(lambda: "Taken up again; finished stages are kept.\n" in told(database, run_id))
         assert row(database, run_id)["status"] == "processing", "it is told as it happens, not at the end"
-        over = finished(database, run_id)
+        over = finished(database, run_id, 60)
     assert over["status"] == "succeeded" and len(over["output"]["items"]) == PIECES
     after = stage_rows(database, run_id)
     assert after[: len(before)] == before and len(after) == PIECES, "no stage was done twice"
