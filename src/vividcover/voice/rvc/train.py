@@ -186,19 +186,16 @@ def _key(*parts: str) -> str:
 def _ears(options: TrainOptions, weights: Weights, device: torch.device) -> tuple[Features, Pitch]:
     """ContentVec, and the pitch tracker of `f0method`."""
     from vividcover.voice.rvc.hubert import ContentVec
-    from vividcover.voice.rvc.pitch import track
+    from vividcover.voice.rvc.pitch import Tracker
 
+    tracker = Tracker(options.f0method, weights=weights, device=device)  # reads its net once, for all clips
     net = ContentVec.load(weights.path("contentvec"), device, pick_dtype(device))
 
     def features(sound: Array) -> Array:
         found: Array = net.features(torch.from_numpy(sound), options.version).cpu().numpy()
         return found
 
-    def pitch(sound: Array) -> Array:
-        found: Array = track(sound, options.f0method, weights=weights, device=device)
-        return found
-
-    return features, pitch
+    return features, tracker
 
 
 def _pretrained(options: TrainOptions, weights: Weights) -> tuple[Path, Path] | None:
