@@ -42,7 +42,7 @@ class Praat:
 
 
 P = Praat()
-BLOCK = 1000  # frames at a time
+BLOCK = 200  # frames at a time, 13 MB of spectra
 
 
 def pm(samples: Array) -> Array:

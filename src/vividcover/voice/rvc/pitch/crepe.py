@@ -80,8 +80,12 @@ class Crepe(nn.Module):
 
     def salience(self, samples: Tensor, hop: int = HOP) -> Array:
         """samples [N] → [N//hop + 1, 360], each frame centred on its sample."""
-        found = [self(frames).cpu().numpy() for frames in _frames(samples, hop, self.classifier.weight.device)]
-        return np.concatenate(found)
+        found = np.empty((len(samples) // hop + 1, BINS), np.float32)
+        at = 0
+        for frames in _frames(samples, hop, self.classifier.weight.device):
+            found[at : at + len(frames)] = self(frames).cpu().numpy()
+            at += len(frames)
+        return found
 
     def f0(self, samples: Tensor, threshold: float = UNSURE, *, parity: bool = False) -> Array:
         """Hz [N//160 + 1] as RVC's `crepe` has it."""
@@ -187,8 +191,9 @@ def _path(salience: Array, batch: int) -> NDArray[np.int64]:
     allowed = np.full(BINS, -np.inf, np.float32)
     low, high = (1200 * np.log2(edge / 10) - FIRST for edge in (LOW, HIGH))
     allowed[int(low // STEP) : int(-(-high // STEP))] = 0
-    powers = np.exp(salience + allowed)  # torchcrepe takes the softmax of what is a probability already
-    probabilities = powers / powers.sum(1, keepdims=True)
+    probabilities = salience + allowed
+    np.exp(probabilities, out=probabilities)  # torchcrepe takes the softmax of what is a probability already
+    probabilities /= probabilities.sum(1, keepdims=True)
     step = batch or len(salience)
     return np.concatenate([smooth_path(probabilities[at : at + step]) for at in range(0, len(salience), step)])
 

@@ -51,6 +51,10 @@ def peak_pitch(salience: Array, threshold: float, table: NDArray[np.float64], *,
     return np.where(salience.max(1) > threshold, pitch, 0.0).astype(np.float32)
 
 
+def _log(probabilities: NDArray[np.floating]) -> NDArray[np.float64]:
+    return np.asarray(np.log(probabilities.astype(np.float64) + np.finfo(np.float32).tiny))
+
+
 def smooth_path(probabilities: Array) -> NDArray[np.int64]:
     """The likeliest path through probabilities [T, 360] that sum to 1 in each frame, as CREPE's authors search it.
 
@@ -60,16 +64,15 @@ def smooth_path(probabilities: Array) -> NDArray[np.int64]:
     offsets = np.arange(-REACH + 1, REACH)  # [23]
     every = np.arange(BINS)
     ways = np.maximum(REACH - np.abs(every[:, None] - every), 0).astype(np.float64)  # [from, to]
-    ways = np.log(ways / ways.sum(1, keepdims=True) + np.finfo(np.float32).tiny)
+    ways = _log(ways / ways.sum(1, keepdims=True))
     source = every[:, None] + offsets  # [to, 23] where a step may come from
     inside = np.clip(source, 0, BINS - 1)
     cost = np.where(source == inside, ways[inside, every[:, None]], -np.inf)
 
-    observed = np.log(probabilities.astype(np.float64) + np.finfo(np.float32).tiny)
-    value = observed[0] - np.log(BINS)
-    came_from = np.empty((len(observed), BINS), np.int16)
+    value = _log(probabilities[0]) - np.log(BINS)
+    came_from = np.empty((len(probabilities), BINS), np.int16)
     padded = np.full(BINS + 2 * REACH - 2, -np.inf)
-    for frame in range(1, len(observed)):
+    for frame in range(1, len(probabilities)):
         padded[REACH - 1 : -REACH + 1] = value
         steps = sliding_window_view(padded, len(offsets)) + cost  # [to, 23]
         best = steps.argmax(1)
@@ -77,10 +80,10 @@ def smooth_path(probabilities: Array) -> NDArray[np.int64]:
         top = int(value.argmax())
         far = reached < value[top] + UNTHINKABLE  # only a jump leads there
         came_from[frame] = np.where(far, top, origin)
-        value = np.where(far, value[top] + UNTHINKABLE, reached) + observed[frame]
-    path = np.empty(len(observed), np.int64)
+        value = np.where(far, value[top] + UNTHINKABLE, reached) + _log(probabilities[frame])
+    path = np.empty(len(probabilities), np.int64)
     path[-1] = value.argmax()
-    for frame in range(len(observed) - 1, 0, -1):
+    for frame in range(len(probabilities) - 1, 0, -1):
         path[frame - 1] = came_from[frame, path[frame]]
     return path
 
