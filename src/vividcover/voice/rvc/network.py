@@ -22,7 +22,7 @@ from vividcover.voice.rvc.weightnorm import NormedConv1d, fold
 SLOPE = 0.1
 PITCHES = 256  # steps of the coarse pitch
 WINDOW = 10  # frames to either side whose relative position the attention knows
-QUERIES = 512  # rows of the attention computed at once: memory grows with T, not with its square
+QUERIES = 256  # rows of the attention computed at once: memory grows with T, not with its square (256: fastest)
 NOISE_SCALE = 0.66666  # of the noise around m_p when singing, as published
 
 Latents = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -68,8 +68,7 @@ class Attention(nn.Module):
         low, high = max(start - WINDOW, 0), min(start + count + WINDOW, frames)  # keys within anyone's window
         skip = low - (start - WINDOW)  # columns of the band that lie before the first frame
         scores = q @ k  # [B, H, Q, T]
-        near = shifted(q @ self.emb_rel_k.mT)[..., skip : skip + high - low]
-        scores = torch.cat((scores[..., :low], scores[..., low:high] + near, scores[..., high:]), dim=-1)
+        scores[..., low:high] += shifted(q @ self.emb_rel_k.mT)[..., skip : skip + high - low]
         if mask is not None:
             scores = scores.masked_fill(mask[:, None] == 0, -1e4)
         weights = scores.softmax(dim=-1)
