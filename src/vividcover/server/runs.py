@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from fastapi import Request
 from pydantic import Field
 from sqlalchemy.engine import Connection
+from sqlalchemy.exc import IntegrityError
 from starlette.responses import JSONResponse
 
 from vividcover import outbound
@@ -165,7 +166,12 @@ async def create(
                 known = states.get(db, new.id) if handed else None  # by a worker that could not say so
                 return known or _enqueue(db, state, who, links, new, said)
 
-            row = await state.write(put_in, small=small)
+            try:
+                row = await state.write(put_in, small=small)
+            except IntegrityError:  # Postgres lets us wait for a worker that puts it in at this very moment
+                if not handed:
+                    raise
+                row = await state.write(put_in)
         bell.ring("work", new.id, state.settings.home)
         if asked.wait:
             return await _waited(request, state, row, asked, attention, links)
