@@ -1,4 +1,4 @@
-"""A span of the song in the voice: features → latents → audio, a second at a time.
+"""A span of the song in the voice: features → latents → audio, two seconds at a time.
 
     performance = Performance(stage, song, melody, settings)
     for audio in performance.sing(span, power): …                    # [n*hop] each, in order
@@ -29,7 +29,7 @@ from vividcover.voice.rvc.settings import NeuralConversion
 from vividcover.voice.rvc.vocoder import MARGIN, phases, sine_source
 
 EDGE = 8  # frames before and after a cut over which two pieces' latents are faded
-BLOCK = 100  # frames that the vocoder makes at a time: about a second
+BLOCK, GPU_BLOCK = 200, 1500  # frames that the vocoder makes at a time
 DICE = 64  # frames whose random numbers are drawn together
 AROUND = MARGIN + EDGE  # frames beyond a piece whose latents are kept
 MIXER = 0x9E3779B97F4A7C15  # odd, spreads numbers that follow each other over 64 bits (Knuth's golden ratio)
