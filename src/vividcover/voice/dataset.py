@@ -57,6 +57,7 @@ MAX_SECONDS = 3 * 3600.0  # of one recording
 MIN_RECORDING = 0.5  # s; shorter files are not looked at
 MIN_VOICED = 1.0  # s of sound in a clip
 MAX_CROWDING = 1.5  # see `slicing.crowding`: about 5 dB too loud
+VOICE_STEMS = ("dry", "noreverb", "vocals", "main")  # what separators call the voice that is wanted of them
 SILENCE = -60.0  # dBFS of the highest sample, below which a recording is silent
 
 
@@ -64,8 +65,8 @@ SILENCE = -60.0  # dBFS of the highest sample, below which a recording is silent
 class Options:
     """What is done to recordings before they are cut.
 
-    `isolate`: take the voice out of music, "auto" where there is music; `separator` does it (its first stem), or the
-    classic separation. `dereverb` takes the room off (its first stem), "auto" where there is more than a room's usual
+    `isolate`: take the voice out of music, "auto" where there is music; `separator` does it (its stem "vocals"), or the
+    classic separation. `dereverb` takes the room off (its stem "dry"), "auto" where there is more than a room's usual
     echo; without it nothing does. `voice_only`: leave out sound without a voice; not for instruments. `threads`: of
     the classic separation.
     """
@@ -142,6 +143,11 @@ def _built(
         part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
         builder.add(source, part)
     return builder
+
+
+def _voice_of(separator: Separator) -> str:
+    """The stem that is the voice; a separator's own order says nothing."""
+    return next((stem for stem in VOICE_STEMS if stem in separator.stems), separator.stems[0])
 
 
 def clean_name(name: str, reporter: Reporter) -> str:
@@ -249,7 +255,7 @@ class _Builder:
         if separator is None:
             voice = separate(stereo, parts, threads=self.options.threads, reporter=span).vocals
         else:
-            voice = separator.separate(stereo, parts, reporter=span)[separator.stems[0]]
+            voice = separator.separate(stereo, parts, reporter=span)[_voice_of(separator)]
         stereo.unlink()
         return voice
 
@@ -270,9 +276,8 @@ class _Builder:
         assert separator is not None  # `_echoes` asked
         reporter.note(f"{line.file} has {line.reverb_seconds or 0:.1f} s of echo: its room is taken off.")
         line.dereverbed = True
-        return separator.separate(voice, self.work / "parts" / "dry", reporter=reporter.span(0.8, 0.9))[
-            separator.stems[0]
-        ]
+        dry = separator.separate(voice, self.work / "parts" / "dry", reporter=reporter.span(0.8, 0.9))
+        return dry[_voice_of(separator)]
 
     def _cut(
         self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: Recording, reporter: _Span
