@@ -254,7 +254,9 @@ def main() -> None:
         Path(folder, "assets").mkdir()
         Path(folder, "assets", "config.json").write_text('{"model_author": "nobody"}')
         os.chdir(folder)
-        import_module("rvc.train.process.extract_model")  # reads that settings file from where it is started
+        extract = import_module("rvc.train.process.extract_model")  # reads that settings file from where it is started
+        day = SimpleNamespace(isoformat=lambda: "2026-01-01T00:00:00")  # not the day on which this is run
+        extract.datetime = SimpleNamespace(datetime=SimpleNamespace(now=lambda: day))  # type: ignore[attr-defined]
         networks(made["golden_rvc"])
         source(made["golden_rvc"])
         full_size(made["golden_rvc_full"])
