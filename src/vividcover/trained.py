@@ -38,11 +38,11 @@ def read_card(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
     except (zipfile.BadZipFile, tarfile.TarError, OSError, KeyError, EOFError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path.name} is damaged: {error}.", hint) from error
     if names is None and kind == "voice" and _is_pickle(path):
-        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem}
+        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem, "card": False}
     if names is None:
         raise ModelFileError(f"{path.name} is not a trained {kind} model: {_looks_like(path, kind)}.", hint)
     if text is None and kind == "voice" and _published(names):
-        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem}
+        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem, "card": False}
     if text is None:
         raise ModelFileError(f"{path.name} {_holds(names)}.", hint)
     try:

@@ -15,9 +15,9 @@ from typing import Any
 from vividcover.catalog.contract import Context
 from vividcover.errors import ModelFileError, NotFoundError, ParameterError
 from vividcover.settings import Settings
-from vividcover.trained import PUBLISHED, read_card
 from vividcover.trained import SUFFIX as SUFFIX
 from vividcover.trained import Kind as Kind
+from vividcover.trained import read_card
 from vividcover.workspace import publish
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -105,7 +105,7 @@ def engine_of(kind: Kind, wanted: str | None, context: Context) -> tuple[str, st
         return None  # `take` says what is wrong with it
     found = card(path, kind)
     engine = str(found.get("engine", "classic"))
-    if found.get("format") == PUBLISHED:
+    if found.get("card") is False:
         return engine, f"the {kind} {path.stem!r} is an RVC model, which the neural engine reads"
     return engine, f"the {engine} engine trained the {kind} {path.stem!r}"
 

@@ -21,8 +21,9 @@ DECODED = 30_000_000  # pixels of a picture that is decoded to see whether it is
 FIELDS: dict[str, Kind] = {
     "image": "image", "mask": "image", "still": "image", "image_prompt": "image", "control_image": "image",
     "audio": "sound", "song": "sound", "song_input": "sound", "input_audio": "sound",
+    "vocals_stem": "sound", "instrumental_stem": "sound", "backup_vocals_stem": "sound", "sample_recording": "sound",
     "dataset_zip": "recordings", "youtube_url": "recordings", "input_images": "photos", "file_data": "photos",
-    "custom_rvc_model_download_url": "voice model", "replicate_weights": "image model",
+    "custom_rvc_model_download_url": "voice model", "blend_voice": "voice model", "replicate_weights": "image model",
 }  # fmt: skip
 
 
