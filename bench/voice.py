@@ -199,8 +199,8 @@ def page(head: dict[str, Any], figures: dict[str, Any], rows: list[Any], learnin
         f"Training step, 48k v2; {unit} per step:",
         table(learning, ["who", "dtype", "steps", "cpu_s", "wall_s", "per_step"]),
         table(others),
-        "bfloat16 is the default only where the hardware multiplies it. Its mean log-mel distance from float32 must "
-        f"stay under {CLOSE_DB} dB; `another_seed_logmel_db` is how far two float32 results with other noise lie apart. "
+        "bfloat16 is the default only where the hardware has it. Its mean log-mel distance from float32 must "
+        f"stay under {CLOSE_DB} dB; `another_seed_logmel_db` is that of two float32 results with other noise. "
         "`parity_difference` is the largest difference from the peer's own samples with everything random set to zero. "
         "Weights are random, of full size: cost does not hang on them, and nothing is said here about how it sounds.",
     ])  # fmt: skip

@@ -216,7 +216,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         batch_sampler = types.SimpleNamespace(set_epoch=lambda epoch: None)
 
     def steps(count: int) -> None:
-        peer.train_and_evaluate(1, 1, hps, nets, optimizers, [], scaler, [Loader([info] * count), None], None, None, [])
+        said = logging.getLogger("peer")
+        peer.global_step = 1  # at 0 it would draw pictures
+        peer.train_and_evaluate(0, 1, hps, nets, optimizers, [], scaler, [Loader([info] * count), None], said, None, [])
 
     steps(1)
     cost: dict[str, float] = {}

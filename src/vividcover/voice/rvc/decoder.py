@@ -89,7 +89,7 @@ class Decoder:
         return torch.tanh(self.post(F.leaky_relu_(x, LAST_SLOPE)))[:, :, 0]
 
     def _stage(self, x: Tensor, blocks: list[list[tuple[Conv, Conv]]]) -> Tensor:
-        """The mean of a stage's residual blocks [1, C, 1, N]; on a CPU in tiles, so that the cache holds what is used."""
+        """The mean of a stage's residual blocks [1, C, 1, N]; on a CPU in tiles that the cache holds."""
         samples = x.shape[3]
         tile = max(TILE // x.shape[1], 1) if x.device.type == "cpu" else samples
         reach = max(map(_reach, blocks))
