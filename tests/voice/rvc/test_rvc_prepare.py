@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import learning
 import numpy as np
 import pytest
+import singers
 import torch
 from training import nano
 
@@ -27,13 +27,13 @@ def made(folder: Path, *sounds: np.ndarray, rate: int = 32_000, features: Any = 
     folder.mkdir(parents=True, exist_ok=True)
     files = [write_wav(folder / f"{number}.wav", sound, rate) for number, sound in enumerate(sounds)]
     return prepare(
-        files, folder / "set", CONFIG, features=features or learning.content(), pitch=learning.pitch,
+        files, folder / "set", CONFIG, features=features or singers.content(), pitch=singers.pitch,
         reporter=reporter, fingerprint=fingerprint,
     )  # fmt: skip
 
 
 def voice(seconds: float, rate: int = 32_000, seed: int = 1) -> np.ndarray:
-    return learning.sing(learning.LOW, seconds, rate, seed)
+    return singers.sing(singers.LOW, seconds, rate, seed)
 
 
 def test_windows_are_three_seconds_and_share_a_little() -> None:
@@ -113,17 +113,17 @@ def test_recordings_that_cannot_be_used_are_said_and_the_others_are(tmp_path: Pa
     (tmp_path / "notes.wav").write_text("these are not sounds")
     write_wav(tmp_path / "voice.wav", voice(4.0), 32_000)
     clips = prepare(
-        [tmp_path / "notes.wav", tmp_path / "voice.wav"], tmp_path / "set", CONFIG, features=learning.content(),
-        pitch=learning.pitch, reporter=reporter,
+        [tmp_path / "notes.wav", tmp_path / "voice.wav"], tmp_path / "set", CONFIG, features=singers.content(),
+        pitch=singers.pitch, reporter=reporter,
     )  # fmt: skip
     assert clips.report["unreadable"] == ["notes.wav"]
     assert any("notes.wav" in note and "Left out" in note for note in reporter.notes)
     with pytest.raises(AudioError, match=r"notes\.wav"):
-        prepare([tmp_path / "notes.wav"], tmp_path / "other", CONFIG, features=learning.content(), pitch=learning.pitch)
+        prepare([tmp_path / "notes.wav"], tmp_path / "other", CONFIG, features=singers.content(), pitch=singers.pitch)
 
 
 def test_content_that_is_not_a_number_is_left_out_and_counted(tmp_path: Path) -> None:
-    whole = learning.content()
+    whole = singers.content()
 
     def now_and_then(sound: np.ndarray) -> np.ndarray:
         found = whole(sound)

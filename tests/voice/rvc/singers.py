@@ -8,6 +8,7 @@ it carries what is sung and hides who sings, which is what a voice's network mus
 
 from __future__ import annotations
 
+import wave
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def sing(singer: Singer, seconds: float, rate: int, seed: int) -> Array:
     return (0.5 * voice / np.abs(voice).max()).astype(np.float32)
 
 
+def read(path: Path) -> Array:
+    """What `write_wav` wrote."""
+    with wave.open(str(path)) as file:
+        return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32767
+
+
 def write_recordings(folder: Path, singer: Singer, count: int, seconds: float, rate: int, seed: int) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
@@ -109,6 +116,20 @@ def pitch(sound: Array) -> Array:
     best = correlation.argmax(axis=1)
     strength = correlation[np.arange(count), best] / np.maximum(power[:, 0], 1e-9)
     return np.where((strength > 0.3) & (power[:, 0] > 1e-2), HEARD / (best + 40.0), 0.0).astype(np.float32)
+
+
+def envelope(sound: Array) -> Array:
+    """The average shape of the loud frames' spectrum [112], log power in 31 Hz steps, smoothed."""
+    frames = np.lib.stride_tricks.sliding_window_view(sound, 512)[::256] * np.hanning(512)
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    power = power[power.sum(axis=1) > 0.05 * power.sum(axis=1).mean(), 2:120]
+    shape = np.log(power / power.sum(axis=1, keepdims=True) + 1e-6).mean(axis=0)
+    return np.convolve(shape, np.ones(7) / 7, mode="valid")
+
+
+def distance(one: Array, other: Array) -> float:
+    """How differently two singers sound: mean difference of their envelopes, in nepers of power."""
+    return float(np.abs(envelope(one) - envelope(other)).mean())
 
 
 def ears() -> Any:
