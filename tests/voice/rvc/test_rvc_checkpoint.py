@@ -144,7 +144,7 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("number, variant", enumerate(VARIANTS))
+@pytest.mark.parametrize("number, variant", list(enumerate(VARIANTS)))
 def test_every_spelling_in_the_wild_is_the_same_voice(tmp_path, published, number, variant):
     old = number % 2 == 0  # torch's format before 1.6
     torch.save(VARIANTS[variant](published), tmp_path / "a.pth", _use_new_zipfile_serialization=not old)
