@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
 
 from vividcover.files import canonical, write_text
 from vividcover.voice.rvc.config import RvcConfig
@@ -28,6 +30,7 @@ from vividcover.voice.rvc.tuning import coarse
 FORMAT = 1
 STREAMS = ("wave", "features", "f0")
 MOST_FRAMES = 900  # of a clip, 9 s
+KEPT_FRAMES = 720_000  # 2 h: a set that a GPU keeps, in 7 GB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class TrainingSet:
         self.fingerprint, self.report = fingerprint, report
         wave, features, f0 = (_map(folder / f"{name}.f32") for name in STREAMS)
         self.wave, self.features, self.f0 = wave, features.reshape(-1, width), f0
+        self._kept: dict[int, tuple[Tensor, ...]] = {}  # clips on the device
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -78,28 +82,48 @@ class TrainingSet:
         return np.concatenate(rows) if rows else np.zeros((0, self.width), np.float32)
 
     def batch(self, ids: Sequence[int], config: RvcConfig, *, seed: int, epoch: int, pitch: bool = True,
-              padded: int = 0) -> Batch:  # fmt: skip
-        """Clips side by side, on the CPU; at least `padded` frames long. Without `pitch`, for voices without one."""
-        clips = [self.clips[i] for i in ids]
-        lengths = [clip.usable(config.hop) for clip in clips]
+              padded: int = 0, device: torch.device | str = "cpu") -> Batch:  # fmt: skip
+        """Clips side by side, at least `padded` frames long. Without `pitch`, for voices without one.
+
+        A clip's spectrogram is made on the device; on a GPU, clips stay there when the set is small enough.
+        """
+        clips = [self._clip(i, config, torch.device(device)) for i in ids]
+        lengths = [f0.shape[-1] for _, f0, *_ in clips]
         longest = max([*lengths, padded])
-        features = torch.zeros(len(ids), longest, self.width)
-        f0 = torch.zeros(len(ids), longest)
-        wave = torch.zeros(len(ids), 1, longest * config.hop)
-        spec = torch.zeros(len(ids), config.spec_channels, longest)
+        features, f0, steps, wave, spec = (
+            torch.stack([F.pad(part, (0, longest * size - part.shape[-1])) for part in parts])
+            for parts, size in zip(zip(*clips), (1, 1, 1, config.hop, 1))
+        )
         drawn = [draw(config, seed, epoch, i, length, longest) for i, length in zip(ids, lengths)]
-        for row, (clip, length) in enumerate(zip(clips, lengths)):
-            whole = torch.from_numpy(self.wave[clip.wave : clip.wave + clip.samples].copy())
-            heard = self.features[clip.features : clip.features + clip.rows]
-            features[row, :length] = torch.from_numpy(heard.repeat(2, axis=0)[:length])
-            f0[row, :length] = torch.from_numpy(self.f0[clip.f0 : clip.f0 + length].copy())
-            wave[row, 0, : length * config.hop] = whole[: length * config.hop]
-            spec[row, :, :length] = spectrogram(whole[None], config.n_fft, config.hop)[0, :, :length]
         return Batch(
-            features, torch.tensor(lengths), torch.from_numpy(coarse(f0.numpy())) if pitch else None, f0 if pitch else None, spec, wave,
-            torch.tensor([clip.speaker for clip in clips]), torch.stack([one["noise"] for one in drawn]),
-            torch.tensor([one["start"] for one in drawn]), torch.stack([one["source_noise"] for one in drawn]),
+            features.mT, torch.tensor(lengths, device=device), steps if pitch else None, f0 if pitch else None, spec,
+            wave, torch.tensor([self.clips[i].speaker for i in ids], device=device),
+            torch.stack([one["noise"] for one in drawn]).to(device),
+            torch.tensor([one["start"] for one in drawn], device=device),
+            torch.stack([one["source_noise"] for one in drawn]).to(device),
         )  # fmt: skip
+
+    def let_go(self) -> None:
+        """Of the clips that a GPU keeps."""
+        self._kept.clear()
+
+    def _clip(self, number: int, config: RvcConfig, device: torch.device) -> tuple[Tensor, ...]:
+        """features [C, T], f0 [T], its coarse steps [T], wave [1, T*hop], spec [n_fft/2+1, T]."""
+        if number in self._kept:
+            return self._kept[number]
+        clip = self.clips[number]
+        frames = clip.usable(config.hop)
+        whole = torch.from_numpy(self.wave[clip.wave : clip.wave + clip.samples].copy()).to(device)
+        heard = self.features[clip.features : clip.features + clip.rows].repeat(2, axis=0)[:frames]
+        f0 = self.f0[clip.f0 : clip.f0 + frames].copy()
+        found = (
+            torch.from_numpy(heard).to(device).mT, torch.from_numpy(f0).to(device),
+            torch.from_numpy(coarse(f0)).to(device), whole[None, : frames * config.hop],
+            spectrogram(whole[None], config.n_fft, config.hop)[0, :, :frames],
+        )  # fmt: skip
+        if device.type == "cuda" and len(self.f0) < KEPT_FRAMES:
+            self._kept[number] = found
+        return found
 
 
 class SetWriter:

@@ -141,9 +141,9 @@ class _Loop:
             try:
                 batch = self.lesson.clips.batch(
                     ids[self.lesson.rank :: world], state.config, seed=self.options.seed, epoch=state.epoch,
-                    pitch=self.options.f0, padded=padded if state.device.type == "cuda" else 0,
+                    pitch=self.options.f0, padded=padded if state.device.type == "cuda" else 0, device=state.device,
                 )  # fmt: skip
-                return self._averaged(train_step(state, batch.to(state.device)).stacked()), len(ids)
+                return self._averaged(train_step(state, batch).stacked()), len(ids)
             except RuntimeError as error:
                 if not any(words in str(error).lower() for words in TOO_LITTLE):
                     raise
@@ -167,6 +167,7 @@ class _Loop:
             )
         for optimizer in (state.voice_optimizer, state.critics_optimizer):
             optimizer.zero_grad(set_to_none=True)
+        self.lesson.clips.let_go()
         gc.collect()
         if state.device.type == "cuda":
             torch.cuda.empty_cache()
