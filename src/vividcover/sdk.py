@@ -59,12 +59,15 @@ class Session:
 
     def __post_init__(self) -> None:
         writable(self.settings.home)
+        self._loaded: dict[str, Any] = {}  # nets, from one call to the next
         self.workspace = Workspace(self.settings.cache, on_event=self.on_event, limit=self.settings.cache_limit)
 
     def context(self, consent: str = "", output: Path | None = None) -> Context:
         """For one run. Raises `StorageError` for an output that could not be written after all the work."""
         may_hold(output)
-        return Context(self.workspace, self.settings, self.engine, consent, self.cookies, output=output)
+        return Context(
+            self.workspace, self.settings, self.engine, consent, self.cookies, output=output, loaded=self._loaded
+        )
 
     def cancel(self) -> None:
         self.workspace.cancel()
@@ -288,6 +291,26 @@ def separate_in(session: Session, song: Source, folder: Path, separator: str = "
     result = context.result("song/separate", made, engine, "asked for", used, synthetic=False)
     files = [publish(parts.path(n), folder / n) for n in names]
     return _told(result, files, folder / "separation.json")
+
+
+def convert_voices_in(
+    session: Session, vocals: Sequence[Source], voice: str, output: Path | None, options: Mapping[str, Any]
+) -> Made:
+    """Several recordings, with the voice loaded once. `output` is a folder then."""
+    if len(vocals) == 1:
+        return convert_voice_in(session, vocals[0], voice, output, options)
+    folder = output or Path()
+    if folder.suffix and not folder.is_dir():
+        raise ParameterError(f"{len(vocals)} recordings do not fit into {folder.name}.", "Name a folder with -o.")
+    folder.mkdir(parents=True, exist_ok=True)
+    suffix = options.get("output_format", "wav")
+    names = [f"{Path(str(one).rstrip('/')).stem or 'vocals'}.{suffix}" for one in vocals]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ParameterError(f"Two recordings would both become {twice[0]}.", "Convert them one by one, with -o.")
+    made = [
+        convert_voice_in(session, one, voice, folder / name, options) for one, name in zip(vocals, names, strict=True)
+    ]
+    return replace(made[-1], files=tuple(m.path for m in made))
 
 
 # --- the SDK's functions ------------------------------------------------------------------------------------------

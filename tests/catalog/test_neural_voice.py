@@ -165,3 +165,18 @@ def test_a_voice_is_learnt_and_sings_and_more_epochs_go_on_from_there(
     )  # fmt: skip
     assert sung.record["engine"] == "neural"
     assert sung.result.materials[0]["consent"] == "Vivi does not exist."
+
+
+def test_several_recordings_are_sung_by_one_loaded_voice(
+    nets: dict[str, Path], song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(monkeypatch, contentvec=nets["contentvec"])
+    second = shutil.copy(song, tmp_path / "second.wav")
+    options = {"pitch_detection_algorithm": "pm", "pitch_change": "no-change"}
+    with sdk.session(home=tmp_path / "home") as session:
+        made = sdk.convert_voices_in(session, [song, second], str(nets["voice"]), tmp_path / "out", options)
+        assert len(session.context().loaded) == 2  # the voice, and which one it is
+    assert [path.name for path in made.files] == ["song.wav", "second.wav"]
+    assert all(path.with_name(f"{path.name}.json").exists() for path in made.files)
+    with sdk.session(home=tmp_path / "home") as session, pytest.raises(VividCoverError, match="both become song"):
+        sdk.convert_voices_in(session, [song, song], str(nets["voice"]), tmp_path / "out", options)

@@ -21,6 +21,7 @@ from vividcover.workspace import Stage, StageResult
 
 if TYPE_CHECKING:
     from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
+    from vividcover.voice.rvc.convert import Converter
 
 Local = Literal["classic", "neural"]
 OWN = ("vocals_stem", "instrumental_stem", "backup_vocals_stem")
@@ -152,11 +153,10 @@ def _by_network(
 
     def compute(stage: Stage) -> None:
         out = stage.folder / "vocals.wav"
-        report = convert.convert(
-            vocals, model, out, settings, weights=resolver(context), device=place.device, dtype=place.precision,
-            threads=place.threads, reporter=stage,
-        )  # fmt: skip
-        stage.meta.update(report)
+        converter = _converter(model, settings.index_rate > 0, context)
+        for note in converter.model.notes:
+            stage.note(note)
+        stage.meta.update(converter.convert(vocals, out, settings, reporter=stage))
 
     sung = context.stage(
         "voice/convert-neural", version=1, inputs={"vocals": vocals, "voice": model},
@@ -164,6 +164,23 @@ def _by_network(
     )  # fmt: skip
     context.nets.update(needed(input))
     return steps.with_singing(sung)
+
+
+def _converter(model: Path, with_index: bool, context: Context) -> Converter:
+    """The voice, loaded: the last one stays in memory, for the next song."""
+    from vividcover.voice.rvc.convert import Converter
+
+    place = context.settings
+    name = f"{context.workspace.hash_of(model)} {with_index} {place.device} {place.precision}"
+    if name not in context.loaded:
+        context.loaded.pop(context.loaded.pop("voice", ""), None)
+        context.loaded[name] = Converter(
+            model, weights=resolver(context), device=place.device, dtype=place.precision, threads=place.threads,
+            with_index=with_index,
+        )  # fmt: skip
+        context.loaded["voice"] = name
+    found: Converter = context.loaded[name]
+    return found
 
 
 def _blended(voice: shelf.Trained, input: RealisticVoiceCloningInput, context: Context) -> Path:

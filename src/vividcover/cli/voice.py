@@ -92,7 +92,9 @@ def train(
     ignored=RealisticVoiceCloning.ignores["classic"],
 )
 def convert(
-    vocals: Annotated[str, typer.Argument(help="Vocals without music: a file or a link.", show_default=False)],
+    vocals: Annotated[
+        list[str], typer.Argument(help="Vocals without music: files or links.", show_default=False)
+    ],
     voice: Annotated[
         str, typer.Option("--voice", help="Trained voice: a name, a path or a link.", autocompletion=voice_names)
     ],
@@ -102,14 +104,17 @@ def convert(
     ] = None,
     engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
-    """Sing or say vocals again in a trained voice."""
+    """Sing or say vocals again in a trained voice.
+
+    Of several recordings at once, --output is the folder that the results go into.
+    """
     from vividcover import sdk
 
-    if output and output.suffix:
+    if output and output.suffix and len(vocals) == 1:
         options["output_format"] = output.suffix[1:].lower()
     if output_format:
         options["output_format"] = output_format
-    perform(lambda s: sdk.convert_voice_in(s, vocals, voice, output, options), Common(engine, json, quiet, cookies))
+    perform(lambda s: sdk.convert_voices_in(s, vocals, voice, output, options), Common(engine, json, quiet, cookies))
 
 
 @app.command("list")

@@ -88,6 +88,7 @@ class Runner:
     def serve(self) -> None:
         begin = self._request()
         self.settings = Settings(**begin["settings"])
+        self.loaded: dict[str, Any] = {}  # nets that the next run finds in memory
         self.artifacts = Artifacts.of(self.settings)
         self.shared = shared.of(self.settings, self.artifacts)
         self.cache = self.settings.cache
@@ -122,7 +123,7 @@ class Runner:
         model = known(run["serves"])
         context = Context(
             workspace, self.settings, run["engine"], run["consent"], resolve=files.find,
-            on_output=lambda piece: self.say("output", text=piece),
+            on_output=lambda piece: self.say("output", text=piece), loaded=self.loaded,
         )  # fmt: skip
         values = self._values(run, model)
         result = model.train(values, context) if run["kind"] == "training" else model.run(values, context)
