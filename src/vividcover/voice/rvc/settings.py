@@ -15,7 +15,7 @@ METHODS = (
 FARTHEST = 36.0  # semitones
 RANGES: dict[str, tuple[float, float]] = {
     "semitones": (-FARTHEST, FARTHEST), "index_rate": (0, 1), "filter_radius": (0, 7), "rms_mix_rate": (0, 1),
-    "protect": (0, 0.5), "crepe_hop_length": (16, 1024), "formant": (-12, 12), "autotune": (0, 1),
+    "protect": (0, 0.5), "crepe_hop_length": (1, 512), "formant": (-12, 12), "autotune": (0, 1),
     "silence_gate_db": (-200, 0), "speaker": (0, 99_999), "seed": (0, 2**63 - 1), "noise_scale": (0, 2),
 }  # fmt: skip
 
@@ -31,7 +31,7 @@ class NeuralConversion:
     rms_mix_rate      0..1: 0 = the song's loudness at every moment, 1 = what the converted voice gives
     protect           0..0.5: how much of the index consonants and breath get; 0.5 = as much as everything else
     method            the pitch tracker, see `pitch.METHODS`
-    crepe_hop_length  16..1024 samples at 16 kHz between two frames of mangio-crepe
+    crepe_hop_length  1..512 samples at 16 kHz between two frames of mangio-crepe
     unvoiced          "zero": no pitch where none is heard, as published voices were trained;
                       "interpolate": a line between the notes, as RVC does since 2026
     formant           semitones by which the voice's resonances are moved: up = smaller, brighter; 0 = as learnt
