@@ -35,9 +35,10 @@ def shelf(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shelf")
     voice_file(folder / "vivi.pth")
     content_vec(folder / "content.safetensors")
-    samples = read_pcm(song(folder / "song.wav", 6.5))[0]
+    samples = read_pcm(song(folder / "song.wav", 5))[0]
     samples[:, 2 * 44_100 : 4 * 44_100] = 0
     write_pcm(folder / "song.wav", samples, 44_100)
+    song(folder / "short.wav", 1.2)
     return folder
 
 
@@ -74,7 +75,7 @@ def added_index(path, width=768, count=60):
 
 def test_the_result_has_the_songs_length_rate_and_channels(vivi, shelf, tmp_path):
     samples, rate, report = sung(vivi, shelf / "song.wav", tmp_path / "out.wav")
-    assert samples.shape == (2, round(6.5 * 44_100)) and rate == 44_100
+    assert samples.shape == (2, 5 * 44_100) and rate == 44_100
     assert np.isfinite(samples).all() and np.abs(samples).max() > 0.01
     assert (samples[0] == samples[1]).all()
     assert report["song_f0_hz"]["low"] < report["song_f0_hz"]["high"]
@@ -90,7 +91,7 @@ def test_the_samples_do_not_hang_on_how_much_is_made_at_a_time(vivi, shelf, tmp_
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(vivi, shelf, tmp_path):
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
-        vivi.convert(shelf / "song.wav", tmp_path / name, NeuralConversion(method="pm", index_rate=0, seed=seed))
+        vivi.convert(shelf / "short.wav", tmp_path / name, NeuralConversion(method="pm", index_rate=0, seed=seed))
     first, again, other = ((tmp_path / name).read_bytes() for name in "abc")
     assert first == again != other
 
@@ -98,11 +99,11 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(vivi, shelf,
 def test_nothing_is_sung_where_the_song_is_silent(vivi, shelf, tmp_path):
     samples, _, report = sung(vivi, shelf / "song.wav", tmp_path / "out.wav")
     assert not samples[:, round(2.4 * 44_100) : round(3.6 * 44_100)].any()
-    assert report["sung_s"] < 5.3
+    assert report["sung_s"] < 4
     always, _, report = sung(
         vivi, shelf / "song.wav", tmp_path / "out.wav", NeuralConversion(method="pm", silence_gate_db=-200)
     )
-    assert always[:, round(2.4 * 44_100) : round(3.6 * 44_100)].any() and report["sung_s"] == 6.5
+    assert always[:, round(2.4 * 44_100) : round(3.6 * 44_100)].any() and report["sung_s"] == 5
 
 
 def test_a_song_of_nothing_but_silence_gives_silence_and_says_so(vivi, tmp_path):
@@ -127,11 +128,13 @@ def test_a_voice_of_every_version_and_rate_sings_with_a_pitch_and_without(weight
     for version, rate, f0 in (("v1", 40_000, True), ("v2", 32_000, True), ("v2", 40_000, False)):
         if version == "v1":  # needs ContentVec's ninth layer, which the small one has not
             with pytest.raises(ModelFileError, match="v1 voice"):
-                convert(shelf / "song.wav", voice_file(tmp_path / "v1.pth", "v1", rate), tmp_path / "out.wav", PLAIN,
-                        weights=weights, device="cpu")  # fmt: skip
+                convert(shelf / "short.wav", voice_file(tmp_path / "v1.pth", "v1", rate), tmp_path / "out.wav", PLAIN,
+                        weights=weights, device="cpu", dtype="fp32")  # fmt: skip
             continue
         file = voice_file(tmp_path / f"{rate}.pth", version, rate, f0=f0)
-        report = convert(shelf / "song.wav", file, tmp_path / "out.wav", PLAIN, weights=weights, device="cpu")
+        report = convert(
+            shelf / "short.wav", file, tmp_path / "out.wav", PLAIN, weights=weights, device="cpu", dtype="fp32"
+        )
         assert report["rate"] == rate and report["song_f0_hz"]
         assert (report["sung_f0_hz"] is not None) == f0
         assert read_pcm(tmp_path / "out.wav")[0].any()
@@ -153,12 +156,12 @@ def test_the_loudness_follows_the_song_or_the_voice_as_rms_mix_rate_says(vivi, t
 
 
 def test_bfloat16_stays_within_its_stated_error(vivi, shelf, weights, tmp_path):
-    """Networks in bfloat16, sums in float32: 3 % of the signal with the same noise, under 0.5 dB in any band."""
+    """The vocoder's convolutions in bfloat16, sums in float32: at most 2 % of the signal."""
     quick = Converter(shelf / "vivi.pth", weights=weights, device="cpu", dtype="bf16")
-    exact, _, _ = sung(vivi, shelf / "song.wav", tmp_path / "a.wav")
-    close, _, _ = sung(quick, shelf / "song.wav", tmp_path / "b.wav")
+    exact, _, _ = sung(vivi, shelf / "short.wav", tmp_path / "a.wav")
+    close, _, _ = sung(quick, shelf / "short.wav", tmp_path / "b.wav")
     error = np.sqrt(np.mean((exact - close) ** 2) / np.mean(exact**2))
-    assert 1e-5 < error < 0.03
+    assert 1e-5 < error < 0.02
 
 
 # --- what may be asked for -------------------------------------------------------------------------------------------
@@ -175,7 +178,13 @@ def test_auto_moves_by_whole_octaves_to_where_the_voice_is(shelf, weights, tmp_p
         archive.write(shelf / "vivi.pth", "High.pth")
         archive.writestr("model.json", json.dumps(card))
     report = convert(
-        shelf / "song.wav", tmp_path / "high.zip", tmp_path / "out.wav", PLAIN, weights=weights, device="cpu"
+        shelf / "short.wav",
+        tmp_path / "high.zip",
+        tmp_path / "out.wav",
+        PLAIN,
+        weights=weights,
+        device="cpu",
+        dtype="fp32",
     )
     assert report["voice"] == "High" and report["octave"] in (1.0, 2.0) and "620 Hz" in report["octave_why"]
     assert report["sung_f0_hz"]["median"] == pytest.approx(
@@ -186,7 +195,7 @@ def test_auto_moves_by_whole_octaves_to_where_the_voice_is(shelf, weights, tmp_p
 def test_pitch_change_by_name_and_by_semitones_adds_to_the_songs_key(vivi, shelf, tmp_path):
     for change, key, wanted in (("male-to-female", 0, 12), ("no-change", -2, -2), (3.5, 1, 4.5), ("auto", 2, 2)):
         settings = NeuralConversion(pitch_change=change, semitones=key, method="pm", index_rate=0)
-        assert vivi.convert(shelf / "song.wav", tmp_path / "out.wav", settings)["semitones"] == wanted
+        assert vivi.convert(shelf / "short.wav", tmp_path / "out.wav", settings)["semitones"] == wanted
 
 
 def test_every_option_changes_what_is_sung(shelf, weights, tmp_path):
@@ -195,15 +204,14 @@ def test_every_option_changes_what_is_sung(shelf, weights, tmp_path):
     (folder / "vivi.pth").write_bytes((shelf / "vivi.pth").read_bytes())
     added_index(folder / "added_Flat_vivi_v2.index")
     converter = Converter(folder, weights=weights, device="cpu", dtype="fp32")
-    song(tmp_path / "in.wav", 2)
     usual = {"method": "pm", "index_rate": 0.5, "protect": 0.33}
-    plain, _, _ = sung(converter, tmp_path / "in.wav", tmp_path / "plain", NeuralConversion(**usual))
+    plain, _, _ = sung(converter, shelf / "short.wav", tmp_path / "plain", NeuralConversion(**usual))
     for change in (
         {"index_rate": 1.0}, {"protect": 0.1}, {"filter_radius": 7}, {"rms_mix_rate": 0.9}, {"formant": 3.0},
         {"autotune": 1.0}, {"unvoiced": "interpolate"}, {"speaker": 1}, {"method": "harvest"}, {"noise_scale": 0.0},
         {"pitch_change": "male-to-female"}, {"semitones": 2.0}, {"parity": True},
     ):  # fmt: skip
-        other, _, _ = sung(converter, tmp_path / "in.wav", tmp_path / "other", NeuralConversion(**usual | change))
+        other, _, _ = sung(converter, shelf / "short.wav", tmp_path / "other", NeuralConversion(**usual | change))
         assert other.shape == plain.shape and np.abs(other - plain).max() > 1e-3, change
 
 
@@ -221,7 +229,8 @@ def test_one_loaded_voice_sings_many_songs_as_each_would_be_alone(vivi, shelf, w
 
 def test_a_voice_without_an_index_sings_and_says_so(vivi, shelf, tmp_path):
     said = Silent()
-    vivi.convert(shelf / "song.wav", tmp_path / "out.wav", NeuralConversion(method="pm", index_rate=0.5), reporter=said)
+    settings = NeuralConversion(method="pm", index_rate=0.5)
+    vivi.convert(shelf / "short.wav", tmp_path / "out.wav", settings, reporter=said)
     assert "without an index" in " ".join(said.notes)
 
 
