@@ -448,3 +448,11 @@ def test_the_sample_song_is_read_with_its_title(tmp_path: Path) -> None:
     info = probe(SAMPLE / "song.ogg")
     assert (info.title, info.rate, info.channels, info.codec) == ("Paint the Sky", 44100, 2, "vorbis")
     assert info.seconds == pytest.approx(29.9, abs=0.1)
+
+
+@pytest.mark.parametrize("format", ["wav", "mp3", "flac", "ogg", "m4a", "opus"])
+def test_a_working_file_of_one_channel_can_be_had_in_every_format(tmp_path: Path, format: str) -> None:
+    mono = write_pcm(tmp_path / "mono.wav", tone()[:1])
+    out = tmp_path / f"out.{format}"
+    encode(mono, out, format=format, tags={})
+    assert decode(out, tmp_path / "back.wav", max_seconds=10).seconds == pytest.approx(2, abs=0.01)

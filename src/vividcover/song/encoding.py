@@ -181,7 +181,7 @@ def _writing() -> Iterator[None]:
 
 def _add_audio(container: Any, how: Format, source: PcmReader) -> Any:
     rate = how.rate or source.rate
-    layout = "mono" if source.channels == 1 else "stereo"
+    layout = _layout(how, source)
     stream = container.add_stream(how.codec, rate=rate, options={"flags": "+bitexact", **how.options})
     stream.codec_context.layout = layout
     stream.codec_context.format = how.sample
@@ -191,12 +191,19 @@ def _add_audio(container: Any, how: Format, source: PcmReader) -> Any:
     return stream
 
 
+def _layout(how: Format, source: PcmReader) -> str:
+    """FFmpeg's own Vorbis encoder knows two channels and nothing else."""
+    return "mono" if source.channels == 1 and how.codec != "vorbis" else "stereo"
+
+
 def _audio_packets(stream: Any, how: Format, source: PcmReader, reporter: Reporter) -> Iterator[Any]:
     rate = how.rate or source.rate
-    layout = "mono" if source.channels == 1 else "stereo"
+    layout = _layout(how, source)
     noise = np.random.default_rng(DITHER_SEED)
     position = 0
     for block in _resampled(source, rate):
+        if layout == "stereo" and len(block) == 1:
+            block = np.repeat(block, 2, axis=0)
         frame = av.AudioFrame.from_ndarray(_as_frame(block, how.sample, noise), format=how.sample, layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, position, Fraction(1, rate)
         position += block.shape[1]
