@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from neural_making import contentvec, use, voice
 from vividcover import sdk
@@ -155,6 +156,14 @@ def test_a_voice_is_learnt_and_sings_and_more_epochs_go_on_from_there(
     more = sdk.train_voice(clips, epoch=2, **learning)
     assert more.record["details"]["report"]["epochs"] == 2
     assert any("Going on at epoch 2" in note for note in more.result.notes)
+    with sdk.session(home=home) as session:
+        kept = [e for e in session.workspace.entries() if e["name"] == "training"]
+        assert len(kept) == 1 and kept[0]["bytes"] > 100_000
+        with FileLock(f"{kept[0]['folder']}.lock"):
+            session.workspace.prune(0)
+            assert kept[0]["folder"].exists()  # somebody is training there
+        session.workspace.prune(0)
+        assert not kept[0]["folder"].exists()
     with zipfile.ZipFile(more.path) as archive:
         names = set(archive.namelist())
     assert {"vivi.pth", "total_fea.npy", "model.json"} < names

@@ -2,6 +2,7 @@
 
 A training is worth hours, so what it has reached does not lie in a stage's own folder, which a kill takes away, but
 under the cache, named by the recordings: the same call again goes on where it stood, one with more epochs goes on, too.
+(The state of a full network is 1.3 GB. `vividcover cache` lists and removes it.)
 """
 
 from __future__ import annotations
