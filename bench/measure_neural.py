@@ -91,7 +91,7 @@ def infer(job: dict[str, Any]) -> dict[str, Any]:
     """A song through a loaded voice, after a short one to warm up. Only singing is counted, as for the peer."""
     converter = _converter(job)
     folder, cost = Path(job["folder"]), {}
-    short = read_pcm(folder / "song.wav")[0][:, : 44_100 // 2]
+    short = read_pcm(folder / job["song"])[0][:, : round(44_100 * job["warm_s"])]
     settings = NeuralConversion(
         index_rate=job["index_rate"], rms_mix_rate=job["rms_mix_rate"], protect=job["protect"],
         parity=job.get("parity", False), noise_scale=job.get("noise_scale", 0.66666), seed=job.get("seed", 0),
@@ -157,7 +157,8 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         given["sid"], torch.randn(count, config.inter, frames), torch.zeros(count, dtype=torch.long),
         torch.randn(count, config.segment),
     ).to(device)  # fmt: skip
-    train_step(state, clips)
+    for _ in range(job["warm"]):
+        train_step(state, clips)
     cost: dict[str, float] = {}
     with spent(cost, job["device"]):
         for _ in range(job["steps"]):

@@ -170,7 +170,7 @@ def infer(job: dict[str, Any]) -> dict[str, Any]:
             job["rms_mix_rate"], "v2", job["protect"],
         )  # fmt: skip
 
-    run(audio[: 16_000 // 2])
+    run(audio[: round(16_000 * job["warm_s"])])
     with spent(cost, device):
         sung = run(audio)
     np.save(job["out"], sung)
@@ -220,7 +220,7 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
         peer.global_step = 1  # at 0 it would draw pictures
         peer.train_and_evaluate(0, 1, hps, nets, optimizers, [], scaler, [Loader([info] * count), None], said, None, [])
 
-    steps(1)
+    steps(job["warm"])
     cost: dict[str, float] = {}
     with spent(cost, device):
         steps(job["steps"])
