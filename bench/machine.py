@@ -39,8 +39,13 @@ def about() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {p: _version(p) for p in packages},
         "commit": _commit(),
-        "command": " ".join(["python", *(os.path.relpath(a, ROOT) if a == sys.argv[0] else a for a in sys.argv)]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0], ROOT), *(_public(a) for a in sys.argv[1:])]),
     }
+
+
+def _public(argument: str) -> str:
+    """A word of the command, without where things lie on this machine."""
+    return Path(argument).name if argument.startswith("/") else argument
 
 
 def _cpu() -> str:
