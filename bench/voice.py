@@ -194,7 +194,8 @@ def page(head: dict[str, Any], figures: dict[str, Any], rows: list[Any], learnin
     missed = verdict(figures)
     return "\n\n".join([
         "# The neural voice: conversion and training step beside RVC's",
-        f"{head['date']}, {head['device']['cpu']}, {head['device']['cores']} cores, load {head['load_at_start'][0]}: `{head['command']}`",
+        f"{head['date']}, {head['device']['cpu']}, {head['device']['cores']} cores, "
+        f"load {head['load_at_start'][0]}: `{head['command']}`",
         f"Missed: {', '.join(missed)}." if missed else "Every aim is met.",
         table(ratios),
         f"Conversion, 48k v2, RMVPE, index; {unit} per second of audio:",
