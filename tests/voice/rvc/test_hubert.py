@@ -27,14 +27,6 @@ TO_FAIRSEQ = {  # in this order
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tensors(config=None, **more):
     """A file of transformers' spelling with weights by name."""
     shapes = {name: tuple(t.shape) for name, t in ContentVec(config).state_dict().items()}

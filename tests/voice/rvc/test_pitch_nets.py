@@ -26,14 +26,6 @@ FRAMES = [0, 1, 40, 77, 100, 150, 199, 200]  # of which the oracle kept whole sa
 SIZES = {"tiny": (128, 16, 16, 16, 32, 64), "full": (1024, 128, 128, 128, 256, 512)}
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def golden(name):
     return np.load(ORACLES / f"golden_pitch_{name}.npz")
 

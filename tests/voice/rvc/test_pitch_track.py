@@ -19,14 +19,6 @@ CLASSIC = [method for method, weights in METHODS.items() if not weights]
 LIGHT = [*CLASSIC, "fcpe", "crepe-tiny", "mangio-crepe-tiny"]  # RMVPE's 90 M weights are tested in test_pitch_nets
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A folder of weights by chance, as the resolver of the program would give them."""

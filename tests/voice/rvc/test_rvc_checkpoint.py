@@ -35,14 +35,6 @@ GOLD = np.load(ORACLES / "golden_rvc_files.npz")
 PEERS = sorted(key.removeprefix("file/") for key in GOLD.files if key.startswith("file/"))
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def filled(config, f0=True, posterior=True):
     voice = Synthesizer(config, f0, posterior)
     voice.load_state_dict({name: torch.from_numpy(value) for name, value in fill(shapes_of(voice)).items()})

@@ -9,7 +9,6 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
-import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rvc_making import content_vec, read_pcm, signal, song, voice_file, write_pcm
@@ -19,14 +18,6 @@ from vividcover.voice.rvc.convert import Converter, NeuralConversion, convert
 from vividcover.workspace import Silent
 
 PLAIN = NeuralConversion(method="pm", index_rate=0, rms_mix_rate=1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,6 @@ from vividcover.voice.rvc.vocoder import MARGIN, sine_source
 FRAMES = 40
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def inputs(net, frames=FRAMES, seed=0):
     """z, speaker and source of a piece with a pause in it."""
     random = torch.Generator().manual_seed(seed)

@@ -17,14 +17,6 @@ from seeded import fill, shapes_of, signal  # noqa: E402
 GOLD = np.load(ORACLES / "golden_rvc_full.npz")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def heard():
     return torch.from_numpy(np.stack([signal(0.1, 32000, 1), signal(0.1, 32000, 2)]))[:, None]

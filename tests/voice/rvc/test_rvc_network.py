@@ -22,14 +22,6 @@ GOLD = dict(np.load(ORACLES / "golden_rvc.npz")) | dict(np.load(ORACLES / "golde
 CLOSE = 1e-4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def filled(config, f0=True):
     voice = Synthesizer(config, f0)
     voice.load_state_dict({name: torch.from_numpy(value) for name, value in fill(shapes_of(voice)).items()})

@@ -18,14 +18,6 @@ from seeded import fill, noise, shapes_of  # noqa: E402
 RATE, HOP = 48000, 480
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def filled(config, f0=True):
     vocoder = Vocoder(config, f0)
     vocoder.load_state_dict({name: torch.from_numpy(value) for name, value in fill(shapes_of(vocoder)).items()})
