@@ -34,7 +34,7 @@ def chosen(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Work
     """A worker that does what a test tells it to, and whose child is up, and whose moments are long."""
     monkeypatch.setattr("vividcover.runs.handed.MOMENT", 5.0)
     worker = Worker(settings())
-    with bell.Listener("work") as worker.bell:
+    with bell.Listener("work") as worker.bell, bell.Listener("cancel") as worker.cancels:
         worker.children.prepare()
         while worker.children.warm() is not None:
             pass

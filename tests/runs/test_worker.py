@@ -168,7 +168,7 @@ def test_a_defect_that_meets_one_run_ends_that_run_and_not_the_worker(
         raise KeyError("a defect")
 
     monkeypatch.setattr(Drive, "_wait", break_down)
-    with bell.Listener("work") as chosen.bell:
+    with bell.Listener("work") as chosen.bell, bell.Listener("cancel") as chosen.cancels:
         chosen._turn()
     assert row(database, run_id)["status"] == "failed"
     assert row(database, run_id)["error"] == "Something unforeseen happened: KeyError: 'a defect'"

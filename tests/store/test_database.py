@@ -85,6 +85,32 @@ def test_who_must_not_wait_is_told_that_another_writes(tmp_path: Path) -> None:
     database.close()
 
 
+def test_a_writer_that_waits_is_let_in_at_once_and_gives_up_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Database(f"sqlite:///{tmp_path / 'a.db'}") for _ in range(2))
+    migrate.upgrade(one)
+    let_in: list[float] = []
+
+    def wait() -> None:
+        with other.write():
+            let_in.append(time.monotonic())
+
+    waiting = threading.Thread(target=wait)
+    with one.write():
+        waiting.start()
+        time.sleep(0.2)
+        assert not let_in
+        left = time.monotonic()
+    waiting.join()
+    assert 0 < let_in[0] - left < 0.2
+    monkeypatch.setattr("vividcover.store.database.BUSY_SECONDS", 0.05)
+    with one.write(), pytest.raises(StorageError, match="locked"), other.write():
+        raise AssertionError
+    one.close()
+    other.close()
+
+
 def test_the_clock_is_the_databases_and_goes_on_within_a_transaction(database_url: str) -> None:
     database = Database(database_url)
     with database.write() as db:

@@ -4,10 +4,10 @@
     with Listener("work") as bell:
         heard = bell.wait(0.5)                    # what the rings were about; None: time is up
 
-Topics: "work" (a run waits, or one is to be canceled), "runs" (a run changed), "webhooks" (one is to be sent). A ring
-may say what it is about, a run's id, with a "!" behind it when the run is over. Rings are datagrams to Unix sockets in
-the data folder. A ring that gets lost is harmless: the truth is in the database, and everybody also looks there every
-half second or so.
+Topics: "work" (a run waits), "cancel" (one that is carried out is to stop), "runs" (a run changed), "webhooks" (one is
+to be sent). A ring may say what it is about, a run's id, with a "!" behind it when the run is over. Rings are datagrams
+to Unix sockets in the data folder. A ring that gets lost is harmless: the truth is in the database, and everybody also
+looks there every half second or so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Literal
 from vividcover.settings import settings
 from vividcover.store.ids import new_id
 
-Topic = Literal["work", "runs", "webhooks"]
+Topic = Literal["work", "cancel", "runs", "webhooks"]
 LONGEST_PATH = 100  # bytes: an address of a Unix socket holds 104 to 108
 LARGEST = 256  # bytes of a ring
 

@@ -47,6 +47,7 @@ class Drive:
         self.ended: Row = {}  # its row, when it is over
         self.soon: Callable[[Row], None] | None = None  # hears of that row before it is committed
         self.empty: bool | None = None  # whether no run waits, where the transaction that ends it has looked
+        self._sent = False  # the child has it
         self.stop: str | None = None  # why it is being stopped
         now = time.monotonic()
         self.began = now
@@ -57,12 +58,20 @@ class Drive:
         """From the claim to the end. Raises `LostLease`, `StorageError`."""
         if self.claim.again:
             self._say("log", "Taken up again; finished stages are kept.\n")
-        child = self.worker.children.take(self.kind)
-        run = {k: self.claim.run[k] for k in ("id", "kind", "serves", "input", "files", "weights", "engine", "consent")}
-        child.send("run", **run, weights_file=self.claim.weights_file)
+        child = self.send()
         if child.ready and self.claim.run["status"] != "processing":
             self._begins()
         self._follow(child)
+
+    def send(self, *, sure: bool = False) -> Child:
+        """Has its child begin, if that was not done. `sure`: the child was up a moment ago."""
+        child = self.worker.children.take(self.kind, sure=sure or self._sent)
+        if self._sent:
+            return child
+        self._sent = True
+        run = {k: self.claim.run[k] for k in ("id", "kind", "serves", "input", "files", "weights", "engine", "consent")}
+        child.send("run", **run, weights_file=self.claim.weights_file)
+        return child
 
     def _follow(self, child: Child) -> None:
         """Until the child has done it."""
@@ -87,10 +96,10 @@ class Drive:
 
     def _wait(self, child: Child) -> None:
         due = min(self.beat_at, self.watch_at, self.write_at, self.kill_at)
-        sources: list[Any] = [child, self.worker.bell, *self.worker.hands.lines]
+        sources: list[Any] = [child, self.worker.cancels, *self.worker.hands.lines]
         ready, _, _ = select.select(sources, [], [], max(0.0, due - time.monotonic()))
         self.worker.hands.refuse(ready)
-        if self.worker.bell in ready and self.claim.id in self.worker.bell.heard():
+        if self.worker.cancels in ready and self.claim.id in self.worker.cancels.heard():
             self.watch_at = 0.0
 
     def _begins(self) -> None:
@@ -175,6 +184,7 @@ class Drive:
 
     def _finish(self, outcome: Outcome) -> None:
         self._end(outcome)
+        self.worker.go_on()
         self.ring()
 
     def _end(self, outcome: Outcome, now_is: float | None = None) -> None:

@@ -110,6 +110,7 @@ class Hands:
     def __init__(self, home: Path) -> None:
         self._folder = bell.folder("desks", home)
         self._lines: dict[str, Line] = {}
+        self.opened = False  # a desk, that it may not have gone to yet
 
     @property
     def lines(self) -> list[Line]:
@@ -118,6 +119,7 @@ class Hands:
     def look(self) -> None:
         """Goes to the desks where it is not yet, and leaves those that are gone."""
         self._leave()
+        self.opened = False
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self._folder):  # noqa: PTH208 (every half second)
                 if name in self._lines:
@@ -136,6 +138,8 @@ class Hands:
 
     def hold_out(self, warm: Callable[[], Collection[str] | None]) -> None:
         """Says that a run of these models (None: of any) would be begun at once, to those who do not know it."""
+        if self.opened:
+            self.look()
         if new := [line for line in self._lines.values() if not line.idle]:
             kinds = warm()
             for line in new:

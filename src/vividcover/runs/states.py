@@ -28,7 +28,7 @@ from vividcover.store.tables import runs, tokens
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
 OPEN = ("starting", "processing")
 GOING = runs.c.completed_at.is_(None)  # as the indexes of the open runs have it
-BELLS: tuple[bell.Topic, ...] = ("work", "runs", "webhooks")  # who may have to act when a run is canceled
+BELLS: tuple[bell.Topic, ...] = ("cancel", "runs", "webhooks")  # who may have to act when a run is canceled
 Row = Mapping[str, Any]
 
 

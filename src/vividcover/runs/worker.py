@@ -19,7 +19,7 @@ from sqlalchemy.engine import Connection
 
 from vividcover.errors import StorageError
 from vividcover.memory import steady
-from vividcover.runs import bell, chores, leases
+from vividcover.runs import bell, chores, handover, leases
 from vividcover.runs.child import Children
 from vividcover.runs.drive import LOOK, Drive
 from vividcover.runs.handed import Handed
@@ -48,6 +48,7 @@ class Worker:
         self.hands = Hands(settings.home)
         self.stopping = False
         self.next: Claim | None = None  # taken as the last one was finished
+        self._begun: Drive | None = None  # of that one
         self._none = False  # there was none when it was finished
         self._looked_at = 0.0  # when an empty line was last seen
         self._chores_at = self.tend_at = 0.0
@@ -59,7 +60,8 @@ class Worker:
         migrate.upgrade(self.database)
         chores.arrive(self.database, self.id, self.device)
         self.children.prepare()
-        with bell.Listener("work", self.settings.home) as self.bell:
+        home = self.settings.home
+        with bell.Listener("work", home) as self.bell, bell.Listener("cancel", home) as self.cancels:
             self.hands.look()
             steady()
             try:
@@ -94,7 +96,7 @@ class Worker:
                 self._rest()
                 return
         self.hands.withdraw()
-        drive = Drive(self, claim)
+        drive, self._begun = self._begun or Drive(self, claim), None
         if claim.run["status"] == "processing" and claim.run["webhook"]:
             drive.ring()
         self._carry_out(drive)
@@ -109,6 +111,12 @@ class Worker:
             given.answer(no=True)
         else:
             self._carry_out(Handed(self, given))
+
+    def go_on(self) -> None:
+        """Has the child begin with the next run, where there is one and the child is up, before anything else."""
+        if self.next is not None and self.next.run["status"] == "processing" and not self.next.again:
+            self._begun = Drive(self, self.next)
+            self._begun.send(sure=True)
 
     def free(self) -> dict[str, Any]:
         """What a server is told with a run's end: whether another would be begun at once."""
@@ -155,6 +163,8 @@ class Worker:
         """Takes the next run in the transaction that ends the last one. `empty`: what `look` said in it before."""
         if not self._may_look():
             return None
+        if not empty:  # whoever has rung by now is seen
+            self.hands.opened |= handover.OPENED in self.bell.heard()
         claim = None if empty else self._take(db)
         self._none = claim is None
         return claim

@@ -317,7 +317,7 @@ async def delete_finetune(request: Request) -> dict[str, Any]:
         return row, float(db.execute(sa.select(now())).scalar_one())
 
     row, at = await state.write(change)
-    bell.ring("work", row["run_id"], state.settings.home)
+    bell.ring("cancel", row["run_id"], state.settings.home)
     bell.ring("runs", row["run_id"], state.settings.home)
     return {
         "status": "success", "message": f"The finetune {row['id']} is deleted.", "deleted_finetune_id": row["id"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from vividcover.files import storage_errors
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another's transaction; ours are milliseconds long
 BUSY_MS = int(BUSY_SECONDS * 1000)
-LOG_PAGES = 4000  # of SQLite's log, 16 MB, which the writer who gets there brings into the database
+FIRST_PAUSE, LONGEST_PAUSE = 2e-5, 5e-3  # seconds between two tries to write
+LOG_PAGES = 16000  # of SQLite's log, 64 MB, which the writer who gets there brings into the database
 KEPT = 8  # connections that stay open although nobody uses them
 
 
@@ -61,6 +63,7 @@ class Database:
         self._keeps = self.is_sqlite and bool(self.engine.url.database)
         self._kept: list[Connection] = []  # which nobody uses at the moment
         self._hasty: list[Connection] = []  # likewise, of `write_now`
+        self._writers: list[Connection] = []  # likewise, of `write`
 
     @property
     def is_sqlite(self) -> bool:
@@ -70,11 +73,11 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """A transaction, committed at the end and rolled back by an exception. Raises `StorageError`."""
         if self._keeps:
-            with _clear(self.url), self._hand(self._kept) as connection:
+            with _clear(self.url), self._hand(self._writers, "busy_timeout=0") as connection:
                 raw = _raw(connection)
-                raw.execute("BEGIN IMMEDIATE")
+                _in_turn(raw, "BEGIN IMMEDIATE")
                 yield connection
-                raw.execute("COMMIT")
+                _in_turn(raw, "COMMIT")
             return
         with _clear(self.url), self._writer.begin() as connection:
             yield connection
@@ -89,15 +92,10 @@ class Database:
             _clear(self.url),
             self._hand(self._hasty, "busy_timeout=0", f"wal_autocheckpoint={2 * LOG_PAGES}") as connection,
         ):
-            raw, busy = _raw(connection), False
-            try:
-                raw.execute("BEGIN IMMEDIATE")
-            except sqlite3.OperationalError as error:
-                busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
-                if not busy:
-                    raise
-            yield None if busy else connection
-            if not busy:
+            raw = _raw(connection)
+            mine = _done(raw, "BEGIN IMMEDIATE")
+            yield connection if mine else None
+            if mine:
                 raw.execute("COMMIT")
 
     @contextlib.contextmanager
@@ -130,10 +128,32 @@ class Database:
             _part(connection)
 
     def close(self) -> None:
-        for kept in (self._kept, self._hasty):
+        for kept in (self._kept, self._hasty, self._writers):
             while kept:
                 _part(kept.pop())
         self.engine.dispose()
+
+
+def _done(raw: sqlite3.Connection, statement: str) -> bool:
+    """Carries it out. False: another is in the way at this moment, and the connection does not wait."""
+    try:
+        raw.execute(statement)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+            return False
+        raise
+    return True
+
+
+def _in_turn(raw: sqlite3.Connection, statement: str) -> None:
+    """Waits until nobody is in the way. SQLite itself would look again after a millisecond and more, in which a worker
+    could have done a run."""
+    until, pause = time.monotonic() + BUSY_SECONDS, FIRST_PAUSE
+    while not _done(raw, statement):
+        if time.monotonic() > until:
+            raise sqlite3.OperationalError("database is locked")
+        time.sleep(pause)
+        pause = min(1.25 * pause, LONGEST_PAUSE)
 
 
 @contextlib.contextmanager
