@@ -256,12 +256,14 @@ def page(head: dict[str, Any], figures: dict[str, float], rows: list[dict[str, A
     return "\n\n".join(
         [
             "# Server: requests per second beside cog's",
-            f"{head['date']}, {head['device']}: `python bench/server.py`",
+            f"{head['date']}, {head['device']}, load {head['load_at_start']} at the start: `python bench/server.py`",
             f"Missed: {', '.join(missed)}." if missed else "Every aim is met.",
             table(ratios),
             table(rows),
             f"`vividcover up` answered its first request after {start:.2f} s. A blocking run of ours is kept in the "
             "database, claimed by a worker process and done in a child of it; cog's is done in a child and forgotten.",
+            "The two are measured one after the other, cog first, so what else the machine does meanwhile (the load above) "
+            "weighs on them unequally: where it is shared, a ratio moves by a tenth and more from one run to the next.",
         ]
     )
 

@@ -4,8 +4,8 @@ SQLite lets one writer in at a time, and who finds it busy sleeps; Postgres wait
 requests hand their writes to one thread, which takes all that are waiting into one transaction. Each runs in its own
 savepoint, so that one that fails does not undo the others; each is answered after the commit.
 
-A write that is small for sure is done in the event loop, with all of them that came at the same time, when nobody else
-writes to SQLite at that moment: it takes less time than handing it over.
+A write that is small for sure is done in the event loop, with all of them that came at the same time, unless another
+writes to SQLite for longer than a moment: it takes less time than handing it over.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from vividcover.files import storage_errors
 
 BUSY_SECONDS = 30.0  # how long a writer waits for another's transaction; ours are milliseconds long
 BUSY_MS = int(BUSY_SECONDS * 1000)
+MOMENT = 2e-4  # seconds that even who must not wait does: handing its write to another thread takes longer
 FIRST_PAUSE, LONGEST_PAUSE = 2e-5, 5e-3  # seconds between two tries to write
 LOG_PAGES = 16000  # of SQLite's log, 64 MB, which the writer who gets there brings into the database
 KEPT = 8  # connections that stay open although nobody uses them
@@ -84,7 +85,7 @@ class Database:
 
     @contextlib.contextmanager
     def write_now(self) -> Iterator[Connection | None]:
-        """`write()` for a thread that must not wait: None when another writes at this moment, and on Postgres."""
+        """`write()` for a thread that must not wait: None on Postgres, and when another writes for over a moment."""
         if not self._keeps:
             yield None
             return
@@ -93,7 +94,7 @@ class Database:
             self._hand(self._hasty, "busy_timeout=0", f"wal_autocheckpoint={2 * LOG_PAGES}") as connection,
         ):
             raw = _raw(connection)
-            mine = _done(raw, "BEGIN IMMEDIATE")
+            mine = _done(raw, "BEGIN IMMEDIATE", MOMENT)
             yield connection if mine else None
             if mine:
                 raw.execute("COMMIT")
@@ -134,26 +135,28 @@ class Database:
         self.engine.dispose()
 
 
-def _done(raw: sqlite3.Connection, statement: str) -> bool:
-    """Carries it out. False: another is in the way at this moment, and the connection does not wait."""
-    try:
-        raw.execute(statement)
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY:
+def _done(raw: sqlite3.Connection, statement: str, seconds: float) -> bool:
+    """Carries it out when nobody is in the way. False: somebody was for all these seconds.
+
+    SQLite itself would look again after a millisecond and more, in which a worker could have done a run.
+    """
+    until, pause = time.monotonic() + seconds, FIRST_PAUSE
+    while True:
+        try:
+            raw.execute(statement)
+            return True
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        if time.monotonic() > until:
             return False
-        raise
-    return True
+        time.sleep(pause)
+        pause = min(1.25 * pause, LONGEST_PAUSE)
 
 
 def _in_turn(raw: sqlite3.Connection, statement: str) -> None:
-    """Waits until nobody is in the way. SQLite itself would look again after a millisecond and more, in which a worker
-    could have done a run."""
-    until, pause = time.monotonic() + BUSY_SECONDS, FIRST_PAUSE
-    while not _done(raw, statement):
-        if time.monotonic() > until:
-            raise sqlite3.OperationalError("database is locked")
-        time.sleep(pause)
-        pause = min(1.25 * pause, LONGEST_PAUSE)
+    if not _done(raw, statement, BUSY_SECONDS):
+        raise sqlite3.OperationalError("database is locked")
 
 
 @contextlib.contextmanager
