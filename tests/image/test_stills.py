@@ -282,7 +282,7 @@ def test_a_file_of_another_kind_is_named_for_what_it_is(sample: Path, tmp_path: 
     shutil.make_archive(str(tmp_path / "voice"), "zip", sample / "song")
     (tmp_path / "empty.tar").write_bytes(b"")
     cases = {
-        tmp_path / "voice.zip": "it is a zip",
+        tmp_path / "voice.zip": "has no model.json; it holds",
         sample / "photos" / "01.jpg": "it is a JPEG",
         tmp_path / "empty.tar": "empty",
         tmp_path / "none.tar": "no image model at",
