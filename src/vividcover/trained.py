@@ -93,11 +93,14 @@ def _holds(names: list[str]) -> str:
 def _looks_like(path: Path, kind: Kind) -> str:
     """What a file that is no archive seems to be."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(262)
     if not head:
         return "it is empty"
     if head[:2] == b"\x80\x02" or path.suffix == ".pth":
         return f"it looks like a PyTorch or RVC file: {ELSEWHERE}"
     if head[:4] in (b"RIFF", b"fLaC", b"OggS") or head[:3] == b"ID3":
         return "it is an audio file; train a voice from it first"
-    return f"it is not a {SUFFIX[kind][1:]}"
+    import filetype
+
+    found = filetype.guess(head)
+    return f"it is not a {SUFFIX[kind][1:]}" + (f" but of the kind {found.mime}" if found else "")
