@@ -262,8 +262,8 @@ def page(head: dict[str, Any], figures: dict[str, float], rows: list[dict[str, A
             table(rows),
             f"`vividcover up` answered its first request after {start:.2f} s. A blocking run of ours is kept in the "
             "database, claimed by a worker process and done in a child of it; cog's is done in a child and forgotten.",
-            "The two are measured one after the other, cog first, so what else the machine does meanwhile (the load above) "
-            "weighs on them unequally: where it is shared, a ratio moves by a tenth and more from one run to the next.",
+            "They are measured one after the other, cog first. What else the machine does (see its load above) "
+            "weighs on them unequally: where it is shared, a ratio moves by a tenth and more from run to run.",
         ]
     )
 
