@@ -256,7 +256,8 @@ def page(head: dict[str, Any], figures: dict[str, float], rows: list[dict[str, A
     return "\n\n".join(
         [
             "# Server: requests per second beside cog's",
-            f"{head['date']}, {head['device']}, load {head['load_at_start']} at the start: `python bench/server.py`",
+            f"{head['date']}, {head['device']['cpu']}, {head['device']['cores']} cores, "
+            f"load {head['load_at_start'][0]} at the start: `python bench/server.py`",
             f"Missed: {', '.join(missed)}." if missed else "Every aim is met.",
             table(ratios),
             table(rows),
