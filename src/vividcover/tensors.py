@@ -68,7 +68,8 @@ ALLOWING = threading.Lock()  # torch keeps the list of allowed classes for the w
 def available() -> str:
     """ "" when the neural engine can run here, else why it cannot. Does not import torch."""
     missing = [name for name in ("torch", "safetensors") if importlib.util.find_spec(name) is None]
-    return f"the neural engine needs {' and '.join(missing)}: {INSTALL[0].lower()}{INSTALL[1:]}" if missing else ""
+    how = f"{INSTALL[:1].lower()}{INSTALL[1:].rstrip('.')}"  # the caller ends the sentence
+    return f"the neural engine needs {' and '.join(missing)}: {how}" if missing else ""
 
 
 def require() -> None:
