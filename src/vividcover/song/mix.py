@@ -21,6 +21,7 @@ import numpy as np
 
 from vividcover.errors import AudioError, NotFoundError, ParameterError
 from vividcover.files import aside
+from vividcover.progress import Part
 from vividcover.song.effects import Chain, Gain, main_vocals_chain
 from vividcover.song.loudness import Limiter, Loudness, Meter
 from vividcover.song.pcm import PcmReader, PcmWriter, Signal
@@ -90,28 +91,10 @@ def mix(
             parts = _in_key(parts, part, settings, scratch, reporter)
         summed = _scratch(part, "sum", scratch)
         middle = begun + (1 - begun) * SUM_SHARE
-        before = _sum(parts, summed, settings, _Span(reporter, begun, middle))
-        report = _master(summed, part, before, settings, _Span(reporter, middle, 1.0))
+        before = _sum(parts, summed, settings, Part(reporter, begun, middle))
+        report = _master(summed, part, before, settings, Part(reporter, middle, 1.0))
     reporter.progress(1.0, "mixed")
     return {"parts": sorted(parts), "pitch_change_all": settings.pitch_change_all} | report
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A `Reporter` for a part of the work: its 0..1 is `low`..`high` of the whole."""
-
-    reporter: Reporter
-    low: float
-    high: float
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        self.reporter.progress(self.low + (self.high - self.low) * fraction, text)
-
-    def check(self) -> None:
-        self.reporter.check()
-
-    def note(self, message: str) -> None:
-        self.reporter.note(message)
 
 
 def _in_range(name: str, value: float, low: float, high: float, unit: str) -> None:
@@ -152,7 +135,7 @@ def _in_key(
     moved = {}
     share = KEY_SHARE / len(parts)
     for number, (name, path) in enumerate(parts.items()):
-        span = _Span(reporter, number * share, (number + 1) * share)
+        span = Part(reporter, number * share, (number + 1) * share)
         if name == "vocals" and settings.vocals_in_key:
             moved[name] = path
             continue
@@ -224,7 +207,7 @@ def _master(source: Path, out: Path, before: Loudness, settings: MixSettings, re
     elif silent:
         reporter.note("The mix is silent or nearly so; its level was left as it is.")
     for correction in range(CORRECTIONS + 1):
-        span = _Span(reporter, 1 - 0.5**correction, 1 - 0.5 ** (correction + 1))
+        span = Part(reporter, 1 - 0.5**correction, 1 - 0.5 ** (correction + 1))
         after, reduction = _limited(source, out, gain, settings.true_peak, span)
         if settings.loudness is None or silent:
             break

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from vividcover.archives import write_zip
 from vividcover.errors import AudioError, InputError, ParameterError
+from vividcover.progress import Part
 from vividcover.song.codec import decode
 from vividcover.song.pcm import RATE, PcmReader
 from vividcover.song.separate import separate
@@ -140,7 +141,7 @@ def _built(
     sources = gather(recordings, work, reporter)
     builder = _Builder(work, options, as_is)
     for number, source in enumerate(sources):
-        part = _Span(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
+        part = Part(reporter, 0.98 * number / len(sources), 0.98 * (number + 1) / len(sources), source.name)
         builder.add(source, part)
     return builder
 
@@ -160,26 +161,6 @@ def clean_name(name: str, reporter: Reporter) -> str:
     return clean
 
 
-class _Span:
-    """A reporter for a part of the work: its 0..1 becomes low..high of the outer one's."""
-
-    def __init__(self, outer: Reporter, low: float, high: float, title: str = "") -> None:
-        self._outer, self._low, self._high, self._title = outer, low, high, title
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        text = f"{self._title}: {text}" if self._title else text
-        self._outer.progress(self._low + (self._high - self._low) * min(fraction, 1.0), text)
-
-    def check(self) -> None:
-        self._outer.check()
-
-    def note(self, message: str) -> None:
-        self._outer.note(message)
-
-    def span(self, low: float, high: float) -> _Span:
-        return _Span(self, low, high)
-
-
 class _Builder:
     """Takes recordings one after the other; keeps the clips' files, what was judged, and nothing else."""
 
@@ -193,7 +174,7 @@ class _Builder:
         self._seen: dict[str, str] = {}  # sha256 → the file that it was first seen in
         self._failures: list[InputError] = []
 
-    def add(self, source: Path, reporter: _Span) -> None:
+    def add(self, source: Path, reporter: Part) -> None:
         """Decodes, isolates, cuts and judges one recording. One that cannot be used is noted and left out."""
         line = Recording(source.name)
         self.recordings.append(line)
@@ -206,7 +187,7 @@ class _Builder:
         try:
             decode(
                 source, pcm, rate=RATE, channels=1, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
-                reporter=reporter.span(0.0, 0.3),
+                reporter=reporter.part(0.0, 0.3),
             )  # fmt: skip
         except InputError as error:
             self._failures.append(error)
@@ -243,14 +224,14 @@ class _Builder:
             return None
         return verdict
 
-    def _isolate(self, source: Path, reporter: _Span) -> Path:
+    def _isolate(self, source: Path, reporter: Part) -> Path:
         """The voice alone, as long as the recording."""
         stereo = self.work / "stereo.wav"
         decode(
             source, stereo, rate=RATE, channels=2, min_seconds=MIN_RECORDING, max_seconds=MAX_SECONDS,
-            reporter=reporter.span(0.3, 0.4),
+            reporter=reporter.part(0.3, 0.4),
         )  # fmt: skip
-        parts, span = self.work / "parts", reporter.span(0.4, 0.8)
+        parts, span = self.work / "parts", reporter.part(0.4, 0.8)
         separator = self.options.separator
         if separator is None:
             voice = separate(stereo, parts, threads=self.options.threads, reporter=span).vocals
@@ -259,7 +240,7 @@ class _Builder:
         stereo.unlink()
         return voice
 
-    def _room(self, voice: Path, reporter: _Span) -> float | None:
+    def _room(self, voice: Path, reporter: Part) -> float | None:
         falls = reverb.measure(voice, reporter)
         self._falls.append(falls)
         room = reverb.seconds(falls)
@@ -270,17 +251,17 @@ class _Builder:
             return False
         return self.options.dereverb_where == "all" or (line.reverb_seconds or 0.0) >= ROOM
 
-    def _dry(self, voice: Path, line: Recording, reporter: _Span) -> Path:
+    def _dry(self, voice: Path, line: Recording, reporter: Part) -> Path:
         """The voice without its room, as long as the recording."""
         separator = self.options.dereverb
         assert separator is not None  # `_echoes` asked
         reporter.note(f"{line.file} has {line.reverb_seconds or 0:.1f} s of echo: its room is taken off.")
         line.dereverbed = True
-        dry = separator.separate(voice, self.work / "parts" / "dry", reporter=reporter.span(0.8, 0.9))
+        dry = separator.separate(voice, self.work / "parts" / "dry", reporter=reporter.part(0.8, 0.9))
         return dry[_voice_of(separator)]
 
     def _cut(
-        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: Recording, reporter: _Span
+        self, voice: Path, original: Path, track: Track, verdict: Verdict | None, line: Recording, reporter: Part
     ) -> None:
         spans = slicing.cut(track)
         for reason, seconds in zip(("silence", NO_VOICE), slicing.unheard(track)):

@@ -19,6 +19,7 @@ from vividcover.image.classic.light import Person, face_mask, normals, own_light
 from vividcover.image.classic.scene_tools import to_linear
 from vividcover.image.photos import Photo, PhotoSet, Problem, listed, read_photos
 from vividcover.portrait.faces import Face, FaceKit
+from vividcover.progress import Part
 from vividcover.workspace import Reporter, Silent
 
 KEEP = 8  # cut-outs in a model
@@ -78,7 +79,7 @@ def train(
             'State it: --consent "I am the person in the photos".',
         )
     with tempfile.TemporaryDirectory(prefix="vividcover-photos-") as temporary:
-        found = read_photos(photos, Path(temporary), reporter=_Part(reporter, 0.0, 0.25))
+        found = read_photos(photos, Path(temporary), reporter=Part(reporter, 0.0, 0.25))
         if kind == "style":
             info, files = _train_style(found, reporter)
         else:
@@ -97,22 +98,6 @@ def train(
     reporter.progress(1.0, "done")
     report: dict[str, Any] = info["report"]
     return report
-
-
-class _Part:
-    """A reporter for a part of the work."""
-
-    def __init__(self, whole: Reporter, start: float, end: float) -> None:
-        self.whole, self.start, self.end = whole, start, end
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        self.whole.progress(self.start + (self.end - self.start) * fraction, text)
-
-    def check(self) -> None:
-        self.whole.check()
-
-    def note(self, message: str) -> None:
-        self.whole.note(message)
 
 
 def _train_style(found: PhotoSet, reporter: Reporter) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -23,6 +23,7 @@ import torch
 
 from vividcover.errors import ConsentError, ParameterError
 from vividcover.files import canonical, sha256_file
+from vividcover.progress import Part
 from vividcover.song.codec import decode
 from vividcover.song.pcm import read_pcm
 from vividcover.tensors import pick_device, pick_dtype, require, use_threads
@@ -117,13 +118,13 @@ def train_voice(
     recordings = open_dataset(Path(dataset), work / "recordings", reporter=reporter)
     digest = package.dataset_digest([sha256_file(path) for path in recordings])
     heard = _key(digest, options.f0method, str(config.rate), options.version)
-    clips = prepare_once(recordings, work / f"set-{heard}", options, heard, ears, _Part(reporter, 0.0, PREPARED))
+    clips = prepare_once(recordings, work / f"set-{heard}", options, heard, ears, Part(reporter, 0.0, PREPARED))
 
     key = _key(heard, canonical(options.mathematics()), *(sha256_file(path) for path in pretrained or ()))
     folder = work / f"training-{key}"
     lesson = Lesson(name, clips, folder, options, pretrained, device, training_dtype(device, options.precision))
     samples = _samples(options, clips, ears, work)
-    learnt = learn(lesson, samples, _Part(reporter, PREPARED, LEARNT))
+    learnt = learn(lesson, samples, Part(reporter, PREPARED, LEARNT))
 
     reporter.progress(LEARNT, "packing")
     card = package.card(
@@ -230,19 +231,3 @@ def _samples(options: TrainOptions, clips: TrainingSet, ears: Ears, work: Path) 
             torch.tensor([options.speaker]),
         )
     ]  # fmt: skip
-
-
-class _Part:
-    """A reporter for a part of the work."""
-
-    def __init__(self, outer: Reporter, low: float, high: float) -> None:
-        self.outer, self.low, self.high = outer, low, high
-
-    def progress(self, fraction: float, text: str = "") -> None:
-        self.outer.progress(self.low + (self.high - self.low) * min(max(fraction, 0.0), 1.0), text)
-
-    def check(self) -> None:
-        self.outer.check()
-
-    def note(self, message: str) -> None:
-        self.outer.note(message)
