@@ -121,6 +121,9 @@ def _attempt(address: str, wanted: Net, part: Path, progress: Progress, stop: th
         part.unlink(missing_ok=True)
         why = f"what came has sha256 {digest.hexdigest()[:12]}…, not {wanted.sha256[:12]}…: not used"
         raise Failure(why, again=earlier > 0)  # perhaps what an earlier pull had left was at fault: once more, anew
+    if _begun(part, stop)[0].hexdigest() != wanted.sha256:  # what lies on the disk is what counts
+        part.unlink(missing_ok=True)
+        raise Failure("the file on the disk is not what came: another pull wrote to it", again=True)
 
 
 def _begun(part: Path, stop: threading.Event) -> tuple[hashlib._Hash, int]:
@@ -171,6 +174,7 @@ def _receive(
             if stop.is_set():
                 raise Stopped
             file.write(chunk)
+            file.flush()  # a pull that was stopped may still hang here: it must have nothing left to write
             digest.update(chunk)
             have += len(chunk)
             progress(have, total)
