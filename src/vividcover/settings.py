@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AliasChoices, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from vividcover.errors import ParameterError
@@ -54,8 +54,19 @@ class Settings(BaseSettings):
         description="of the neural engine's numbers; auto: what the device does well without audible loss",
     )
     weight_files: dict[str, Path] = Field(
-        default_factory=dict, description='own files instead of the registry\'s: {"rmvpe": "/nets/rmvpe.pt"}'
+        default_factory=dict,
+        description='own files or folders instead of the registry\'s: {"rmvpe": "/nets/rmvpe.pt"}',
     )
+    hf_token: str = Field(
+        default="", validation_alias=AliasChoices("VIVIDCOVER_HF_TOKEN", "HF_TOKEN", "hf_token"),
+        description="token for the Hugging Face hub: weights that ask for one, LoRAs, copies of trained models",
+    )  # fmt: skip
+    civitai_token: str = Field(default="", description="token for Civitai, whose LoRAs mostly ask for one")
+    llm_url: str = Field(
+        default="", description="an OpenAI-compatible address (…/v1) that writes prompts and captions; empty: none"
+    )
+    llm_key: str = Field(default="", description="key for it")
+    llm_model: str = Field(default="", description="model to ask for there")
 
     # the server
     database: str = Field(default="", description="database URL; empty: SQLite in the data folder")
