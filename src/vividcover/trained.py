@@ -1,7 +1,8 @@
 """What a trained model's file says of itself: its `model.json`, whether the file is a zip (voices) or a tar (images).
 
-A voice that others published has no card: a zip with a `.pth` in it, or the bare `.pth`. It gets one here, which says
-that the neural engine reads it; whether it really is a voice, that engine's own reader finds out.
+A model that others published has no card: a voice is a zip with a `.pth` in it, or the bare `.pth`; an image model is a
+tar or zip with one `.safetensors` in it, or the bare file. It gets a card here, which says that the neural engine reads
+it; whether it really is what it should be, that engine's own reader finds out.
 
     card = read_card(Path("vivi.zip"), "voice", hint="Give the .zip that `vividcover voice train` made.")
 
@@ -22,7 +23,9 @@ Kind = Literal["voice", "image"]
 SUFFIX: dict[Kind, str] = {"voice": ".zip", "image": ".tar"}
 ARTICLE: dict[Kind, str] = {"voice": "a", "image": "an"}
 CARD = "model.json"
-PUBLISHED = "rvc"  # the format of a voice without a card
+PUBLISHED: dict[Kind, str] = {"voice": "rvc", "image": "lora"}  # the format of a model without a card
+WEIGHTS: dict[Kind, tuple[str, ...]] = {"voice": (".pth", "/data.pkl"), "image": (".safetensors",)}  # what it holds
+LONGEST_HEADER = 100_000_000  # bytes, of a .safetensors
 ELSEWHERE = "the neural engine reads it, the classic one cannot"
 
 
@@ -37,12 +40,16 @@ def read_card(path: Path, kind: Kind, hint: str) -> dict[str, Any]:
         names, text = _open(path)
     except (zipfile.BadZipFile, tarfile.TarError, OSError, KeyError, EOFError, ValueError, RuntimeError) as error:
         raise ModelFileError(f"{path.name} is damaged: {error}.", hint) from error
-    if names is None and kind == "voice" and _is_pickle(path):
-        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem, "card": False}
+    if names is None and (_is_pickle(path) if kind == "voice" else _is_safetensors(path)):
+        return _card_for(kind, path)
     if names is None:
         raise ModelFileError(f"{path.name} is not a trained {kind} model: {_looks_like(path, kind)}.", hint)
-    if text is None and kind == "voice" and _published(names):
-        return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED, "name": path.stem, "card": False}
+    if text is None and (inside := [n for n in names if n.endswith(WEIGHTS[kind]) and not _hidden(n)]):
+        if kind == "image" and len(inside) > 1:
+            raise ModelFileError(
+                f"{path.name} holds {len(inside)} LoRAs ({', '.join(inside[:4])}), not one.", "Give the one you mean."
+            )
+        return _card_for(kind, path)
     if text is None:
         raise ModelFileError(f"{path.name} {_holds(names)}.", hint)
     try:
@@ -69,9 +76,21 @@ def _open(path: Path) -> tuple[list[str] | None, bytes | None]:
     return None, None
 
 
-def _published(names: list[str]) -> bool:
-    """Whether an archive holds a `.pth`, or is one (torch's own zip)."""
-    return any(n.endswith(".pth") or n.endswith("/data.pkl") for n in names)
+def _card_for(kind: Kind, path: Path) -> dict[str, Any]:
+    """The card of a model that others published."""
+    return {"kind": kind_name(kind), "engine": "neural", "format": PUBLISHED[kind], "name": path.stem, "card": False}
+
+
+def _hidden(name: str) -> bool:
+    """What a Mac's archiver adds beside each file."""
+    return "__MACOSX" in name or name.rsplit("/", 1)[-1].startswith("._")
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file begins as a `.safetensors` does: the length of its header, then JSON."""
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and int.from_bytes(start[:8], "little") < LONGEST_HEADER
 
 
 def _is_pickle(path: Path) -> bool:

@@ -1,24 +1,15 @@
-"""A voice learnt by the neural engine: the stage around `voice/rvc/train.py`, and the folder that it goes on from.
-
-A training is worth hours, so what it has reached does not lie in a stage's own folder, which a kill takes away, but
-under the cache, named by the recordings: the same call again goes on where it stood, one with more epochs goes on, too.
-(The state of a full network is 1.3 GB. `vividcover cache` lists and removes it.)
-"""
+"""A voice learnt by the neural engine: the stage around `voice/rvc/train.py`."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock, Timeout
-
-from vividcover.catalog import engines
+from vividcover.catalog import engines, trainings
 from vividcover.catalog.contract import Context, Made
 from vividcover.catalog.singing import trackers
 from vividcover.catalog.steps import files_of
@@ -27,9 +18,6 @@ from vividcover.workspace import Stage
 
 if TYPE_CHECKING:
     from vividcover.catalog.train_rvc_model import TrainRvcModelInput
-
-KEPT = 3  # trainings that may be gone on with; older ones' folders go
-WAIT = 0.5  # s between two looks at another process's training of the same recordings
 
 
 def lacks(settings: Settings, input: TrainRvcModelInput | None) -> str:
@@ -66,11 +54,10 @@ def learnt(sources: list[Path], name: str, input: TrainRvcModelInput, context: C
     files = files_of(sources)
     hashes = sorted(context.workspace.hash_of(f) for f in files)
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
-    trainings = context.workspace.root / "trainings"
     file = f"{name}.zip"
 
     def compute(stage: Stage) -> None:
-        with _alone(trainings, f"{name}-{digest[:16]}", stage) as work:
+        with trainings.alone(context.workspace.root, f"{name}-{digest[:16]}", stage) as work:
             dataset = sources[0] if len(sources) == 1 else _gathered(files, work / "sources")
             stage.meta["report"] = train_voice(
                 dataset, stage.folder / file, options, weights=weights.Shelf(place.weights), work=work,
@@ -85,33 +72,6 @@ def learnt(sources: list[Path], name: str, input: TrainRvcModelInput, context: C
     context.nets.update(needed(input))
     parts = {path.stem: path for part in made.files if (path := made.path(part)).suffix in (".wav", ".jsonl")}
     return Made(made.path(file), {"report": made.meta["report"], "dataset_sha256": digest}, parts)
-
-
-@contextmanager
-def _alone(trainings: Path, name: str, stage: Stage) -> Iterator[Path]:
-    """The training's own folder, held until it ends. Others than the newest few go."""
-    work = trainings / name
-    work.mkdir(parents=True, exist_ok=True)
-    os.utime(work)
-    lock = FileLock(trainings / f"{name}.lock")
-    while True:
-        try:
-            with lock.acquire(timeout=WAIT):
-                _forget(trainings, work)
-                yield work
-                return
-        except Timeout:
-            stage.progress(0.0, "waiting for another training of the same recordings")
-
-
-def _forget(trainings: Path, current: Path) -> None:
-    others = sorted((p for p in trainings.iterdir() if p.is_dir() and p != current), key=lambda p: p.stat().st_mtime)
-    for old in others[: max(0, len(others) + 1 - KEPT)]:
-        try:
-            with FileLock(trainings / f"{old.name}.lock").acquire(timeout=0):
-                shutil.rmtree(old, ignore_errors=True)
-        except Timeout:
-            continue  # another process trains there
 
 
 def _gathered(files: list[Path], folder: Path) -> Path:

@@ -106,7 +106,8 @@ def engine_of(kind: Kind, wanted: str | None, context: Context) -> tuple[str, st
     found = card(path, kind)
     engine = str(found.get("engine", "classic"))
     if found.get("card") is False:
-        return engine, f"the {kind} {path.stem!r} is an RVC model, which the neural engine reads"
+        what = {"voice": "an RVC model", "image": "a LoRA"}[kind]
+        return engine, f"the {kind} {path.stem!r} is {what}, which the neural engine reads"
     return engine, f"the {engine} engine trained the {kind} {path.stem!r}"
 
 
