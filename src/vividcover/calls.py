@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vividcover import provenance
-from vividcover.catalog import learning, shelf, singing, steps
+from vividcover.catalog import shelf, singing, steps, voice_learning
 from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
@@ -220,7 +220,7 @@ def train_voice_in(
     if chosen[0] == "classic":
         made = model.from_recordings(sources, name, context)
     else:
-        learn = learning.learnt if chosen[0] == "neural" else model.hosted_from_recordings
+        learn = voice_learning.learnt if chosen[0] == "neural" else model.hosted_from_recordings
         made = learn(sources, name, input, context)
     used = {"dataset_zip": [str(c) for c in clips], **given}
     return _shelved("voice", model, name, made, used, context, chosen)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vividcover.catalog import learning
+from vividcover.catalog import voice_learning
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import files_of
 from vividcover.errors import ParameterError
@@ -67,11 +67,11 @@ class TrainRvcModel(Model):
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES, "hosted": HOSTED_IGNORES}
 
     def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
-        return learning.lacks(settings, input)
+        return voice_learning.lacks(settings, input)
 
     def neural(self, input: TrainRvcModelInput, context: Context) -> Made:
         source = context.file("dataset_zip", input.dataset_zip, media=True, folder=True)
-        return learning.learnt([source], _voice_name(source), input, context)
+        return voice_learning.learnt([source], _voice_name(source), input, context)
 
     def classic(self, input: TrainRvcModelInput, context: Context) -> Made:
         source = context.file("dataset_zip", input.dataset_zip, media=True, folder=True)
