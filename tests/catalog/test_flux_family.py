@@ -32,7 +32,7 @@ OSTRIS = {
 FINETUNED = {
     "finetune_strength": (1, 0, 2), "aspect_ratio": ("1:1", None, None), "width": (None, 256, 1440),
     "height": (None, 256, 1440), "prompt_upsampling": (False, None, None), "steps": (40, 1, 50), "guidance": (3, 2, 5),
-    "safety_tolerance": (2, 1, 6), "output_format": ("jpg", None, None),
+    "safety_tolerance": (2, 0, 6), "output_format": ("jpg", None, None),
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ SIZES: dict[str, tuple[int, int]] = {  # aspect ratio → (width, height) px, as
 Ratio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21", "custom"]
 
 NO_NETWORK = "the classic engine has no diffusion network"
+NOTHING_TO_CHECK = "the classic engine shows only what is in the photos; there is nothing to check"
 ONE_MODEL = "the classic engine uses one image model at a time"
 CLASSIC_IGNORES = {
     "image": "the classic engine composes a new scene; it has no image-to-image mode",
@@ -29,7 +30,12 @@ CLASSIC_IGNORES = {
     "num_inference_steps": NO_NETWORK, "model": NO_NETWORK, "guidance_scale": NO_NETWORK,
     "prompt_strength": NO_NETWORK, "go_fast": NO_NETWORK,
     "extra_lora": ONE_MODEL, "extra_lora_scale": ONE_MODEL,
-    "disable_safety_checker": "the classic engine shows only what is in the photos; there is nothing to check",
+    "disable_safety_checker": NOTHING_TO_CHECK, "safety_tolerance": NOTHING_TO_CHECK, "more_loras": ONE_MODEL,
+    "extra_lora_mask": ONE_MODEL, "lora_mask": "the classic engine puts the person where the scene has room",
+    "image_prompt": "the classic engine composes a scene from words; it takes no picture as a prompt",
+    "image_prompt_strength": "the classic engine takes no picture as a prompt",
+    "prompt_upsampling": "the classic engine reads the prompt as it is", "text_length": NO_NETWORK,
+    "block_cache": NO_NETWORK,
 }  # fmt: skip
 
 
@@ -39,9 +45,11 @@ class FluxLoraInput(Inputs):
     )
     replicate_weights: str | None = uri("The image model: a name, a path or a link.", required=False)
     aspect_ratio: Ratio = Field(default="1:1", description="Aspect ratio; custom uses width and height.")
-    width: int | None = Field(default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 16.")
+    width: int | None = Field(
+        default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded up to 16."
+    )
     height: int | None = Field(
-        default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded to 16."
+        default=None, ge=256, le=1440, description="px, with aspect_ratio custom; rounded up to 16."
     )
     num_outputs: int = Field(default=1, ge=1, le=4, description="Number of pictures; seeds count up.")
     megapixels: Literal["1", "0.25"] = Field(default="1", description="About how many megapixels.")
@@ -59,6 +67,28 @@ class FluxLoraInput(Inputs):
     extra_lora_scale: float = Field(default=1.0, ge=-1, le=3, description="How strongly the second LoRA is applied.")
     go_fast: bool = Field(default=False, description="Quantised, faster.")
     disable_safety_checker: bool = Field(default=False, description="Skip the safety checker.")
+    # what follows is not part of the published models
+    more_loras: str | None = Field(
+        default=None, max_length=2000, description="Further LoRAs with their scales: `NAME@0.8, https://…@0.5`."
+    )
+    lora_mask: str | None = uri("Where the trained model is applied: white there, black elsewhere.", required=False)
+    extra_lora_mask: str | None = uri("Where the second LoRA is applied.", required=False)
+    image_prompt: str | None = uri("A picture that guides the composition (FLUX Redux).", required=False)
+    image_prompt_strength: float = Field(default=0.5, ge=0, le=1, description="How much it guides.")
+    prompt_upsampling: bool = Field(default=False, description="Let the prompt be written out in more detail.")
+    safety_tolerance: int = Field(default=2, ge=0, le=6, description="0 is most strict, 6 is most permissive.")
+    text_length: Literal[64, 128, 256, 512] | None = Field(
+        default=None, description="Text tokens of a prompt; empty: as the LoRA was trained, else 512 (schnell 256)."
+    )
+    block_cache: float = Field(
+        default=0.0, ge=0, le=0.5, description="Skip most of a step that changes less than this; 0.08 is 1.5x as fast."
+    )
+
+
+OURS = (
+    "more_loras", "lora_mask", "extra_lora_mask", "image_prompt", "image_prompt_strength", "prompt_upsampling",
+    "safety_tolerance", "text_length", "block_cache",
+)  # fmt: skip
 
 
 class FluxLora(Model):
@@ -66,7 +96,9 @@ class FluxLora(Model):
     description: ClassVar[str] = "Pictures from a trained image model."
     Input: ClassVar[type[Inputs]] = FluxLoraInput
     output: ClassVar[Literal["file", "files", "text"]] = "files"
-    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "classic": CLASSIC_IGNORES, "hosted": dict.fromkeys(OURS, "it is not one of the published models' inputs"),
+    }  # fmt: skip
 
     def reader(self, input: FluxLoraInput, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.replicate_weights, context)
@@ -76,8 +108,7 @@ class FluxLora(Model):
 
         trained = shelf.take("image", self._weights(input), context)
         remote.demand_hosted(trained)
-        values = remote.values_of(input)
-        del values["replicate_weights"]
+        values = {k: v for k, v in remote.values_of(input).items() if k not in (*OURS, "replicate_weights")}
         values = remote.with_files(input, values, context, self.media)
         done = remote.run(self, values, context, reference=str(trained.card["version"]))
         return remote.made(self, remote.marked(self, done, context, input.seed))
@@ -128,7 +159,7 @@ def size_of(input: FluxLoraInput) -> tuple[int, int]:
     if input.aspect_ratio == "custom":
         if input.width is None or input.height is None:
             raise ParameterError("aspect_ratio=custom needs width and height.", "Give both, from 256 to 1440.")
-        return round(input.width / 16) * 16, round(input.height / 16) * 16
+        return -(-input.width // 16) * 16, -(-input.height // 16) * 16  # up, as the published model does
     width, height = SIZES[input.aspect_ratio]
     half = 2 if input.megapixels == "0.25" else 1
     return width // half, height // half

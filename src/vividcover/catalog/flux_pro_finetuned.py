@@ -30,13 +30,15 @@ SMALLEST, LARGEST, GRID = 256, 1440, 32  # px
 Ratio = Literal["custom", "1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
 Format = Literal["jpg", "png", "webp"]
 Text = Literal["file", "files", "text", "stream"]
+NO_SHAPES = "the classic engine takes the size of a control picture, not its shapes"
 NO_SAFETY = "the classic engine shows only what is in the photos; there is nothing to check"
 IGNORES = {
     "image_prompt": "the classic engine composes a scene from words; it takes no picture as a prompt",
     "image_prompt_strength": "the classic engine takes no picture as a prompt",
     "prompt_upsampling": "the classic engine reads the prompt as it is", "steps": NO_NETWORK, "guidance": NO_NETWORK,
     "safety_tolerance": NO_SAFETY, "raw": NO_NETWORK,
-    "control_image": "the classic engine takes the size of a control picture, not its shapes",
+    "control_image": NO_SHAPES, "preprocessed_image": NO_SHAPES, "canny_low_threshold": NO_SHAPES,
+    "canny_high_threshold": NO_SHAPES,
 }  # fmt: skip
 PROMPT = "What to show; use the trigger word for the subject."
 FINETUNE = "The trained image model: on a server a finetune_id, here a name or path."
@@ -51,7 +53,7 @@ def _seed() -> Any:
 
 
 def _tolerance() -> Any:
-    return Field(default=2, ge=1, le=6, description="1 is most strict, 6 is most permissive.")
+    return Field(default=2, ge=0, le=6, description="0 is most strict, 6 is most permissive.")
 
 
 def _ignores(schema: type[Inputs]) -> dict[str, dict[str, str]]:
@@ -101,6 +103,13 @@ class FluxProControlInput(Inputs):
     safety_tolerance: int = _tolerance()
     seed: int | None = _seed()
     output_format: Format = Field(default="jpg", description="Format of the picture.")
+
+
+class FluxProCannyInput(FluxProControlInput):
+    guidance: float = Field(default=30, ge=1, le=100, description="How closely to follow the prompt.")
+    preprocessed_image: str | None = uri("Edges found already, white on black, to take as they are.", required=False)
+    canny_low_threshold: int = Field(default=50, ge=0, le=500, description="Below it nothing is an edge.")
+    canny_high_threshold: int = Field(default=200, ge=0, le=500, description="Above it everything is one.")
 
 
 class FluxProFillInput(Inputs):
@@ -192,6 +201,8 @@ class FluxProDepthFinetuned(FluxProControl):
 
 
 class FluxProCannyFinetuned(FluxProControl):
+    Input: ClassVar[type[Inputs]] = FluxProCannyInput
+    ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProCannyInput)
     name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-canny-finetuned"
     description: ClassVar[str] = "The same with a picture whose edges are followed, on engines that can."
 

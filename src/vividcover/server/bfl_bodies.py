@@ -1,7 +1,7 @@
 """What BFL's fine-tuning API takes and gives, and how it maps onto the catalog.
 
 Fields, defaults and ranges as docs.bfl.ai had them. The pictures' models are the catalog's `…-finetuned`; what their
-inputs cannot hold is brought into range here (BFL's safety_tolerance begins at 0, its guidance at 1.5).
+inputs cannot hold is brought into range here (BFL's guidance begins at 1.5).
 """
 
 from __future__ import annotations
@@ -115,11 +115,12 @@ class Picture(Hooked):
             "output_format": "jpg" if self.output_format == "jpeg" else self.output_format,
         }  # fmt: skip
         if "safety_tolerance" in given:
-            values["safety_tolerance"] = max(1, self.safety_tolerance)
-        for key in ("prompt_upsampling", "seed", "steps", "guidance", "image_prompt_strength"):
+            values["safety_tolerance"] = self.safety_tolerance
+        same = ("prompt_upsampling", "seed", "steps", "guidance", "image_prompt_strength")
+        for key in (*same, "canny_low_threshold", "canny_high_threshold"):
             if key in given and getattr(self, key, None) is not None:
                 values[key] = getattr(self, key)
-        for key in ("image_prompt", "control_image", "image", "mask"):
+        for key in ("image_prompt", "control_image", "preprocessed_image", "image", "mask"):
             if getattr(self, key, None):
                 values[key] = as_link(getattr(self, key))
         return values
@@ -187,6 +188,12 @@ class CannyFinetuned(_Controlled):
     serves: ClassVar[str] = "black-forest-labs/flux-pro-1.0-canny-finetuned"
     guidance: float = Field(default=30, ge=1, le=100)
     """How closely to follow the prompt."""
+    preprocessed_image: Base64 | None = None
+    """Edges found already, in base64, instead of finding them."""
+    canny_low_threshold: int = Field(default=50, ge=0, le=500)
+    """Below it nothing is an edge."""
+    canny_high_threshold: int = Field(default=200, ge=0, le=500)
+    """Above it everything is one."""
 
 
 class FillFinetuned(Picture):
