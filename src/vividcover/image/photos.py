@@ -1,45 +1,57 @@
-"""Photos as people have them: any format, size and orientation in; upright RGB PNGs of at most 1536 px out.
+"""Photos as people have them: any format, size and orientation in; upright RGB PNGs out, each fault named.
 
-Memory stays bounded: one photo at a time, huge JPEGs decoded at reduced size, other huge pictures refused.
+A zip or a folder is flattened: `a/me.jpg` and `b/me.jpg` become `me.png` and `me-2.png`, with `me.txt` and
+`me_mask.png` beside them where the photo came with a caption or a mask. Memory stays bounded: one photo at a time.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import threading
-import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image
 
 from vividcover import archives
-from vividcover.errors import ImageError, NotFoundError
+from vividcover.errors import ArchiveError, ImageError, NotFoundError
+from vividcover.image import sidecars
+from vividcover.image.decode import Decoded, Limits, decode, is_picture
+from vividcover.patience import Patient
 from vividcover.workspace import Reporter, Silent
 
 LONGEST_SIDE = 1536  # px of a prepared photo
 SMALLEST_SIDE = 256  # px; below this there is no face to work with
-MOST_PIXELS = 90_000_000  # decoded whole (270 MB as RGB)
-MOST_PIXELS_JPEG = 1_000_000_000  # baseline JPEG: decoded at 1/8 scale
 MOST_PHOTOS = 1000
+MOST_BYTES = 4 << 30  # that zips, and zips inside them, may unpack to
 HASH_SIDE = 16  # difference hash of 16 x 16 bits
 SAME_BITS = 12  # of 256: at most this many differ between duplicates
-SUFFIXES = {
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif",
-    ".ppm", ".tga", ".jp2", ".ico", ".psd", ".mpo", ".apng",
-}  # fmt: skip
-_bomb_lock = threading.Lock()  # Pillow's limit is a global
+SAME_LEVELS = 40  # of 255: no cell of 16 x 16 differs by more between duplicates (plain backdrops have no bits)
+UNPACKED = ".unpacked"  # inside the folder of the prepared photos
+PLAIN = Limits(SMALLEST_SIDE, LONGEST_SIDE)
+VIDEOS = {".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm"}
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How pictures are read. `masks`: NAME_mask.png is the mask of NAME, and transparency is kept as one."""
+
+    limits: Limits = PLAIN
+    masks: bool = False
+    most: int = MOST_PHOTOS
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A photo: `path` is an upright RGB PNG; `notes`: what was mended; `size` = (width, height) as given, px."""
+    """A photo: `path` is an upright RGB PNG; `notes`: what was mended; `size` = (width, height) as given, px.
+
+    `mask`: a grey PNG of the same shape, white where something is to be learned. `digest`: sha256 of the pixels.
+    """
 
     name: str
     path: Path
@@ -47,6 +59,8 @@ class Photo:
     caption: str
     sharpness: float
     notes: tuple[str, ...]
+    mask: Path | None = None
+    digest: str = ""
 
     def rgb(self) -> NDArray[Any]:
         """uint8 [H, W, 3]."""
@@ -64,63 +78,83 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class PhotoSet:
+    """`problems`: pictures that were left out; `ignored`: other files, and captions and masks without a photo."""
+
     photos: list[Photo]
     problems: list[Problem]
+    ignored: list[Problem] = field(default_factory=list)
 
 
-def read_photos(source: Path, folder: Path, *, reporter: Reporter | None = None) -> PhotoSet:
+@dataclass(slots=True)
+class _Files:
+    """The files of a source, by what they are; captions and masks by the key of the photo that they belong to."""
+
+    pictures: list[Path] = field(default_factory=list)
+    captions: dict[str, Path] = field(default_factory=dict)
+    masks: dict[str, Path] = field(default_factory=dict)
+    ignored: list[Problem] = field(default_factory=list)
+
+
+def read_photos(
+    source: Path, folder: Path, *, rules: Rules | None = None, reporter: Reporter | None = None
+) -> PhotoSet:
     """The photos of a zip, a folder or one file, prepared into `folder`. Captions stand in NAME.txt beside NAME.jpg.
 
     Raises `ImageError` when nothing usable is left (naming every file and its fault), `ArchiveError`, `NotFoundError`.
     """
-    reporter = reporter or Silent()
+    reporter, rules = reporter or Silent(), rules or Rules()
     folder.mkdir(parents=True, exist_ok=True)
-    files = _files_of(source, folder)
-    captions = {_stem(f): _caption(f) for f in files if f.suffix.lower() == ".txt"}
-    pictures = [
-        f for f in files if f.suffix.lower() in SUFFIXES or (f.suffix.lower() != ".txt" and _looks_like_picture(f))
-    ]
-    if not pictures:
+    files = _files_of(source, folder, reporter)
+    found = _sorted_out(files, source, folder, rules, reporter)
+    if not found.pictures:
         raise ImageError(
             f"{source.name} holds no pictures.", "Give a zip or folder with 10 to 20 photos (JPEG, PNG, WebP)."
         )
-    if len(pictures) > MOST_PHOTOS:
+    if len(found.pictures) > rules.most:
         raise ImageError(
-            f"{source.name} holds {len(pictures)} pictures; at most {MOST_PHOTOS} are read.", "Give fewer."
+            f"{source.name} holds {len(found.pictures)} pictures; at most {rules.most} are read.", "Give fewer."
         )
+    with Patient(reporter) as patient:
+        photos, problems = _prepared(found, source, folder, rules, reporter, patient)
+    if not photos:
+        raise ImageError(
+            f"None of the {len(found.pictures)} pictures in {source.name} can be used: " + listed(problems),
+            f"Give photos of at least {rules.limits.smallest} px as JPEG, PNG or WebP.",
+        )
+    return PhotoSet(photos, problems, found.ignored)
+
+
+def _prepared(
+    found: _Files, source: Path, folder: Path, rules: Rules, reporter: Reporter, patient: Patient
+) -> tuple[list[Photo], list[Problem]]:
     photos: list[Photo] = []
     problems: list[Problem] = []
-    seen: list[tuple[NDArray[np.bool_], int]] = []
-    for i, file in enumerate(pictures):
-        reporter.progress(i / len(pictures), f"photo {i + 1} of {len(pictures)}")
+    seen: list[_Look] = []  # of each photo
+    taken: set[str] = set()
+    for i, file in enumerate(found.pictures):
+        reporter.progress(i / len(found.pictures), f"photo {i + 1} of {len(found.pictures)}")
         name = _name(file, source, folder)
         try:
-            image, size, notes = open_photo(file)
+            decoded = patient.call(decode, file, rules.limits)
         except ImageError as error:
             problems.append(Problem(name, error.message))
             continue
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        mark = difference_hash(grey)
-        twin = next((k for known, k in seen if int((known != mark).sum()) <= SAME_BITS), None)
-        sharp = sharpness(grey)
-        if twin is not None and photos[twin].sharpness >= sharp:
+        look = _look(decoded.rgb)
+        twin = next((k for k, other in enumerate(seen) if look.same(other)), None)
+        if twin is not None and photos[twin].sharpness >= look.sharpness:
             problems.append(Problem(name, f"the same picture as {photos[twin].name}"))
+            photos[twin] = _with_sidecars_of(photos[twin], file, found)
             continue
-        prepared = folder / f"photo_{i:04d}.png"
-        Image.fromarray(image).save(prepared, compress_level=1)
-        photo = Photo(name, prepared, size, captions.get(_stem(file), ""), sharp, tuple(notes))
+        photo = _save(decoded, look, name, file, folder / f"{_flat(file.stem, taken)}.png", found, rules)
         if twin is not None:
             problems.append(Problem(photos[twin].name, f"the same picture as {name}, less sharp"))
-            photos[twin] = replace(photo, caption=photo.caption or photos[twin].caption)
+            photo = replace(photo, caption=photo.caption or photos[twin].caption, mask=photo.mask or photos[twin].mask)
+            photos[twin].path.unlink(missing_ok=True)
+            photos[twin], seen[twin] = photo, look
         else:
-            seen.append((mark, len(photos)))
+            seen.append(look)
             photos.append(photo)
-    if not photos:
-        raise ImageError(
-            f"None of the {len(pictures)} pictures in {source.name} can be used: " + listed(problems),
-            "Give photos of at least 256 px as JPEG, PNG or WebP.",
-        )
-    return PhotoSet(photos, problems)
+    return photos, problems
 
 
 def listed(problems: list[Problem], most: int = 8) -> str:
@@ -129,155 +163,140 @@ def listed(problems: list[Problem], most: int = 8) -> str:
     return text + (f"; and {len(problems) - most} more" if len(problems) > most else "") + "."
 
 
-def _files_of(source: Path, folder: Path) -> list[Path]:
+# files ------------------------------------------------------------------------------------------------------------
+
+
+def _files_of(source: Path, folder: Path, reporter: Reporter) -> list[Path]:
     if not source.exists():
         raise NotFoundError(f"{source} does not exist.", "Give a zip, a folder or a picture.")
     if source.is_dir():
-        return sorted(
-            f for f in source.rglob("*") if f.is_file() and not f.name.startswith(".") and "__MACOSX" not in f.parts
-        )
-    if _is_zip(source):
-        return sorted(archives.extract(source, folder / "unpacked"))
-    if source.suffix.lower() == ".zip":
-        return sorted(archives.extract(source, folder / "unpacked"))  # says what is wrong with it
+        inside = ((f, f.relative_to(source).parts) for f in source.rglob("*"))
+        return sorted(f for f, parts in inside if f.is_file() and not any(_is_litter(part) for part in parts))
+    if source.suffix.lower() == ".zip" or archives.looks_like_zip(source.open("rb").read(4)):
+        return sorted(archives.extract(source, folder / UNPACKED, reporter=reporter))  # says what is wrong with it
     return [source]
 
 
-def _is_zip(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+def _is_litter(part: str) -> bool:
+    return part.startswith(".") or part == "__MACOSX" or part.casefold() in ("thumbs.db", "desktop.ini")
+
+
+def _sorted_out(files: list[Path], source: Path, folder: Path, rules: Rules, reporter: Reporter) -> _Files:
+    """What each file is. Zips inside are opened too, those inside them are not: people zip folders of zips."""
+    found = _Files()
+    zips = [file for file in files if file.suffix.lower() == ".zip"]
+    room = MOST_BYTES - sum(f.stat().st_size for f in files if f.is_relative_to(folder))
+    for number, file in enumerate(zips):
+        name = _name(file, source, folder)
+        try:
+            inner = archives.extract(file, folder / UNPACKED / f".{number}", max_bytes=max(0, room), reporter=reporter)
+        except ArchiveError as error:
+            found.ignored.append(Problem(name, f"a zip inside: {error.message}"))
+            continue
+        room -= sum(f.stat().st_size for f in inner)
+        found.ignored.append(Problem(name, f"a zip inside: its files ({len(inner)}) were taken as well"))
+        files = [*files, *inner]
+    pictures = [file for file in files if file not in zips and is_picture(file)]
+    keys = {sidecars.key(file) for file in pictures}
+    for file in files:
+        if rules.masks and file in pictures and (of := sidecars.mask_key(file)) in keys:
+            found.masks[of] = file
+        elif file in pictures:
+            found.pictures.append(file)
+        elif file.suffix.lower() in sidecars.CAPTIONS:
+            found.captions[sidecars.caption_key(file)] = file
+        elif file not in zips:
+            found.ignored.append(Problem(_name(file, source, folder), _what_else(file)))
+    there = {sidecars.key(file) for file in found.pictures}
+    for lonely in found.captions.keys() - there:
+        name = _name(found.captions[lonely], source, folder)
+        found.ignored.append(Problem(name, "a text without a picture of its name"))
+    return found
+
+
+def _what_else(file: Path) -> str:
+    suffix = file.suffix.lower()
+    if suffix in VIDEOS:
+        return "a video, not a picture"
+    return "a zip inside a zip inside: unpack it first" if suffix == ".zip" else "not a picture"
 
 
 def _name(file: Path, source: Path, folder: Path) -> str:
-    for root in (folder / "unpacked", source):
+    for root in (folder / UNPACKED, source):
         if file.is_relative_to(root) and file != root:
-            return str(file.relative_to(root))
+            parts = file.relative_to(root).parts
+            return str(Path(*parts[1:] if parts[0].startswith(".") else parts))
     return file.name
 
 
-def _stem(file: Path) -> Path:
-    return file.with_suffix("")
+def _flat(stem: str, taken: set[str]) -> str:
+    """A name for the prepared photo that every file system takes, and that no other photo has."""
+    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "_", plain).strip("._-")[:80] or "photo"
+    while any(plain.casefold().endswith(end) for end in sidecars.MASKS):
+        plain += "_photo"  # else it would be taken for a mask when the folder is read again
+    name, number = plain, 2
+    while name.casefold() in taken:
+        name, number = f"{plain}-{number}", number + 1
+    taken.add(name.casefold())
+    return name
 
 
-def _caption(file: Path) -> str:
-    return " ".join(file.read_bytes()[:4000].decode("utf-8", "replace").split())
+# pixels -----------------------------------------------------------------------------------------------------------
 
 
-def _looks_like_picture(file: Path) -> bool:
-    with file.open("rb") as stream:
-        head = stream.read(16)
-    starts = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-    return head.startswith(starts) or head[4:8] == b"ftyp"
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """By what the same picture is known again."""
+
+    bits: NDArray[np.bool_]
+    cells: NDArray[np.int16]  # [16, 16, 3]
+    sharpness: float
+
+    def same(self, other: _Look) -> bool:
+        if int((self.bits != other.bits).sum()) > SAME_BITS:
+            return False
+        return int(np.abs(self.cells - other.cells).max()) <= SAME_LEVELS
 
 
-@contextlib.contextmanager
-def _our_limits() -> Iterator[None]:
-    """We check sizes ourselves, before any pixel is decoded."""
-    with _bomb_lock:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+def _look(rgb: NDArray[Any]) -> _Look:
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    cells = cv2.resize(rgb, (HASH_SIDE, HASH_SIDE), interpolation=cv2.INTER_AREA).astype(np.int16)
+    return _Look(difference_hash(grey), cells, sharpness(grey))
+
+
+def _save(decoded: Decoded, look: _Look, name: str, file: Path, prepared: Path, found: _Files, rules: Rules) -> Photo:
+    """Writes the photo and its mask into the folder."""
+    Image.fromarray(decoded.rgb).save(prepared, compress_level=1)
+    digest = hashlib.sha256(repr(decoded.rgb.shape).encode() + decoded.rgb.tobytes()).hexdigest()
+    photo = Photo(name, prepared, decoded.size, "", look.sharpness, decoded.notes, None, digest)
+    photo = _with_sidecars_of(photo, file, found)
+    if rules.masks and photo.mask is None and decoded.alpha is not None and decoded.alpha.max() > 0:
+        photo = replace(photo, mask=_write_mask(prepared, decoded.alpha))
+        photo = replace(photo, notes=(*photo.notes, "its transparency is its mask"))
+    return photo
+
+
+def _with_sidecars_of(photo: Photo, file: Path, found: _Files) -> Photo:
+    """The photo with the caption and the mask that lie beside `file`, where it has none yet."""
+    beside = sidecars.key(file)
+    if not photo.caption and (text := found.captions.get(beside)) is not None:
+        caption, note = sidecars.read_caption(text)
+        note = note if caption else "its caption is empty"
+        photo = replace(photo, caption=caption, notes=(*photo.notes, *([note] if note else [])))
+    if photo.mask is None and (mask := found.masks.get(beside)) is not None:
         try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            with Image.open(photo.path) as image:
+                photo = replace(photo, mask=_write_mask(photo.path, sidecars.read_mask(mask, image.size[::-1])))
+        except ImageError as error:
+            photo = replace(photo, notes=(*photo.notes, f"{mask.name} was left out: {error.message}"))
+    return photo
 
 
-def open_photo(file: Path) -> tuple[NDArray[Any], tuple[int, int], list[str]]:
-    """(upright sRGB uint8 [H,W,3] of at most 1536 px, size as given, notes). Raises `ImageError`."""
-    head = file.read_bytes()[:32] if file.stat().st_size < 64 else _head(file)
-    if not head:
-        raise ImageError("the file is empty (0 bytes)")
-    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        raise ImageError("a HEIC photo, which cannot be read here: save it as JPEG first")
-    notes: list[str] = []
-    try:
-        with _our_limits(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(file)
-        with image:
-            size = image.size
-            _reduce_while_decoding(image, notes)
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                notes.append("animated: its first picture is used")
-                image.seek(0)
-            image.load()
-            upright = _upright(image, notes)
-            pixels = _srgb(upright, notes)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        kind = "text" if _is_text(head) else "not a picture that can be read"
-        raise ImageError(f"{kind}, not a picture" if kind == "text" else kind) from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"damaged: {error}".rstrip(".")) from error
-    if min(pixels.shape[:2]) < SMALLEST_SIDE:
-        raise ImageError(f"too small: {size[0]} x {size[1]} px, at least {SMALLEST_SIDE} px are needed")
-    longest = max(pixels.shape[:2])
-    if longest > LONGEST_SIDE:
-        scale = LONGEST_SIDE / longest
-        small = (max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale)))
-        pixels = np.asarray(cv2.resize(pixels, small, interpolation=cv2.INTER_AREA), np.uint8)
-        if min(small) < SMALLEST_SIDE:
-            raise ImageError(f"too narrow: {size[0]} x {size[1]} px")
-    return pixels, size, notes
-
-
-def _head(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return stream.read(32)
-
-
-def _is_text(head: bytes) -> bool:
-    return all(b in b"\t\n\r" or 32 <= b < 127 for b in head)
-
-
-def _reduce_while_decoding(image: Image.Image, notes: list[str]) -> None:
-    pixels = image.size[0] * image.size[1]
-    if min(image.size) < SMALLEST_SIDE:
-        raise ImageError(f"too small: {image.size[0]} x {image.size[1]} px, at least {SMALLEST_SIDE} px are needed")
-    whole = image.format not in ("JPEG", "MPO") or bool(image.info.get("progressive") or image.info.get("progression"))
-    limit = MOST_PIXELS if whole else MOST_PIXELS_JPEG
-    if pixels > limit:
-        raise ImageError(
-            f"too large: {pixels / 1e6:.0f} megapixels, at most {limit / 1e6:.0f} are read; make it smaller"
-        )
-    if image.format in ("JPEG", "MPO") and max(image.size) > 2 * LONGEST_SIDE:
-        image.draft(None, (LONGEST_SIDE, LONGEST_SIDE))
-        notes.append(f"{pixels / 1e6:.0f} megapixels: read at reduced size")
-
-
-def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)
-    if image.getexif().get(0x0112, 1) not in (0, 1):
-        notes.append("turned upright by its EXIF orientation")
-    return turned
-
-
-def _srgb(image: Image.Image, notes: list[str]) -> NDArray[Any]:
-    """Any mode to sRGB uint8 [H,W,3]; transparency lies on neutral grey."""
-    if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(float(np.nanmax(values)), 1e-9)
-        top = 255.0 if image.mode == "I" and values.max() <= 255 else top
-        notes.append("16 bits or more a channel: brought to 8")
-        grey = np.clip(np.nan_to_num(values) / top * 255, 0, 255).astype(np.uint8)
-        return np.repeat(grey[..., None], 3, axis=2)
-    profile: Any = image.info.get("icc_profile")
-    transparent = image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
-    if transparent:
-        layers = image.convert("RGBA")
-        base = Image.new("RGBA", layers.size, (150, 150, 150, 255))
-        base.alpha_composite(layers)
-        if np.asarray(layers.getchannel("A")).min() < 255:
-            notes.append("transparent parts were put on grey")
-        image = base.convert("RGB")
-    if image.mode == "CMYK":
-        notes.append("CMYK: converted to RGB")
-    if profile and image.mode in ("RGB", "CMYK"):
-        with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError):
-            given = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            changed = ImageCms.profileToProfile(image, given, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            image = changed if changed is not None else image
-    return np.array(image.convert("RGB"), np.uint8)
+def _write_mask(prepared: Path, mask: NDArray[Any]) -> Path:
+    path = prepared.with_name(f"{prepared.stem}_mask.png")
+    Image.fromarray(mask).save(path, compress_level=1)
+    return path
 
 
 def difference_hash(grey: NDArray[Any]) -> NDArray[np.bool_]:
