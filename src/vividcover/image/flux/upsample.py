@@ -118,7 +118,7 @@ def ask(writer: Writer, prompt: str, triggers: Sequence[str], seed: int) -> str:
 def tidy(said: str) -> str:
     """One paragraph: without a model's thoughts, titles and quotation marks, cut at a sentence where it is too long."""
     said = re.sub(r"<think>.*?(</think>|$)", "", said, flags=re.DOTALL)
-    lines = [line.strip().strip("*#").strip() for line in said.strip().splitlines()]
+    lines = [re.sub(r"[*#`]+", "", line).strip() for line in said.strip().splitlines()]
     lines = [line for line in lines if line and not re.fullmatch(r"(?i)here('s| is) .*:|(rewritten )?prompt:?", line)]
     text = re.sub(r"(?i)^(rewritten |final )?prompt:\s*", "", " ".join(lines))
     text = re.sub(r"\s+", " ", text).strip().strip("\"'“”„‘’`").strip()
