@@ -296,3 +296,11 @@ def test_without_torch_the_reason_and_the_remedy_are_said(monkeypatch):
 def test_asking_whether_the_engine_is_there_does_not_import_torch():
     program = "import sys, vividcover.tensors as t; t.available(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False, cwd=Path(__file__).parent).returncode == 0
+
+
+def test_the_same_tensors_and_metadata_give_the_same_bytes(tmp_path: Path) -> None:
+    metadata = {f"key {i}": f"“text” {i}\n\t\x01/" for i in range(12)}
+    files = [tensors.write_tensors(tmp_path / f"{i}.safetensors", {"x": torch.arange(3.0)}, metadata) for i in range(4)]
+    assert len({file.read_bytes() for file in files}) == 1
+    assert tensors.metadata_of(files[0]) == metadata
+    assert torch.equal(tensors.read_tensors(files[0])["x"], torch.arange(3.0))

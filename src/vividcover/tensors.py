@@ -278,7 +278,7 @@ def check_shapes(wanted: Mapping[str, tuple[int, ...]], tensors: Mapping[str, An
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
-    """Writes a `.safetensors` file, whole or not at all. Raises `StorageError`."""
+    """Writes a `.safetensors` file, whole or not at all: same contents, same bytes. Raises `StorageError`."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -290,9 +290,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             if (number := re.search(r"os error (\d+)", str(error))) is not None:
                 raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
             raise
-        with part.open("rb") as file:
+        with part.open("r+b") as file:
+            _settle(file)
             os.fsync(file.fileno())
     return path
+
+
+def _settle(file: BinaryIO) -> None:
+    """Sorts the metadata, which safetensors writes in an order of chance: the same contents give the same bytes."""
+    length = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(length))
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length)
+        if len(text) == length:  # another spelling of the same text would move the tensors
+            file.seek(8)
+            file.write(text)
 
 
 def write_torch(path: Path, content: Any) -> Path:
