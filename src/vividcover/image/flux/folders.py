@@ -47,15 +47,22 @@ def processor_of(kind: Any, folder: Path) -> Any:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Without the libraries' log lines and bars, which say nothing to a user."""
+    from transformers.utils import logging as untyped
+
+    bars: Any = untyped
     loggers = [logging.getLogger(name) for name in ("transformers", "diffusers")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        had_bars = bars.is_progress_bar_enabled()
         try:
+            bars.disable_progress_bar()
             for logger in loggers:
                 logger.setLevel(logging.CRITICAL)
             yield
         finally:
+            if had_bars:
+                bars.enable_progress_bar()
             for logger, level in zip(loggers, before, strict=True):
                 logger.setLevel(level)
 

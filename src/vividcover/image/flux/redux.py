@@ -51,6 +51,7 @@ class Redux:
             return
         from transformers import SiglipImageProcessor, SiglipVisionModel
 
+        says = projector(_projector_file(self.folder)).to(self.device, self.dtype)
         whole = self.folder / "image_encoder"
         encoder = whole if whole.is_dir() else self.siglip
         if encoder is None:
@@ -58,7 +59,7 @@ class Redux:
         features = self.folder / "feature_extractor"
         self._prepare = processor_of(SiglipImageProcessor, features if features.is_dir() else encoder)
         self._sees = strictly(SiglipVisionModel, encoder, "SigLIP", dtype=self.dtype).to(self.device)
-        self._says = projector(_projector_file(self.folder)).to(self.device, self.dtype)
+        self._says = says
 
     def release(self) -> None:
         """Frees the memory; the next call reads the nets again."""
