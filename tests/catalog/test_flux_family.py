@@ -12,8 +12,9 @@ from PIL import Image
 from vividcover.catalog.contract import Context, Made, is_secret, validated
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDevLoraTraining
-from vividcover.catalog.flux_pro_finetuned import FluxProFinetuned, FluxProFinetunedInput, filled, fitting
+from vividcover.catalog.flux_pro_finetuned import FluxProFinetuned, FluxProFinetunedInput
 from vividcover.catalog.flux_pro_trainer import TRAINED, FluxProTrainer
+from vividcover.catalog.pictures import filled, fitting
 from vividcover.catalog.pins import PINS
 from vividcover.cover import get, models
 from vividcover.errors import ConsentError, ImageError, NotFoundError, ParameterError

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from vividcover import provenance
-from vividcover.catalog import shelf
+from vividcover.catalog import drawing, shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.pictures import fitting, opened
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import ParameterError
+from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
 SIZES: dict[str, tuple[int, int]] = {  # aspect ratio → (width, height) px, as the published models have them
@@ -103,6 +106,56 @@ class FluxLora(Model):
     def reader(self, input: FluxLoraInput, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.replicate_weights, context)
 
+    def neural_lacks(self, settings: Settings, input: FluxLoraInput | None = None, training: bool = False) -> str:
+        if input is None:
+            return drawing.lacks(settings, drawing.needed(settings))
+        redux, checked = bool(input.image_prompt), not input.disable_safety_checker
+        return drawing.lacks(settings, drawing.needed(settings, input.model, redux=redux, checked=checked))
+
+    def neural(self, input: FluxLoraInput, context: Context) -> Made:
+        done = self.painted(input, context)
+        return Made([done.path(name) for name in done.meta["files"]], details={"stills": [done.meta["report"]]})
+
+    def painted(self, input: FluxLoraInput, context: Context) -> StageResult:
+        """The pictures by the neural engine, as the stage that made them; meta has `files`, `file` and `report`."""
+        assert input.seed is not None  # drawn by Model.run
+        image = context.file("image", input.image) if input.image else None
+        if image:
+            width, height = fitting(*opened(image).size)
+            if "aspect_ratio" in input.model_fields_set:
+                context.cannot("aspect_ratio", input.aspect_ratio, "the picture to change gives its own")
+        else:
+            width, height = size_of(input)
+        masks = {k: context.file(k, v) for k in ("mask", "lora_mask", "extra_lora_mask") if (v := getattr(input, k))}
+        given = input.model_fields_set
+        return drawing.drawn(
+            self.name,
+            drawing.Wish(
+                input.model, input.prompt, input.seed, width, height, input.num_outputs,
+                steps=input.num_inference_steps if "num_inference_steps" in given or input.model == "dev" else None,
+                guidance=input.guidance_scale if input.model == "dev" else None,
+                loras=self._loras(input, masks, context), image=image, mask=masks.get("mask"),
+                redux=context.file("image_prompt", input.image_prompt) if input.image_prompt else None,
+                more={
+                    "prompt_strength": input.prompt_strength, "redux_strength": input.image_prompt_strength,
+                    "block_cache": input.block_cache, "tolerance": input.safety_tolerance,
+                },
+                upsampling=input.prompt_upsampling, fast=input.go_fast, checked=not input.disable_safety_checker,
+                text_length=input.text_length, format=input.output_format, quality=input.output_quality,
+            ),
+            context,
+        )  # fmt: skip
+
+    def _loras(self, input: FluxLoraInput, masks: Mapping[str, Path], context: Context) -> list[drawing.Worn]:
+        """The trained model, the second one, and any more, as they are to be drawn with."""
+        worn = [drawing.Worn(drawing.lora(self._weights(input), context), input.lora_scale, masks.get("lora_mask"))]
+        if input.extra_lora:
+            second = drawing.lora(input.extra_lora, context)
+            worn.append(drawing.Worn(second, input.extra_lora_scale, masks.get("extra_lora_mask")))
+        for reference, scale in several(input.more_loras or ""):
+            worn.append(drawing.Worn(drawing.lora(reference, context), scale))
+        return worn
+
     def hosted(self, input: FluxLoraInput, context: Context) -> Made:
         from vividcover.catalog import remote
 
@@ -152,6 +205,21 @@ class FluxLora(Model):
             },
             compute=compute,
         )  # fmt: skip
+
+
+def several(text: str) -> list[tuple[str, float]]:
+    """(reference, scale) of each in `NAME@0.8, https://…@0.5`; without a scale it is 1. Raises `ParameterError`."""
+    found = []
+    for part in filter(None, (one.strip() for one in text.replace("\n", ",").split(","))):
+        reference, at, number = part.rpartition("@")
+        try:
+            scale = float(number) if at else 1.0
+        except ValueError:
+            reference, at, scale = part, "", 1.0
+        if not -1 <= scale <= 3:
+            raise ParameterError(f"more_loras: the scale {number} of {reference!r} is out of range.", "Use -1 to 3.")
+        found.append((reference if at else part, scale))
+    return found
 
 
 def size_of(input: FluxLoraInput) -> tuple[int, int]:

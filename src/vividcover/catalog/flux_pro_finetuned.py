@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover import provenance
-from vividcover.catalog import shelf
+from vividcover.catalog import drawing, shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import NO_NETWORK, SIZES, FluxLora, FluxLoraInput, size_of
+from vividcover.catalog.pictures import GRID, LARGEST, SMALLEST, filled, fitting, opened, where
 from vividcover.catalog.pins import PINS
-from vividcover.errors import ImageError
+from vividcover.errors import ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 NAME = "black-forest-labs/flux-pro-finetuned"
 ULTRA = "black-forest-labs/flux-1.1-pro-ultra-finetuned"
-SMALLEST, LARGEST, GRID = 256, 1440, 32  # px
 Ratio = Literal["custom", "1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3", "9:16", "9:21"]
 Format = Literal["jpg", "png", "webp"]
 Text = Literal["file", "files", "text", "stream"]
@@ -126,11 +126,38 @@ class FluxProFillInput(Inputs):
     output_format: Format = Field(default="jpg", description="Format of the picture.")
 
 
-class _OnBfl(Model):
-    """One that BFL's API has too: there with a key for it, else on Replicate."""
+class Finetuned(Model):
+    """What all five have in common: a finetune_id, and FLUX with it where the neural engine draws."""
+
+    base: ClassVar[drawing.Kind] = "dev"
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.finetune_id, context)
+
+    def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
+        redux = bool(getattr(input, "image_prompt", None))
+        depth = self.base == "depth"
+        return drawing.lacks(settings, drawing.needed(settings, self.base, redux=redux, depth=depth))
+
+    def wish(self, input: Any, size: tuple[int, int], context: Context, **more: Any) -> drawing.Wish:
+        """What the inputs that all five have ask for; `more` are further fields of the wish."""
+        if prompt := getattr(input, "image_prompt", None):
+            more["redux"] = context.file("image_prompt", prompt)
+        numbers = {"tolerance": input.safety_tolerance} | more.pop("numbers", {})
+        worn = drawing.Worn(drawing.lora(input.finetune_id, context), input.finetune_strength)
+        return drawing.Wish(
+            self.base, input.prompt, input.seed, *size, steps=getattr(input, "steps", None),
+            guidance=getattr(input, "guidance", None), loras=(worn,), more=numbers,
+            upsampling=input.prompt_upsampling, format=input.output_format, **more,
+        )  # fmt: skip
+
+    def drawn(self, wish: drawing.Wish, context: Context) -> Made:
+        done = drawing.drawn(self.name, wish, context)
+        return Made(done.path(done.meta["file"]), {"stills": [done.meta["report"]]})
+
+
+class _OnBfl(Finetuned):
+    """One that BFL's API has too: there with a key for it, else on Replicate."""
 
     def hosted_at(self, settings: Settings) -> str:
         return settings.bfl_url if settings.bfl_key else super().hosted_at(settings)
@@ -154,6 +181,17 @@ class FluxProFinetuned(_OnBfl):
         sides = {"width": _grid(width), "height": _grid(height)}
         return on_bfl(self, "flux-pro-finetuned", input, sides | {k: getattr(input, k) for k in same}, context)
 
+    def neural(self, input: FluxProFinetunedInput, context: Context) -> Made:
+        return self.drawn(self.wish(input, self.size(input), context), context)
+
+    def size(self, input: FluxProFinetunedInput) -> tuple[int, int]:
+        """(width, height) in px, multiples of 32."""
+        if input.aspect_ratio != "custom":
+            return SIZES[input.aspect_ratio]
+        if input.width is None or input.height is None:
+            raise ParameterError("aspect_ratio=custom needs width and height.", "Give both, from 256 to 1440.")
+        return _grid(input.width), _grid(input.height)
+
     def classic(self, input: FluxProFinetunedInput, context: Context) -> Made:
         custom = {"width": input.width, "height": input.height} if input.aspect_ratio == "custom" else {}
         sizes = {key: round(value / GRID) * GRID for key, value in custom.items() if value}
@@ -175,18 +213,35 @@ class FluxProUltraFinetuned(_OnBfl):
         extra = {"aspect_ratio": input.aspect_ratio, "image_prompt_strength": input.image_prompt_strength}
         return on_bfl(self, "flux-pro-1.1-ultra-finetuned", input, extra, context)
 
+    def neural(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
+        """About four megapixels, as the published model's pictures have."""
+        from vividcover.image.flux.request import ultra_size
+
+        numbers = {"redux_strength": input.image_prompt_strength, "raw": input.raw}
+        return self.drawn(self.wish(input, ultra_size(input.aspect_ratio), context, numbers=numbers), context)
+
     def classic(self, input: FluxProUltraFinetunedInput, context: Context) -> Made:
         still = draw(self.name, input, context, aspect_ratio=input.aspect_ratio)
         return Made(still.path(still.meta["file"]), {"stills": [still.meta["report"]]})
 
 
-class FluxProControl(Model):
+class FluxProControl(Finetuned):
     """Depth and canny: what their control picture is to the classic engine is a size."""
 
     Input: ClassVar[type[Inputs]] = FluxProControlInput
     output: ClassVar[Text] = "file"
     is_hosted: ClassVar[bool] = False  # neither place offers them any more
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProControlInput)
+
+    def neural(self, input: FluxProControlInput, context: Context) -> Made:
+        numbers: dict[str, Any] = {}
+        picture = context.file("control_image", input.control_image)
+        if isinstance(input, FluxProCannyInput):
+            if input.preprocessed_image:
+                picture, numbers["preprocessed"] = context.file("preprocessed_image", input.preprocessed_image), True
+            numbers |= {"canny_low": input.canny_low_threshold, "canny_high": input.canny_high_threshold}
+        size = fitting(*opened(picture).size)
+        return self.drawn(self.wish(input, size, context, control=picture, numbers=numbers), context)
 
     def classic(self, input: FluxProControlInput, context: Context) -> Made:
         picture = context.file("control_image", input.control_image)
@@ -197,6 +252,7 @@ class FluxProControl(Model):
 
 class FluxProDepthFinetuned(FluxProControl):
     name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-depth-finetuned"
+    base: ClassVar[drawing.Kind] = "depth"
     description: ClassVar[str] = "The same with a picture whose depth is followed, on engines that can."
 
 
@@ -204,35 +260,62 @@ class FluxProCannyFinetuned(FluxProControl):
     Input: ClassVar[type[Inputs]] = FluxProCannyInput
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProCannyInput)
     name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-canny-finetuned"
+    base: ClassVar[drawing.Kind] = "canny"
     description: ClassVar[str] = "The same with a picture whose edges are followed, on engines that can."
 
 
-class FluxProFillFinetuned(Model):
+class FluxProFillFinetuned(Finetuned):
     name: ClassVar[str] = "black-forest-labs/flux-pro-1.0-fill-finetuned"
     description: ClassVar[str] = "Part of a picture made anew from a trained image model."
+    base: ClassVar[drawing.Kind] = "fill"
     Input: ClassVar[type[Inputs]] = FluxProFillInput
     output: ClassVar[Text] = "file"
     is_hosted: ClassVar[bool] = False
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = _ignores(FluxProFillInput)
 
+    def neural(self, input: FluxProFillInput, context: Context) -> Made:
+        picture, mask = self._given(input, context)
+        size = fitting(*opened(picture).size)
+        plain = input.model_copy(update={"output_format": "png"})
+        wish = self.wish(plain, size, context, image=picture, mask=self._mask(picture, mask, context))
+        return self._filled(input, picture, mask, drawing.drawn(self.name, wish, context), context, "neural")
+
     def classic(self, input: FluxProFillInput, context: Context) -> Made:
-        """A scene of the picture's size shows through the mask; what the mask leaves alone stays as it is."""
-        picture = context.file("image", input.image)
-        mask = context.file("mask", input.mask) if input.mask else None
+        """A scene of the picture's size shows through the mask."""
+        picture, mask = self._given(input, context)
         width, height = fitting(*opened(picture).size)
         plain = input.model_copy(update={"output_format": "png"})
         scene = draw(self.name, plain, context, aspect_ratio="custom", width=width, height=height)
+        return self._filled(input, picture, mask, scene, context, "classic")
+
+    def _given(self, input: FluxProFillInput, context: Context) -> tuple[Path, Path | None]:
+        return context.file("image", input.image), context.file("mask", input.mask) if input.mask else None
+
+    def _mask(self, picture: Path, mask: Path | None, context: Context) -> Path:
+        """The mask as a file of its own, also where it is the picture's transparency."""
+
+        def compute(stage: Stage) -> None:
+            where(opened(picture), mask).save(stage.folder / "mask.png")
+
+        inputs = {"picture": picture} | ({"mask": mask} if mask else {})
+        return context.stage("image/mask", version=1, inputs=inputs, params={}, compute=compute).path("mask.png")
+
+    def _filled(
+        self, input: FluxProFillInput, picture: Path, mask: Path | None, scene: StageResult, context: Context,
+        engine: str,
+    ) -> Made:  # fmt: skip
+        """What was drawn, inside the picture: what the mask leaves alone stays as it is, at the picture's own size."""
         file = f"filled.{input.output_format}"
 
         def compute(stage: Stage) -> None:
             provenance.save_picture(
                 filled(picture, mask, scene.path(scene.meta["file"])), stage.folder / file, format=input.output_format,
-                quality=90, engine="classic", description=f"{self.name}, classic engine, seed {input.seed}.",
+                quality=90, engine=engine, description=f"{self.name}, {engine} engine, seed {input.seed}.",
             )  # fmt: skip
 
         inputs = {"scene": scene.path(scene.meta["file"]), "picture": picture} | ({"mask": mask} if mask else {})
-        params = {"format": input.output_format, "seed": input.seed}
-        done = context.stage("image/fill", version=1, inputs=inputs, params=params, compute=compute)
+        params = {"format": input.output_format, "seed": input.seed, "engine": engine}
+        done = context.stage("image/fill", version=2, inputs=inputs, params=params, compute=compute)
         return Made(done.path(file), {"stills": [scene.meta["report"]]})
 
 
@@ -266,48 +349,3 @@ def draw(name: str, input: Any, context: Context, **size: Any) -> StageResult:
     wanted: FluxLoraInput = validated(name, FluxLoraInput, values)
     width, height = size_of(wanted)
     return FluxLora().still(wanted, input.seed, width, height, context)
-
-
-def opened(path: Path) -> Image:
-    """The picture, turned as its camera says. Raises `ImageError`."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(f"{path.name} is not a picture: {error}.", "Give a JPEG, PNG or WebP.") from None
-
-
-def fitting(width: int, height: int) -> tuple[int, int]:
-    """The size nearest to a picture's that can be drawn: its shape, sides of 256 to 1440 px, a multiple of 32."""
-    scale = min(1.0, LARGEST / max(width, height))
-    scale = max(scale, SMALLEST / min(width, height))
-    sides = (min(max(round(side * scale / GRID) * GRID, SMALLEST), LARGEST) for side in (width, height))
-    return next(sides), next(sides)
-
-
-def filled(picture: Path, mask: Path | None, scene: Path) -> Any:
-    """`picture` with `scene` where the mask is white, or where the picture is transparent: uint8 [H,W,3].
-
-    Raises `ImageError` without a mask, and for one that is all black.
-    """
-    import numpy as np
-    from PIL import Image
-
-    source = opened(picture)
-    if mask is not None:
-        where = opened(mask).convert("L").resize(source.size, Image.Resampling.BILINEAR)
-    elif "A" in source.getbands():
-        where = source.getchannel("A").point([255 - value for value in range(256)])
-    else:
-        raise ImageError(
-            f"{picture.name} has no transparency, and there is no mask.", "Give a mask: white is made anew."
-        )
-    share = np.asarray(where, np.float32)[..., None] / 255
-    if not share.any():
-        raise ImageError("The mask is black: nothing is to be made anew.", "Paint the part to change in white.")
-    with Image.open(scene) as drawn:
-        fresh = np.asarray(drawn.convert("RGB").resize(source.size, Image.Resampling.LANCZOS), np.float32)
-    base = np.asarray(source.convert("RGB"), np.float32)
-    return np.rint(base + (fresh - base) * share).astype(np.uint8)
