@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from vividcover.weights.registry_image import IMAGE, IMAGE_GROUPS
 from vividcover.weights.sources import Net, Url, Wheel, hub
 
 # wheels ----------------------------------------------------------------------------------------------------------
@@ -386,6 +387,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "voice-other": "CREPE, and the features in another format",
         "pretrain-v1": "what training starts from (v1)",
         "no-pitch": "what training starts from, without pitch",
+        **IMAGE_GROUPS,
     }
 )
-REGISTRY: Mapping[str, Net] = MappingProxyType({n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION)})
+REGISTRY: Mapping[str, Net] = MappingProxyType({n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION, *IMAGE)})
