@@ -34,7 +34,7 @@ def weights_list(group: Group = "", json: JsonRows = False) -> None:
         return
     shown = [
         {
-            "name": row["name"], "state": row["state"], "MB": f"{row['size'] / 1e6:5.1f}" if row["size"] else "    ?",
+            "name": row["name"], "state": row["state"], "MB": _megabytes(row["size"]),
             "licence": row["licence"], "commercial": MAY[row["commercial"]], "group": ", ".join(row["groups"]),
         }
         for row in rows
@@ -122,6 +122,10 @@ def whole(states: dict[str, Any] | None = None) -> None:
         which = "" if all(registry.REGISTRY[name].default for name in wrong) else f" {' '.join(wrong)}"
         said = ", ".join(f"{name} is {states[name]}" for name in wrong)
         raise WeightsError(f"{settings().weights}: {said}.", f"Run `vividcover weights pull{which}`.")
+
+
+def _megabytes(size: int) -> str:
+    return "    ?" if not size else f"{size / 1e6:5.1f}" if size < 10**9 else f"{size / 1e6:5.0f}"
 
 
 def _rows(group: str = "") -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Literal
 from vividcover.errors import ParameterError
 
 DEV_NAME = "FLUX.1 [dev] Non-Commercial License"
+DEV_SHORT = "FLUX-1-dev"  # where there is little room
 DEV_PAGE = "https://github.com/black-forest-labs/flux/blob/main/model_licenses/LICENSE-FLUX1-dev"
 DEV_TERMS = "https://bfl.ai/licensing"
 DEV_COMMON = (

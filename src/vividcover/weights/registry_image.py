@@ -6,12 +6,12 @@ public programs pin them. Small files have none: the hub names their git hash as
 
 from __future__ import annotations
 
-from vividcover.weights.licences import DEV_NAME, DEV_PAGE
+from vividcover.weights.licences import DEV_NAME, DEV_PAGE, DEV_SHORT
 from vividcover.weights.sources import Net, Part, Tree, hub, tree
 
 BFL = "black-forest-labs"
 DEV_NOTE = (
-    "Non-commercial use only, which a LoRA trained on it inherits; its makers claim no rights in the pictures, whose "
+    f"{DEV_NAME}: non-commercial use only, which a LoRA trained on it inherits; its makers claim no rights in the pictures, whose "
     f"use they allow for any purpose that the licence does not prohibit. {DEV_PAGE}"
 )
 SCHNELL_NOTE = "Apache-2.0 (Black Forest Labs); commercial use allowed; keep the notice."
@@ -30,7 +30,7 @@ def _flux(
 
 
 def _dev(name: str, purpose: str, repository: str, revision: str, size: int, sha256: str, group: str) -> Net:
-    return _flux(name, purpose, repository, revision, size, sha256, DEV_NAME, DEV_NOTE, False, group)
+    return _flux(name, purpose, repository, revision, size, sha256, DEV_SHORT, DEV_NOTE, False, group)
 
 
 TRANSFORMERS = (
@@ -165,7 +165,7 @@ REDUX = (
                 Part("image_encoder/model.safetensors"),
             ),
         ),
-        DEV_NAME,
+        DEV_SHORT,
         f"{DEV_NOTE} SigLIP is Google's, Apache-2.0.",
         False,
         "flux-tools",
@@ -244,7 +244,7 @@ CAPTIONS = (
         "7715423d6549bf1e71188bdd84f4ac960cc0597886af24a5ef7b66f128660685",
         "captions",
     ),
-    _florence("base", "00921df66db728a9ceb750f5eca43e5c203a2051", 0, "", "captions-other"),
+    _florence("base", "00921df66db728a9ceb750f5eca43e5c203a2051", 0, "", "captioners"),
     tree(
         "qwen3-vl-4b",
         "says what a picture shows, as it is asked to (Qwen3-VL, 4 billion numbers)",
@@ -269,7 +269,7 @@ CAPTIONS = (
         "Apache-2.0",
         "Alibaba's Qwen team; commercial use allowed.",
         True,
-        "captions-other",
+        "captioners",
     ),
 )
 
@@ -362,7 +362,7 @@ IMAGE_GROUPS = {
     "flux-tools": "fill, edges, depth, and a picture as a prompt",
     "redux-other": "SigLIP by itself",
     "captions": "to say what training pictures show",
-    "captions-other": "a smaller captioner and a larger one",
+    "captioners": "a smaller captioner and a larger one",
     "safety": "both checkers of finished pictures",
     "scores": "to score pictures against prompts and photographs",
 }
