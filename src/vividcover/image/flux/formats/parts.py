@@ -7,11 +7,11 @@ DORA, WHOLE, MIDDLE, RANK = "dora", "whole", "middle", "rank"
 _SPELLINGS: dict[str, tuple[str, ...]] = {
     DOWN: (
         ".lora_A.weight", ".lora_A.default.weight", ".lora_A", ".lora_down.weight", ".lora_down.default.weight",
-        ".lora.down.weight", ".lora_linear_layer.down.weight", "_lora.down.weight", ".down.weight",
+        ".lora.down.weight", ".lora_linear_layer.down.weight", ".down.weight",
     ),
     UP: (
         ".lora_B.weight", ".lora_B.default.weight", ".lora_B", ".lora_up.weight", ".lora_up.default.weight",
-        ".lora.up.weight", ".lora_linear_layer.up.weight", "_lora.up.weight", ".up.weight",
+        ".lora.up.weight", ".lora_linear_layer.up.weight", ".up.weight",
     ),
     ALPHA: (".alpha", ".lora.alpha", ".lora_A.alpha"),
     BIAS: (".lora_B.bias", ".lora_B.default.bias", ".lora_up.bias", ".lora.up.bias", ".diff_b"),

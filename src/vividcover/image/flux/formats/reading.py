@@ -31,7 +31,7 @@ class _File:
     what: str
     metadata: dict[str, str]
     modules: Modules = field(default_factory=dict)
-    spellings: dict[str, str] = field(default_factory=dict)  # key without its part → one of its parts' spellings
+    spellings: dict[str, str] = field(default_factory=dict)  # key without its part → how its A or B is spelt
     extras: dict[str, Tensor] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -74,16 +74,20 @@ def _tensors(found: Mapping[str, Any], what: str) -> dict[str, Tensor]:
     if not tensors:
         raise ModelFileError(f"{what} holds no tensors.", ANOTHER)
     for key, tensor in tensors.items():
-        if not tensor.dtype.is_floating_point and not key.endswith(".lokr_rank"):
+        if not tensor.dtype.is_floating_point and tensor.numel() > 1:  # a lone number is an alpha or a rank
             kind = str(tensor.dtype).removeprefix("torch.")
             raise ModelFileError(
                 f"{what}: {key} holds {kind} numbers, so the LoRA was quantised.", "Get it as fp16, bf16 or fp32."
             )
     small = {torch.float16, torch.bfloat16, torch.float32}
     return {
-        key: tensor if tensor.dtype in small else tensor.to(torch.bfloat16 if tensor.itemsize == 1 else torch.float32)
+        key: tensor if tensor.dtype in small else tensor.to(torch.bfloat16 if _eight_bits(tensor) else torch.float32)
         for key, tensor in tensors.items()
     }
+
+
+def _eight_bits(tensor: Tensor) -> bool:
+    return tensor.dtype.is_floating_point and tensor.itemsize == 1
 
 
 # --- keys -------------------------------------------------------------------------------------------------------------
@@ -115,7 +119,8 @@ def _sort(file: _File, tensors: dict[str, Tensor], config: FluxConfig) -> Style:
                     f"{file.what} holds {key} twice, in two spellings.", "Get it again from its maker."
                 )
             file.modules[stem][role] = mine[key]
-            file.spellings.setdefault(stem, key[len(stem) :])
+            if role in (parts.DOWN, parts.UP):
+                file.spellings[stem] = key[len(stem) :]
     file.extras |= {whole[key]: mine[key] for key in mine if key in whole}
     if left_out:
         file.notes.append(
@@ -217,7 +222,7 @@ def _complete(file: _File) -> None:
         dora += [stem] if parts.DORA in roles else []
         whole += [stem] if parts.WHOLE in roles else []
         middle += [stem] if parts.MIDDLE in roles else []
-        lacking += _lacking(stem, roles, file.spellings[stem]) if roles or parts.ALPHA in module else []
+        lacking += _lacking(stem, roles, file.spellings.get(stem, "")) if roles or parts.ALPHA in module else []
     if dora:
         raise ModelFileError(
             f"{file.what} is a DoRA: besides its pairs it sets the length of every row of the base's weights "
