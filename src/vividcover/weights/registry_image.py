@@ -11,8 +11,8 @@ from vividcover.weights.sources import Net, Part, Tree, hub, tree
 
 BFL = "black-forest-labs"
 DEV_NOTE = (
-    f"{DEV_NAME}: non-commercial use only, which a LoRA trained on it inherits; its makers claim no rights in the pictures, whose "
-    f"use they allow for any purpose that the licence does not prohibit. {DEV_PAGE}"
+    f"{DEV_NAME}: non-commercial use only, which a LoRA trained on it inherits; its makers claim no rights in the "
+    f"pictures, whose use they allow for any purpose that the licence does not prohibit. {DEV_PAGE}"
 )
 SCHNELL_NOTE = "Apache-2.0 (Black Forest Labs); commercial use allowed; keep the notice."
 SCHNELL_GATE = f"https://huggingface.co/{BFL}/FLUX.1-schnell"
