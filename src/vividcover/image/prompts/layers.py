@@ -32,19 +32,19 @@ LIGHTING_WORDS = _words(
     "torchlight skylight spotlight spotlights floodlights footlights headlights neon shadow shadows shade lamp lamps "
     "lantern lanterns candles softbox softboxes strobe strobes flash flashes beam beams ray rays overcast golden-hour "
     "hour chiaroscuro silhouette gleam shimmer glare haze-lit fluorescent tungsten backlight highlights rim "
-    "illuminated lasers laser afternoon noon midday sky"
+    "illuminated lasers laser afternoon noon midday sky falloff bounce moon candle bulb bulbs bright aurora"
 )
 CAMERA_WORDS = _words(
     "lens mm shot close-up closeup portrait photograph photography photo depth field bokeh film grain angle "
     "composition framing framed frame macro telephoto wide-angle fisheye aperture camera cinematic anamorphic "
     "panoramic polaroid focus render painting illustration watercolour watercolor drawing sketch engraving print "
-    "poster etching gouache still-life flat-lay overhead aerial drone tracking shutter exposure long-exposure head-and-shoulders "
-    "full-body half-length three-quarter low-angle high-angle eye-level symmetrical centred viewpoint "
-    "lithograph linocut woodcut fresco mosaic pixel animation editorial documentary catalogue snapshot "
-    "double-exposure medium-format view"
+    "poster etching gouache still-life flat-lay overhead aerial drone tracking shutter exposure long-exposure "
+    "head-and-shoulders full-body half-length three-quarter low-angle high-angle eye-level symmetrical centred "
+    "viewpoint lithograph linocut woodcut fresco mosaic pixel animation editorial documentary catalogue snapshot "
+    "double-exposure medium-format view blur detail crop art halftone"
 )
 MOOD_WORDS = _words(
-    "mood atmosphere feeling spirit air calm serene quiet hushed still tender warm joyful joyous carefree playful "
+    "mood atmosphere feeling spirit air calm serene quiet hushed still tender joyful joyous carefree playful "
     "triumphant tense electric brooding melancholy wistful nostalgic dreamlike dreamy mysterious solemn intimate "
     "confident assured hopeful defiant wild raw elegant glamorous luxurious fresh crisp clean restful reflective "
     "thoughtful lonely heroic epic menacing eerie ethereal romantic mischievous whimsical festive proud bold fierce "
@@ -123,15 +123,18 @@ def parse(text: str) -> Layers:
     """Says of each clause of a prompt which layer it belongs to. A guess by words; none of them is lost."""
     clauses = [clause.strip() for clause in re.split(r"[,;\n]+|(?<=[^\d\W])\.(?=\s|$)", text) if clause.strip(" .")]
     found: dict[str, list[str]] = {name: [] for name in LAYERS}
+    said, last = False, ""  # whether the sentence with the subject was there; the layer before
     for place, clause in enumerate(clauses):
-        layer = layer_of(clause) if place or _only(clause) else ""
-        if layer:
-            found[layer].append(clause)
-        elif place == 0:
+        if not said and not _aside(clause):
             for name, part in zip(LAYERS, _sentence(clause)):
                 found[name] += [part] if part else []
-        else:
-            found[_more(clause, found)].append(clause)
+            said, last = True, ""
+            continue
+        layer = layer_of(clause)
+        if not layer and place == len(clauses) - 1 and last in ("camera", "mood"):
+            layer = "mood"  # what a prompt ends with after the camera
+        last = layer or (last if last in ("lighting", "camera", "mood") else _more(clause, found))
+        found[last].append(clause)
     return Layers(**{name: ", ".join(said) for name, said in found.items()})
 
 
@@ -143,13 +146,13 @@ def layer_of(clause: str) -> str:
     telling = {"camera": CAMERA_WORDS, "lighting": LIGHTING_WORDS, "mood": MOOD_WORDS}
     counts = {name: sum(word in listed for word in words) for name, listed in telling.items()}
     best = max(counts, key=lambda name: counts[name])
-    if counts[best] and words and words[-1] in ("mood", "atmosphere", "feeling", "air"):
+    if counts[best] and words and words[-1] in ("mood", "atmosphere", "feeling"):
         return "mood"
     return best if counts[best] else ""
 
 
-def _only(clause: str) -> bool:
-    """Whether the first clause is no subject: "cinematic lighting", "35mm film"."""
+def _aside(clause: str) -> bool:
+    """Whether a clause before the subject is about something else: "cinematic lighting", "35mm film"."""
     return len(clause.split()) <= 3 and bool(layer_of(clause)) and not re.search(r"\bof\b|[A-Z]{3}|\{", clause)
 
 

@@ -1,0 +1,238 @@
+"""Ten varied prompts about one concept: asked of a language model, or drawn up here.
+
+    variations("a woman in her 40s with short grey hair", "VIVI")          # offline, by seed
+    asked(ask, "a woman in her 40s with short grey hair", "VIVI")          # ask: text → text
+
+Here a scene of the library is taken from another category each time, with a detail and a camera that it did not have;
+no camera, light or mood comes twice. What a language model answers is held to the same: the trigger word is in every
+prompt, in the spelling that was asked for.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Generic, TypeVar
+
+from vividcover.errors import EngineError, ParameterError
+from vividcover.image.prompts.expand import CAMERA, place_of
+from vividcover.image.prompts.layers import SLOT, Kind, Layers, fill, with_trigger
+from vividcover.image.prompts.library import Entry, built_in
+
+MOST = 100
+TRIES = 20  # scenes looked at for each prompt, before there are too few that differ
+CLEAR = "the face unobscured and in focus"
+FAR = re.compile(r"\b(?:wide|2[0-9]mm|layers of blur|low)\b")
+HIDING = re.compile(
+    r"\b(?:visor|mask|helmet|hood|goggles|veil|profile|silhouette|back|wide|aerial|drone|panoramic|scale|colossal|"
+    r"overhead|vertigo|jellyfish|print|comic|pixel|charcoal|linocut|diorama|paper-cut|watercolour|woodblock|dissolving|"
+    r"wing|closed|stained-glass)\b"
+)
+LENSES = {
+    "subject": (
+        *CAMERA["subject"],
+        "50mm lens at f/2, eyes tack sharp", "28mm lens, the surroundings given room",
+        "135mm lens, layers of blur", "40mm lens at eye level, natural perspective",
+        "large-format photograph, 150mm lens", "35mm lens, slide film, deep colour",
+        "handheld 50mm reportage frame", "low viewpoint, 24mm lens",
+        "tall vertical framing, 70mm lens",
+    ),
+    "product": (
+        *CAMERA["product"], "120mm lens, tilt-shift precision", "50mm lens, table-height view with soft blur behind",
+        "tight crop on the texture, 90mm macro", "tall vertical framing, 85mm lens",
+        "wide establishing shot, 35mm lens", "isometric view, clean geometry",
+        "three-quarter view from above, 60mm lens",
+    ),
+    "style": (
+        *CAMERA["style"], "a tall, narrow composition", "a diagonal composition full of movement",
+        "a tiny figure giving the scale", "a bird's-eye view", "a frame within the frame", "generous empty space",
+    ),
+}  # fmt: skip
+OF_THIS_WORLD = ("professional", "casual", "portrait", "travel", "stage", "product")  # categories that take a detail
+DETAILS = {  # a thing seen once, by kind of place
+    "stage": (
+        "a set list taped to the floor", "dust turning slowly in the beams", "a hand from the front row just in frame",
+        "a cable coiled at one side", "a single petal on the boards", "the rim of a cymbal catching the light",
+    ),
+    "night": (
+        "steam rising from a grate", "a moth circling a lamp", "a distant train drawing a line of light",
+        "a cat watching from a ledge", "breath showing in the cold", "one lit window high above",
+    ),
+    "city": (
+        "pigeons taking off behind", "a paper bag lifted by the wind", "laundry strung between windows",
+        "a tram wire crossing the frame", "a child's chalk drawing on the ground", "a bicycle leaning on a wall",
+    ),
+    "indoors": (
+        "dust hanging in the air", "a half-empty glass of water", "a clock stopped at ten past four",
+        "a vase with one tired tulip", "a coat thrown over a chair", "a folded letter on the sill",
+    ),
+    "outdoors": (
+        "two gulls far off", "a single kite in the distance", "seeds drifting past", "a dry-stone wall running away",
+        "grass bent by the wind", "a thread of smoke on the horizon",
+    ),
+    "studio": (
+        "a strip of gaffer tape left on the floor", "the edge of the backdrop just visible",
+        "one ribbon hanging in the air", "a small wooden stool", "a soft reflection underneath",
+        "a faint haze near the floor",
+    ),
+}  # fmt: skip
+TEMPLATE = (
+    "Write {count} prompts for an image generation model. The prompts should describe {concept} in various scenarios. "
+    "Make sure to use the word {trigger} {spelt} in every prompt. Make the prompts highly detailed and "
+    "interesting, and make them varied in subject matter. Include specific details about setting, lighting, camera "
+    "angle, and mood."
+)
+FACE = "Make sure the prompts will generate images that include unobscured facial details."
+ORDER = (
+    "Begin each prompt with what matters most, in the order subject with {trigger}, action, setting, lighting, camera, "
+    "mood. Name no real persons and no brands. Answer with the prompts only, one on each line, numbered."
+)
+NUMBERS = ("", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
+
+
+@dataclass(frozen=True)
+class Variation:
+    """`category`: of the library's scene behind it, or "" when a language model wrote it."""
+
+    text: str
+    layers: Layers
+    category: str = ""
+
+
+def instructions(
+    concept: str, trigger: str, count: int = 10, *, clear_face: bool = False, constraints: Sequence[str] = ()
+) -> str:
+    """What a language model is asked. The wording is the one that guides to FLUX trainings recommend."""
+    spelt = "in all caps" if trigger.isupper() else "exactly so"
+    number = NUMBERS[count] if 0 < count < len(NUMBERS) else str(count)
+    said = TEMPLATE.format(count=number, concept=concept.strip(" .") or trigger, trigger=trigger, spelt=spelt)
+    more = [FACE] if clear_face else []
+    more += [f"{text.strip(' .')}." for text in constraints if text.strip(" .")]
+    return " ".join([said, *more, ORDER.format(trigger=trigger)])
+
+
+def variations(
+    concept: str, trigger: str, count: int = 10, *, kind: Kind = "subject", seed: int = 0,
+    categories: Collection[str] = (), clear_face: bool = False, constraints: Sequence[str] = (),
+    entries: Sequence[Entry] | None = None,
+) -> list[Variation]:  # fmt: skip
+    """`count` prompts that differ in scene, light, camera and mood; the same seed gives the same ones.
+
+    `concept` says what the trigger word stands for ("a man in his 40s", "a teapot of blue glass"), once in each;
+    `categories`: only scenes of these; `clear_face`: only such in which the face can be seen; `constraints` are
+    put at the end of each prompt as they are: understanding them takes a language model (`asked`).
+    Raises `ParameterError`.
+    """
+    _check(trigger, count)
+    draw = random.Random(f"{seed} {concept} {trigger}")
+    near = [lens for lens in LENSES[kind] if not (clear_face and FAR.search(lens))]
+    lenses, details = _Deck(near, draw), {place: _Deck(found, draw) for place, found in DETAILS.items()}
+    made: dict[str, Variation] = {}
+    turns = _in_turns(_scenes(entries or built_in(), kind, categories, clear_face), draw)
+    for entry in islice(turns, TRIES * count):
+        layers = entry.layers
+        place = place_of(layers.text()) if entry.category in OF_THIS_WORLD else ""
+        if place:
+            layers = replace(layers, setting=f"{layers.setting}, {details[place].next()}")
+        if "lens" in layers.camera or kind != "subject":
+            layers = replace(layers, camera=lenses.next())
+        if clear_face:
+            layers = replace(layers, camera=f"{layers.camera}, {CLEAR}")
+        text = ", ".join([fill(layers.text(), trigger, concept), *(c.strip(" .,") for c in constraints if c.strip())])
+        filled = Layers(*(part.replace(SLOT, trigger) for part in layers.parts()))
+        made.setdefault(text, Variation(text, filled, entry.category))
+        if len(made) == count:
+            return list(made.values())
+    raise ParameterError(
+        f"Only {len(made)} different prompts can be made of these scenes, not {count}.", "Ask for fewer."
+    )
+
+
+def asked(
+    ask: Callable[[str], str], concept: str, trigger: str, count: int = 10, *, kind: Kind = "subject",
+    clear_face: bool = False, constraints: Sequence[str] = (),
+) -> list[Variation]:  # fmt: skip
+    """The same from a language model. Raises `EngineError` when its answer holds fewer prompts than were asked for."""
+    _check(trigger, count)
+    answer = ask(instructions(concept, trigger, count, clear_face=clear_face, constraints=constraints))
+    found = read_answer(answer, trigger, kind)
+    if len(found) < count:
+        raise EngineError(
+            f"The language model wrote {len(found)} prompts of the {count} asked for: {answer.strip()[:120]!r}.",
+            "Ask again, ask another model (VIVIDCOVER_LLM_MODEL), or let the prompts be written offline.",
+        )
+    return [Variation(text, Layers.read(text.replace("|", "/"))) for text in found[:count]]
+
+
+def read_answer(answer: str, trigger: str, kind: Kind = "subject") -> list[str]:
+    """The prompts in a language model's answer: a numbered or plain list, or JSON; the trigger word in each."""
+    listed = _json_list(answer)
+    if listed is None:
+        lines = [line.strip() for line in answer.replace("```", "\n").splitlines()]
+        numbered = [line for line in lines if re.match(r"(?:[-*•]|\**\d+[.):])\s*\S", line)]
+        listed = numbered or [line for line in lines if len(line.split()) > 5 and not line.endswith(":")]
+    plain = (re.sub(r"^(?:[-*•]|\**\d+[.):]\**)\s*", "", text).strip().strip('"“”*` ') for text in listed)
+    return list(dict.fromkeys(with_trigger(text, trigger, kind) for text in plain if text))
+
+
+def _json_list(answer: str) -> list[str] | None:
+    found = re.search(r"\[.*\]", answer, re.S)
+    if not found:
+        return None
+    try:
+        values = json.loads(found[0])
+    except ValueError:
+        return None
+    texts = [v.get("prompt", "") if isinstance(v, dict) else v for v in values]
+    return [text for text in texts if isinstance(text, str)] or None
+
+
+def _check(trigger: str, count: int) -> None:
+    if not trigger.strip():
+        raise ParameterError("A trigger word is needed.", "Give the one that the image model was trained with.")
+    if not 1 <= count <= MOST:
+        raise ParameterError(f"{count} prompts cannot be written at a time.", f"Ask for 1 to {MOST}.")
+
+
+def _scenes(
+    entries: Sequence[Entry], kind: Kind, categories: Collection[str], clear_face: bool
+) -> dict[str, list[Entry]]:
+    known = {entry.category for entry in entries}
+    if unknown := [name for name in categories if name not in known]:
+        raise ParameterError(f"There is no category {unknown[0]!r}.", f"Choose from {', '.join(sorted(known))}.")
+    scenes: dict[str, list[Entry]] = {}
+    for entry in entries:
+        wanted = entry.category in categories if categories else entry.kind == kind
+        hidden = clear_face and HIDING.search(entry.line.lower())
+        if wanted and not hidden:
+            scenes.setdefault(entry.category, []).append(entry)
+    if not scenes:
+        raise ParameterError(f"No scene fits {kind!r} in {', '.join(categories)}.", "Leave the categories out.")
+    return scenes
+
+
+def _in_turns(scenes: dict[str, list[Entry]], draw: random.Random) -> Iterator[Entry]:
+    """Scenes without end: all categories in turn, and none twice before every other of its category was there."""
+    decks = {name: _Deck(found, draw) for name, found in scenes.items()}
+    turns = _Deck(list(decks), draw)
+    while True:
+        yield decks[turns.next()].next()
+
+
+T = TypeVar("T")
+
+
+class _Deck(Generic[T]):
+    """Cards in random order; shuffled anew when all have been dealt."""
+
+    def __init__(self, cards: Sequence[T], draw: random.Random) -> None:
+        self._cards, self._draw, self._left = list(cards), draw, list[T]()
+
+    def next(self) -> T:
+        if not self._left:
+            self._left = self._draw.sample(self._cards, len(self._cards))
+        return self._left.pop()
