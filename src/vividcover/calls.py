@@ -16,10 +16,11 @@ from typing import Any, cast
 
 from vividcover import provenance
 from vividcover.catalog import shelf, singing, steps, voice_learning
-from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, validated
+from vividcover.catalog.contract import Context, Engine, Inputs, Model, Result, fits, is_secret, validated
 from vividcover.catalog.contract import Made as ModelMade
 from vividcover.catalog.create_rvc_dataset import CreateRvcDataset
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer, FastFluxTraining
+from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDevLoraTraining
 from vividcover.catalog.realistic_voice_cloning import VOICE_OPTIONS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.train_rvc_model import TrainRvcModel, TrainRvcModelInput
 from vividcover.cover import Cover
@@ -226,17 +227,27 @@ def train_voice_in(
     return _shelved("voice", model, name, made, used, context, chosen)
 
 
-def train_image_in(session: Session, photos: Source, name: str, consent: str, trigger_word: str, type: str) -> Made:
-    model = FastFluxTrainer()
+def train_image_in(
+    session: Session, photos: Source, name: str, consent: str, options: Mapping[str, Any] | None = None
+) -> Made:
+    """`options`: inputs of `ostris/flux-dev-lora-trainer` but for the photos. Without any of its own ones, it is
+    `replicate/fast-flux-trainer` that learns, which the hosted engine runs in two minutes.
+    """
     shelf.check_name(name)
-    values = {"input_images": str(photos), "trigger_word": trigger_word, "lora_type": type}
-    input: FastFluxTraining = validated(model.name, FastFluxTraining, values)
+    given = {"input_images": str(photos), **(options or {})}
+    if "steps" in given and set(given) <= {"steps", *FastFluxTraining.model_fields}:
+        given["training_steps"] = given.pop("steps")
+    fast = set(given) <= set(FastFluxTraining.model_fields)
+    model = FastFluxTrainer() if fast else FluxDevLoraTrainer()
+    schema = FastFluxTraining if fast else FluxDevLoraTraining
+    input: Any = validated(model.name, schema, given)
     model.check_consent(consent)
     context = session.context(consent)
-    chosen = model.choose(context.engine, context.settings)
-    learn = model.from_photos if chosen[0] == "classic" else model.hosted_from_photos
-    made = learn(context.file("input_images", input.input_images, folder=True), input, name, context)
-    return _shelved("image", model, name, made, values, context, chosen)
+    chosen = model.choose(context.engine, context.settings, None, input, training=True)
+    model.name_ignored(chosen[0], input, context)
+    made = model.learn(chosen[0], input, name, context)
+    shown = {key: value for key, value in given.items() if not is_secret(schema.model_fields[key])}
+    return _shelved("image", model, name, made, shown, context, chosen)
 
 
 def _shelved(

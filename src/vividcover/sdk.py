@@ -99,10 +99,15 @@ def train_voice(
 def train_image(
     photos: Source, *, name: str, consent: str, trigger_word: str = "TOK", type: str = "subject",
     home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
+    **options: Any,
 ) -> Made:  # fmt: skip
-    """An image model from photos (a zip or a folder; 10 to 20 varied ones are best), put on the shelf."""
+    """An image model from photos (a zip or a folder; 10 to 20 varied ones are best), put on the shelf.
+
+    `options`: inputs of `ostris/flux-dev-lora-trainer`, for example `steps`, `lora_rank`, `resolution`, `captioner`.
+    """
+    given = {"trigger_word": trigger_word, "lora_type": type, **options}
     with session(home=home, engine=engine, on_event=on_event) as opened:
-        return train_image_in(opened, photos, name, consent, trigger_word, type)
+        return train_image_in(opened, photos, name, consent, given)
 
 
 def run(

@@ -96,7 +96,7 @@ def test_the_trainers_prediction_is_a_no_op_as_published(context: Context) -> No
 def test_an_engine_that_is_not_here_says_so_and_is_never_replaced(context: Context) -> None:
     context.engine = "neural"
     with pytest.raises(EngineError, match=r"neural engine .* not part of this release"):
-        FastFluxTrainer().run({"txt": "hi"}, context)
+        Sonic().run({"image": "a.png", "audio": "b.wav"}, context)
 
 
 def test_a_given_seed_is_kept_and_a_missing_one_is_drawn_and_reported(context: Context) -> None:

@@ -24,6 +24,7 @@ from vividcover.workspace import Stage, StageResult
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from vividcover.image.flux.config import FluxConfig
     from vividcover.image.flux.generate import Painter
     from vividcover.image.flux.lora import Wearing
     from vividcover.image.flux.lorafile import Lora
@@ -127,9 +128,9 @@ def drawn(model: str, wish: Wish, context: Context) -> StageResult:
 def _paint(model: str, wish: Wish, files: dict[str, Path], context: Context, stage: Stage) -> None:
     from vividcover.image.flux.request import Request
 
-    wearing, cards = _loras(wish, files, stage)
-    prompt, how = _prompt(wish, cards, context, stage)
     painter = _painter(wish, context, stage)
+    wearing, cards = _loras(wish, files, painter.base.config, stage)
+    prompt, how = _prompt(wish, cards, context, stage)
     length = wish.text_length or next((int(c["text_length"]) for c in cards if c.get("text_length")), None)
     request = Request(
         prompt, wish.width, wish.height, wish.count, wish.seed, wish.steps, wish.guidance, length,
@@ -223,7 +224,9 @@ def lora_file(trained: shelf.Trained, context: Context) -> Path:
     return remote.unwrapped(trained, context) if engine == "hosted" else trained.path
 
 
-def _loras(wish: Wish, files: dict[str, Path], stage: Stage) -> tuple[list[Wearing], list[dict[str, Any]]]:
+def _loras(
+    wish: Wish, files: dict[str, Path], config: FluxConfig, stage: Stage
+) -> tuple[list[Wearing], list[dict[str, Any]]]:
     """The LoRAs as the painter takes them, and their cards; what does not go well together is said."""
     from vividcover.image.flux.lora import Wearing
     from vividcover.image.flux.package import read_package
@@ -231,7 +234,7 @@ def _loras(wish: Wish, files: dict[str, Path], stage: Stage) -> tuple[list[Weari
     wearing: list[Wearing] = []
     cards: list[dict[str, Any]] = []
     for i, worn in enumerate(wish.loras):
-        lora, card = read_package(files[f"lora{i}"])
+        lora, card = read_package(files[f"lora{i}"], config)
         for note in lora.notes:
             stage.note(f"{worn.trained.name}: {note}")
         _fits(lora, wish, worn, stage)

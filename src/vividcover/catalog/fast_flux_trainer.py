@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from vividcover.catalog import image_learning
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import face_kit, files_of
+from vividcover.settings import Settings
 from vividcover.trained import read_card
 from vividcover.workspace import Stage
 
+TRAINED = "trained_model"  # what a training calls its model where nobody names it
 CLASSIC_IGNORES = {
     "training_steps": "the classic engine learns from each photo once",
     "seed": "the classic engine's training has no chance in it",
@@ -59,6 +62,23 @@ class FastFluxTrainer(Model):
             context.file("input_images", input.input_images, folder=True), input, "trained_model", context
         )
 
+    def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
+        return image_learning.lacks(settings) if training else ""
+
+    def neural(self, input: FastFluxInput, context: Context) -> Made:
+        return self.classic(input, context)
+
+    def neural_from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
+        """The same under a name of the caller's, with the published recipe's numbers."""
+        from vividcover.image.flux.options import TrainOptions
+        from vividcover.image.flux.presets import for_kind
+
+        values: dict[str, Any] = {"kind": input.lora_type, "steps": input.training_steps} | for_kind(input.lora_type)
+        if input.seed is not None:
+            values["seed"] = input.seed
+        options = TrainOptions(input.trigger_word, **values)
+        return image_learning.learnt(photos, name, options, context)
+
     def hosted_train(self, input: FastFluxTraining, context: Context) -> Made:
         photos = context.file("input_images", input.input_images, folder=True)
         return self.hosted_from_photos(photos, input, "trained_model", context)
@@ -68,6 +88,12 @@ class FastFluxTrainer(Model):
         from vividcover.catalog import remote
 
         return remote.trained_image(self, photos, input, name, context)
+
+    def learn(self, engine: str, input: FastFluxTraining, name: str, context: Context) -> Made:
+        """The training by one engine, under a name of the caller's."""
+        photos = context.file("input_images", input.input_images, folder=True)
+        ways = {"classic": self.from_photos, "neural": self.neural_from_photos, "hosted": self.hosted_from_photos}
+        return ways[engine](photos, input, name, context)
 
     def from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
         """The same from a zip or folder on this machine, under a name of the caller's."""

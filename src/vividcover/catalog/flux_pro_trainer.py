@@ -10,18 +10,23 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from vividcover.catalog import shelf
+from vividcover.catalog import image_learning, shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_dev_lora_trainer import NO_LORA, NO_WORDS, ONCE, as_fast
 from vividcover.settings import Settings
 
+if TYPE_CHECKING:
+    from vividcover.image.flux.options import TrainOptions
+
 TRAINED = "trained_model"  # the part that is the trained model's file
 Mode = Literal["general", "character", "style", "product"]
+RATES = {"full": 1e-5, "lora": 1e-4}  # where none is given
+SIDES = {"speed": "512", "quality": "512,768,1024", "high_res_only": "1024"}  # px
 CLASSIC_IGNORES = {
     "captioning": NO_WORDS, "training_steps": ONCE, "iterations": ONCE, "learning_rate": ONCE, "lora_rank": NO_LORA,
     "finetune_type": NO_LORA, "priority": "the classic engine has one speed",
@@ -64,13 +69,27 @@ class FluxProTrainer(Model):
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {"classic": CLASSIC_IGNORES}
 
     def classic(self, input: FluxProTraining, context: Context) -> Made:
-        made = self.classic_train(input, context)
+        return self._named(self.classic_train(input, context), context)
+
+    def _named(self, made: Made, context: Context) -> Made:
+        """The id of a trained model, under which it lies on the shelf."""
         assert isinstance(made.output, Path)
         finetune_id = str(uuid.UUID(context.workspace.hash_of(made.output)[:32]))
         if context.resolve is None:  # on a server it becomes a version and a fine-tune of the account's
             shelf.shelve("image", finetune_id, made.output, context.settings)
             context.note(f"the image model is on the shelf as {finetune_id}")
         return Made(finetune_id, made.details, {TRAINED: made.output})
+
+    def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
+        return image_learning.lacks(settings)
+
+    def neural(self, input: FluxProTraining, context: Context) -> Made:
+        return self._named(self.neural_train(input, context), context)
+
+    def neural_train(self, input: FluxProTraining, context: Context) -> Made:
+        photos = context.file("input_images", input.input_images, folder=True)
+        full = input.finetune_type == "full"
+        return image_learning.learnt(photos, TRAINED, options_of(input), context, full=full)
 
     def classic_train(self, input: FluxProTraining, context: Context) -> Made:
         photos = context.file("input_images", input.input_images, folder=True)
@@ -99,3 +118,18 @@ class FluxProTrainer(Model):
         raise EngineError(
             f"{self.name} on the hosted engine gives an id, not a file.", "Run it instead of training it."
         )
+
+
+def options_of(input: FluxProTraining) -> TrainOptions:
+    """BFL's inputs as the trainer takes them: rates as BFL's documentation has them, a size for each priority."""
+    from vividcover.image.flux.options import Kind, TrainOptions
+    from vividcover.image.flux.presets import for_kind
+
+    kind: Kind = "subject" if input.mode == "character" else input.mode
+    return TrainOptions(
+        trigger_word=input.trigger_word, kind=kind, steps=input.iterations or input.training_steps,
+        learning_rate=input.learning_rate or RATES[input.finetune_type], rank=input.lora_rank,
+        resolution=SIDES[input.priority],
+        captioner="template" if input.captioning == "captioning-disabled" else "auto",
+        **for_kind(kind),
+    )  # fmt: skip

@@ -12,7 +12,7 @@ import json
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
@@ -124,10 +124,16 @@ def _mark_picture(source: Path, target: Path, description: str) -> None:
     provenance.save_picture(rgb, target, format=format, quality=95, engine="hosted", description=description)
 
 
-def trained_image(model: Model, photos: Path, input: Inputs, name: str, context: Context) -> Made:
-    """An image model learned there from a zip or folder of photos, wrapped for the shelf as `NAME.tar`."""
-    files = {"input_images": as_zip(photos, context)}
-    done = run(model, values_of(input) | files, context, training=True)
+def trained_image(
+    model: Model, photos: Path, input: Inputs, name: str, context: Context, without: Collection[str] = ()
+) -> Made:
+    """An image model learned there from a zip or folder of photos, wrapped for the shelf as `NAME.tar`.
+
+    `without`: inputs that the other side does not know.
+    """
+    values: dict[str, Any] = {k: v for k, v in values_of(input).items() if k not in without}
+    values["input_images"] = as_zip(photos, context)
+    done = run(model, values, context, training=True)
     trigger = getattr(input, "trigger_word", "TOK")
     wrap = wrapped("image", name, done, context, trigger_word=trigger, type=getattr(input, "lora_type", "subject"))
     return Made(wrap.path(f"{name}.tar"), {"hosted": done.meta["hosted"], "report": {}})

@@ -41,7 +41,7 @@ def face_kit(context: Context) -> FaceKit:
     from vividcover.portrait.faces import FaceKit
 
     folder = context.settings.weights
-    if any(state != "ok" for state in weights.verify(folder).values()):
+    if not all(weights.has(name, folder) for name in FACE_NETS):
         context.workspace.note(f"the face nets are not in {folder} yet: fetching them once (35 MB)")
         weights.pull(list(FACE_NETS), folder, reporter=context.workspace)
     context.nets.update(FACE_NETS)

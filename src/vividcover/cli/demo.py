@@ -43,7 +43,7 @@ def _demo(session: Any, output: Path, seconds: float | None, size: int) -> Any:
     weights.pull(folder=session.settings.weights, reporter=session.workspace)
     clips = sorted(str(p) for p in (sample / "voice").glob("*.flac"))
     sdk.train_voice_in(session, clips, "vivi", CONSENT)
-    sdk.train_image_in(session, sample / "photos", "vivi", CONSENT, "VIVI", "subject")
+    sdk.train_image_in(session, sample / "photos", "vivi", CONSENT, {"trigger_word": "VIVI"})
     song = sample / "song" / "song.ogg"
     if seconds:
         song = _beginning(session, song, seconds)

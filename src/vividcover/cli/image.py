@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDevLoraTraining
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
 from vividcover.cli.complete import image_names
 from vividcover.cli.console import Common, Consent, Engine, Json, JsonRows, Quiet, perform, table
@@ -17,12 +18,17 @@ app = typer.Typer(no_args_is_help=True, help="Images: train on photos, generate 
 
 
 @app.command()
+@takes_inputs(
+    FluxDevLoraTraining, skip=frozenset({"input_images", "autocaptioning", "lora_type", "kind"}),
+    ignored=FluxDevLoraTrainer.ignores["classic"],
+)  # fmt: skip
 def train(
     photos: Annotated[str, typer.Argument(help="A folder or zip of photos.", show_default=False)],
     name: Annotated[str, typer.Option("--name", help="The image model's name.")],
-    trigger_word: Annotated[str, typer.Option("--trigger-word", help="The word for the person in prompts.")] = "TOK",
+    options: dict[str, Any],
     type: Annotated[
-        Literal["subject", "style"], typer.Option("--type", help="A person or thing, or a style.")
+        Literal["subject", "style", "product", "general"],
+        typer.Option("--type", help="What is learnt: a person or thing, a style, a product, anything."),
     ] = "subject",
     consent: Consent = "", engine: Engine = "auto", json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
@@ -32,9 +38,8 @@ def train(
     """
     from vividcover import sdk
 
-    perform(
-        lambda s: sdk.train_image_in(s, photos, name, consent, trigger_word, type), Common(engine, json, quiet), _advice
-    )
+    options |= {"lora_type": type} if type in ("subject", "style") else {"kind": type}
+    perform(lambda s: sdk.train_image_in(s, photos, name, consent, options), Common(engine, json, quiet), _advice)
 
 
 @app.command()
