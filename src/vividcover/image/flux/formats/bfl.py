@@ -71,6 +71,5 @@ def norms(config: FluxConfig) -> dict[str, str]:
     return found
 
 
-STYLE = Style(
-    "bfl", ("diffusion_model.", "", "model.diffusion_model.", "base_model.model.", "transformer."), modules, norms
-)
+PREFIX = "diffusion_model."  # with this and .lora_down, ComfyUI and diffusers read it too
+STYLE = Style("bfl", (PREFIX, "", "model.diffusion_model.", "base_model.model.", "transformer."), modules, norms)

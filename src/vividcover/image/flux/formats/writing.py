@@ -78,18 +78,12 @@ def _named(pairs: dict[str, Pair], format: str, config: FluxConfig) -> dict[str,
     if format == "diffusers":
         return diffusers.tensors(pairs)
     table = bfl.modules(config)
-    modules = _fused(pairs, table if format == "bfl" else underscored(table), config)
-    if format == "bfl":
-        return {
-            f"{bfl.STYLE.prefixes[0]}{name}.lora_{letter}.weight": tensor
-            for name, pair in modules.items()
-            for letter, tensor in (("A", pair.a), ("B", pair.b))
-        }
+    prefix, table = (bfl.PREFIX, table) if format == "bfl" else (kohya.PREFIX, underscored(table))
     found = {}
-    for name, pair in modules.items():
-        found[f"{kohya.PREFIX}{name}.lora_down.weight"] = pair.a
-        found[f"{kohya.PREFIX}{name}.lora_up.weight"] = pair.b
-        found[f"{kohya.PREFIX}{name}.alpha"] = torch.tensor(float(pair.rank))
+    for name, pair in _fused(pairs, table, config).items():
+        found[f"{prefix}{name}.lora_down.weight"] = pair.a
+        found[f"{prefix}{name}.lora_up.weight"] = pair.b
+        found[f"{prefix}{name}.alpha"] = torch.tensor(float(pair.rank))
     return found
 
 
