@@ -49,7 +49,7 @@ def test_own_captions_win_and_get_the_trigger_word(dataset: Dataset) -> None:
     assert any("1 own captions" in note for note in silent.notes)
     assert {p.name: p.read_text().strip() for p in dataset.folder.glob("*.txt")} == done.captions
     assert done.report["captioner"] == {
-        "name": "says", "own": 1, "made": 2, "prefix": "", "suffix": "", "mode": "subject",
+        "name": "says", "own": 1, "made": 2, "refused": [], "mode": "subject", "prefix": "", "suffix": "",
     }  # fmt: skip
     assert done.report["hash"] != dataset.report["hash"]
 

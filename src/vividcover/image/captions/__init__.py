@@ -14,20 +14,26 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from vividcover.errors import ParameterError
+from vividcover.errors import EngineError, ParameterError
 from vividcover.files import write_text
 from vividcover.image.captions.edit import read_captions, refresh, replace, write_caption
+from vividcover.image.captions.florence import Florence
+from vividcover.image.captions.qwen import Qwen
+from vividcover.image.captions.service import Endpoint, RefusedError, Service
 from vividcover.image.captions.template import Template
 from vividcover.image.captions.text import Wording, compose, keep
 from vividcover.image.dataset import Dataset, Kind, caption_file
 from vividcover.image.photos import Photo
 from vividcover.patience import Patient
-from vividcover.weights import Resolver
+from vividcover.settings import settings
+from vividcover.weights import Resolver, Shelf
 from vividcover.workspace import Reporter, Silent
 
 __all__ = [
-    "CAPTIONERS", "Captioner", "Wording", "caption", "read_captions", "refresh", "replace", "write_caption",
+    "CAPTIONERS", "Captioner", "Endpoint", "Wording", "caption", "read_captions", "refresh", "replace", "write_caption",
 ]  # fmt: skip
+FLORENCE = ("florence-2-large", "florence-2-base")  # names of weights, the better first
+QWEN = "qwen3-vl-4b"
 CAPTIONERS = ("auto", "florence-2", "qwen3-vl", "openai", "template")
 
 
@@ -49,47 +55,89 @@ def caption(
     prefix: str = "",
     suffix: str = "",
     weights: Resolver | None = None,
+    endpoint: Endpoint | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
 ) -> Dataset:
     """The data set with a caption for every photo. `mode` and `trigger` are the data set's own unless given.
 
-    Photos that came with a caption keep it; only the trigger word is put in where it is missing.
-    Raises `ParameterError`, `WeightsError` (a captioner that was named lacks its weights), `EngineError`.
+    Photos that came with a caption keep it; only the trigger word is put in where it is missing. A photo that a service
+    will not describe gets the template's caption, which is said.
+    Raises `ParameterError`, `WeightsError` (the captioner that was named lacks its weights), `ModelFileError`,
+    `EngineError`, `Canceled`.
     """
-    reporter = reporter or Silent()
-    options = dataset.options
+    reporter, options = reporter or Silent(), dataset.options
     wording = Wording(options.trigger_word if trigger is None else trigger, mode or options.kind, prefix, suffix)
     missing = [photo for photo in dataset.photos if not photo.caption]
-    model = None
-    if missing:
-        model = pick(captioner, weights, device, reporter) if isinstance(captioner, str) else captioner
-    photos: list[Photo] = []
-    mended = done = 0
+    if isinstance(captioner, str):
+        check(captioner)
     with Patient(reporter) as patient:
-        for photo in dataset.photos:
-            if photo.caption or model is None:
-                text = keep(photo.caption, wording)
-                mended += text != photo.caption
-            else:
-                done += 1
-                reporter.progress((done - 1) / len(missing), f"caption {done} of {len(missing)}")
-                text = compose(patient.call(model.describe, photo.rgb(), wording), wording)
-            write_text(caption_file(photo), text + "\n")
-            photos.append(changed(photo, caption=text))
-    if mended:
+        model: Captioner | None = None
+        if missing and isinstance(captioner, str):
+            reporter.progress(0.0, "opening the captioner")
+            model = patient.call(pick, captioner, weights, endpoint, device, reporter)
+        elif missing and not isinstance(captioner, str):
+            model = captioner
+        made, refused = _describe(missing, model, wording, patient, reporter)
+    own = {photo.name: keep(photo.caption, wording) for photo in dataset.photos if photo.caption}
+    photos = [changed(photo, caption=(own | made)[photo.name]) for photo in dataset.photos]
+    for photo in photos:
+        write_text(caption_file(photo), photo.caption + "\n")
+    if mended := sum(own.get(photo.name, photo.caption) != photo.caption for photo in dataset.photos):
         reporter.note(f"{mended} own captions did not have the trigger word {wording.trigger}: it was put in.")
+    told = {"name": model.name if model else "none", "own": len(own), "made": len(made), "refused": refused}
+    told |= {"mode": wording.kind, "prefix": prefix, "suffix": suffix}
     captioned = dataset.with_photos(photos)
-    captioned.report["captioner"] = {
-        "name": model.name if model else "none", "own": len(photos) - len(missing), "made": len(missing),
-        "prefix": prefix, "suffix": suffix, "mode": wording.kind,
-    }  # fmt: skip
     reporter.progress(1.0, f"{len(photos)} captions")
-    return captioned
+    return changed(captioned, report=captioned.report | {"captioner": told})
 
 
-def pick(name: str, weights: Resolver | None, device: str, reporter: Reporter) -> Captioner:
-    """A captioner by its name. `auto`: Florence-2 where its weights are, else Qwen3-VL, else the template, said."""
+def _describe(
+    photos: list[Photo], model: Captioner | None, wording: Wording, patient: Patient, reporter: Reporter
+) -> tuple[dict[str, str], list[str]]:
+    """(caption of each photo by its name, names of those that a service would not describe)."""
+    made: dict[str, str] = {}
+    refused: list[str] = []
+    for i, photo in enumerate(photos if model else ()):
+        assert model is not None
+        reporter.progress(i / len(photos), f"caption {i + 1} of {len(photos)}")
+        try:
+            said = patient.call(model.describe, photo.rgb(), wording)
+        except RefusedError as error:
+            refused.append(photo.name)
+            reporter.note(f"{photo.name}: {error.message}. Its caption is the trigger word alone.")
+            said = ""
+        made[photo.name] = compose(said, wording)
+    if photos and len(refused) == len(photos):
+        raise EngineError(
+            f"The captioner would not describe any of the {len(photos)} photos.", "Choose another captioner or model."
+        )
+    return made, refused
+
+
+def check(name: str) -> None:
+    """Raises `ParameterError` for a name that is no captioner's."""
     if name not in CAPTIONERS:
         raise ParameterError(f"Unknown captioner {name!r}.", f"Choose one of {', '.join(CAPTIONERS)}.")
-    return Template()
+
+
+def pick(name: str, weights: Resolver | None, endpoint: Endpoint | None, device: str, reporter: Reporter) -> Captioner:
+    """A captioner by its name. `auto`: Florence-2 where its weights are, else Qwen3-VL, else the template, said."""
+    check(name)
+    if name == "template":
+        return Template()
+    if name == "openai":
+        if endpoint is None:
+            raise ParameterError("The captioner openai needs an address.", "Set VIVIDCOVER_LLM_URL and its key.")
+        return Service(endpoint)
+    shelf = weights or Shelf(settings().weights)
+    wanted = {"auto": (*FLORENCE, QWEN), "florence-2": FLORENCE, "qwen3-vl": (QWEN,)}[name]
+    there = next((net for net in wanted if shelf.has(net)), None)
+    if there is None and name == "auto":
+        reporter.note(
+            "No captioner's weights are here, so captions are the trigger word alone. "
+            f"Better ones: `vividcover weights pull {FLORENCE[0]}`, or a text file beside each photo."
+        )
+        return Template()
+    folder = shelf.path(there or wanted[0])  # says how to get it
+    return Qwen(folder, device) if there == QWEN else Florence(folder, device)

@@ -44,7 +44,7 @@ FACTS_ONLY = "Begin with the description itself: no introduction, no list, no qu
 OPENINGS = re.compile(
     r"^(?:sure[,!.]?\s+|here(?:'s| is) (?:a|the) (?:caption|description)[^:]*:\s*|(?:caption|description):\s*)+"
     r"|^(?:in )?(?:the|this) (?:image|picture|photo|photograph|scene)"
-    r"(?: is(?=\s+an?\b)| is of| shows| depicts| features| captures| presents| displays| portrays|,| contains| we see)\s+"
+    r"(?: is(?=\s+an?\b)| is of| shows| depicts| features| captures| presents| displays|,| contains| we see)\s+"
     r"|^(?:we can see|there is|there are|i see)\s+",
     re.IGNORECASE,
 )
