@@ -67,6 +67,7 @@ class Request:
     loras: tuple[Wearing, ...] = ()
     merged: bool = False  # add the LoRAs into the weights while painting: faster, not with masks or a quantised base
     raw: bool = False
+    second_pass: float = 0.4  # above 2 megapixels: painted at one, enlarged, and painted over this strongly; 0: at once
     block_cache: float = 0.0  # skip the rest of a step whose first block changes less than this share; 0: never
     checked: bool = True  # look at the pictures before giving them out
     tolerance: int = 2  # 0 strictest … 6
@@ -140,6 +141,7 @@ def _check_numbers(request: Request) -> None:
         ("prompt_strength", request.prompt_strength, 0, 1), ("redux_strength", request.redux_strength, 0, 1),
         ("canny_low", request.canny_low, 0, 500), ("canny_high", request.canny_high, 0, 500),
         ("tolerance", request.tolerance, 0, 6), ("block_cache", request.block_cache, 0, 1),
+        ("second_pass", request.second_pass, 0, 1),
     ]  # fmt: skip
     if request.steps is not None:
         ranges.append(("steps", request.steps, 1, 200))
