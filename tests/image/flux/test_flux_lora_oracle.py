@@ -285,6 +285,25 @@ def test_a_file_of_ours_changes_every_weight_of_a_stock_pipeline_as_it_should(tm
         assert torch.allclose(changed[name], wanted, atol=1e-5), name
 
 
+@pytest.mark.filterwarnings("ignore:While injecting the PEFT adapters")
+@pytest.mark.parametrize(
+    "names", [["proj_out"], ["proj_out", "single_transformer_blocks.1.proj_out"], list(targets(TINY))]
+)
+def test_a_layer_whose_name_ends_others_names_is_meant_alone(tmp_path: Path, names: list[str]) -> None:
+    known = targets(TINY)
+    ranks = {name: 3 if name == "proj_out" else 4 for name in names}
+    source = Lora(
+        {n: Pair(torch.randn(r, known[n].inputs), torch.randn(known[n].outputs, r), 1.0) for n, r in ranks.items()}
+    )
+    pipeline = tiny_pipeline()
+    before = {name: tensor.detach().clone() for name, tensor in pipeline.transformer.named_parameters()}
+    pipeline.load_lora_weights(str(write_lora(tmp_path / "x.safetensors", source, dtype="fp32", config=TINY)))
+    changed = changes(pipeline, before)
+    for name in known:
+        wanted = source.pairs[name].delta() if name in source.pairs else torch.zeros_like(changed[name])
+        assert torch.allclose(changed[name], wanted, atol=1e-5), name
+
+
 def test_what_stock_diffusers_saves_is_read_back_at_its_scale(tmp_path: Path) -> None:
     from diffusers import FluxPipeline
     from peft import LoraConfig

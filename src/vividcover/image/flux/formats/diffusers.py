@@ -7,6 +7,7 @@ Replicate's trainers, ai-toolkit, SimpleTuner and fal write it. The scale stands
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from vividcover.image.flux.config import FluxConfig, targets
@@ -50,14 +51,28 @@ def tensors(pairs: dict[str, Pair]) -> dict[str, Any]:
     }
 
 
-def adapter_settings(pairs: dict[str, Pair]) -> str:
-    """PEFT's settings as diffusers keeps them: then it asks no file for its rank and guesses no alpha."""
+def adapter_settings(pairs: dict[str, Pair], config: FluxConfig) -> str:
+    """PEFT's settings as diffusers keeps them: then it asks no file for its rank and guesses no alpha.
+
+    PEFT takes a name for every layer whose name ends so: `proj_out`, of the network, is also that of single blocks.
+    Where a name would take in another layer, patterns begin with ^ and the layers are given as one expression.
+    """
+    known = targets(config)
+
+    def widely(name: str) -> set[str]:
+        return {other for other in known if other.endswith(f".{name}")}
+
+    wide = {name for name in pairs if widely(name)}
+    loose = any(not widely(name) <= pairs.keys() for name in wide)
     ranks = sorted(pair.rank for pair in pairs.values())
     usual = max(set(ranks), key=ranks.count)
-    others = {name: pair.rank for name, pair in sorted(pairs.items()) if pair.rank != usual}
+    others = {
+        f"^{name}" if name in wide else name: pair.rank for name, pair in sorted(pairs.items()) if pair.rank != usual
+    }
     settings = {
         "r": usual, "lora_alpha": usual, "rank_pattern": others, "alpha_pattern": others,
-        "target_modules": sorted(pairs), "lora_bias": False, "use_dora": False, "use_rslora": False,
+        "target_modules": "|".join(re.escape(name) for name in sorted(pairs)) if loose else sorted(pairs),
+        "lora_bias": False, "use_dora": False, "use_rslora": False,
     }  # fmt: skip
     return json.dumps({f"{PREFIX}{name}": value for name, value in settings.items()}, sort_keys=True)
 
@@ -76,7 +91,7 @@ def alphas(metadata: dict[str, str], ranks: dict[str, int]) -> dict[str, float]:
         return {}
     said = {}
     for name, rank in ranks.items():
-        pattern = next((p for p in patterns if name == p.lstrip("^") or name.endswith("." + p.lstrip("^"))), None)
+        pattern = next((p for p in patterns if name == p.removeprefix("^") or name.endswith(f".{p}")), None)
         alpha = float(usual if pattern is None else patterns[pattern])
         said[name] = alpha * float(rank) ** 0.5 if own.get("use_rslora") else alpha  # rsLoRA: alpha / √r
     return said

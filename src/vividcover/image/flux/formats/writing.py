@@ -49,7 +49,7 @@ def write_lora(
     baked = {name: bake(pair) for name, pair in sorted(lora.pairs.items())}
     tensors = _narrow(_named(baked, format, config) | _extras(lora, format, config), dtype, path.name)
     with aside(path) as part:
-        write_tensors(part, tensors, _metadata(lora, baked, format, metadata or {}))
+        write_tensors(part, tensors, _metadata(lora, baked, format, config, metadata or {}))
         _compare(part, path.name, lora, tensors, config, MOST_OFF[dtype])
     return path
 
@@ -127,7 +127,9 @@ def _narrow(tensors: dict[str, Tensor], dtype: str, what: str) -> dict[str, Tens
     return found
 
 
-def _metadata(lora: Lora, pairs: dict[str, Pair], format: str, more: Mapping[str, str]) -> dict[str, str]:
+def _metadata(
+    lora: Lora, pairs: dict[str, Pair], format: str, config: FluxConfig, more: Mapping[str, str]
+) -> dict[str, str]:
     """What stands beside the tensors: for diffusers PEFT's settings, for kohya's readers rank and base."""
     rank = str(lora.rank)
     base = str(more.get("vividcover.base") or lora.base)
@@ -138,7 +140,7 @@ def _metadata(lora: Lora, pairs: dict[str, Pair], format: str, more: Mapping[str
         "ss_network_alpha": rank,
     }  # fmt: skip
     if format == "diffusers" and not lora.extras:
-        found[diffusers.ADAPTER] = diffusers.adapter_settings(pairs)
+        found[diffusers.ADAPTER] = diffusers.adapter_settings(pairs, config)
     kept = {name: text for name, text in lora.metadata.items() if name not in found and name != diffusers.ADAPTER}
     return {name: text for name, text in (kept | found | dict(more)).items() if text}
 
