@@ -1,0 +1,1 @@
+"""How good pictures are: fit to the prompt, likeness to photographs of the subject, sharpness, variety."""
