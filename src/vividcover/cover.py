@@ -35,9 +35,9 @@ from vividcover.song.fetch import is_link
 # How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
 EXPECTED = {
     "fetch": 1.0, "song/decode": 0.02, "song/separate": 0.15, "voice/convert": 0.35, "image/still": 0.05,
-    "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
+    "image/paint": 0.3, "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
 }  # fmt: skip
-
+STILLS = {"classic": "image/still", "neural": "image/paint"}  # engine → the stage that draws
 
 SINGING = RealisticVoiceCloningInput.model_fields  # inputs that are the song's are declared there
 
@@ -111,14 +111,18 @@ class Cover(Model):
         """A to D on this machine; `engine` is the song's."""
         painter, singer, animator = FluxLora(), RealisticVoiceCloning(), Sonic()
         workspace = context.workspace
-        workspace.expect(self._expected(input))
+        painting, singing = self._painting(input), self._singing(input)
+        draws = self._still_engine(painting, context) if not input.still else "given"
+        workspace.expect(self._expected(input, draws))
         face_kit(context)  # a net that is missing is said before the minutes of work, not after
 
         def still() -> Any:  # A
             if input.still:
                 return context.file("still", input.still), {"given": input.still}
-            width, height = size_of(painting)
-            drawn = painter.still(painting, painting.seed or 0, width, height, context)
+            if draws == "neural":
+                drawn = painter.painted(painting, context)
+            else:
+                drawn = painter.still(painting, painting.seed or 0, *size_of(painting), context)
             return drawn.path(drawn.meta["file"]), drawn.meta["report"]
 
         def song() -> Any:  # B: once for the ear, once for the portrait
@@ -126,8 +130,10 @@ class Cover(Model):
             alone = singer.mix(singing.model_copy(update=ALONE), stems, context)
             return stems, alone
 
-        painting, singing = self._painting(input), self._singing(input)
-        (picture, drawn), (stems, alone) = workspace.parallel(still, song)
+        if draws == "neural" and engine == "neural":  # one after the other: a GPU holds one large network at a time
+            (picture, drawn), (stems, alone) = still(), song()
+        else:
+            (picture, drawn), (stems, alone) = workspace.parallel(still, song)
 
         acting = SonicInput(
             image=str(picture),
@@ -146,7 +152,7 @@ class Cover(Model):
         return Made(
             joined.path("cover.mp4"),
             details={
-                "engines": {"still": "classic", "song": engine, "portrait": "classic"}, "still": drawn,
+                "engines": {"still": draws, "song": engine, "portrait": "classic"}, "still": drawn,
                 **stems.details, "portrait": portrait.meta,
             },
             parts={
@@ -154,6 +160,12 @@ class Cover(Model):
                 "instrumental": stems.instrumental,
             },
         )  # fmt: skip
+
+    def _still_engine(self, painting: FluxLoraInput, context: Context) -> str:
+        """Who draws the still on this machine: whoever trained the image, if it is not said otherwise."""
+        here = context.settings.model_copy(update={"replicate_token": "", "bfl_key": ""})
+        painter = FluxLora()
+        return painter.choose(context.engine, here, painter.reader(painting, context), painting)[0]
 
     def reader(self, input: CoverInput, context: Context) -> tuple[str, str] | None:
         """The voice's engine, since it decides about the song; all of a cover is hosted, or none of it."""
@@ -196,10 +208,10 @@ class Cover(Model):
         parts = {"still": picture, "portrait": portrait, "mix": full, "vocals": voice}
         return Made(joined.path("cover.mp4"), details={"song": dict(mix.meta)}, parts=parts)
 
-    def _expected(self, input: CoverInput) -> dict[str, float]:
+    def _expected(self, input: CoverInput, draws: str) -> dict[str, float]:
         """The stages to come: a link is fetched first, and a given still is not drawn."""
         absent = set() if is_link(input.song) else {"fetch"}
-        absent |= {"image/still"} if input.still else set()
+        absent |= {stage for engine, stage in STILLS.items() if engine != draws}
         return {name: seconds for name, seconds in EXPECTED.items() if name not in absent}
 
     def _painting(self, input: CoverInput) -> FluxLoraInput:
