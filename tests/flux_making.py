@@ -26,23 +26,7 @@ from PIL import Image, ImageDraw
 WIDTH = 32  # of the transformer, T5 and CLIP
 DOUBLE, SINGLE, HEADS, HEAD_DIM = 2, 3, 2, 16
 PIPELINES = {64: "FluxPipeline", 384: "FluxFillPipeline", 128: "FluxControlPipeline"}
-WORDS = (
-    "a",
-    "photo",
-    "of",
-    "TOK",
-    "vivi",
-    "man",
-    "woman",
-    "person",
-    "dog",
-    "cat",
-    "singing",
-    "on",
-    "stage",
-    "at",
-    "night",
-)
+WORDS = ("a", "photo", "of", "TOK", "vivi", "man", "woman", "dog", "cat", "singing", "on", "stage", "at", "night")
 
 
 @functools.cache
