@@ -29,6 +29,7 @@ from sqlalchemy.engine import RowMapping
 
 from vividcover import outbound
 from vividcover.catalog.contract import Inputs, takes_file
+from vividcover.catalog.flux_lora import several
 from vividcover.errors import InputError, LinkError, NotFoundError, VividCoverError
 from vividcover.runs import finetunes
 from vividcover.server import media, uploads
@@ -49,6 +50,7 @@ TAKES_MODEL: dict[str, media.Kind] = {
     "voice": "voice model", "rvc_model": "voice model", "custom_rvc_model_download_url": "voice model",
     "replicate_weights": "image model", "extra_lora": "image model", "finetune_id": "image model",
 }  # fmt: skip
+LISTS = frozenset({"more_loras"})  # texts that name several image models, each with its scale
 COVER_MODEL: media.Kind = "image model"  # of the field `image` where it is a text, as in vividcover/cover
 LONGEST_SHOWN = 80
 
@@ -123,6 +125,8 @@ async def prepare(
     wrong: dict[str, str] = {}
     async with or_forget(state, prepared):
         for key, value in list(values.items()):
+            if key in LISTS and isinstance(value, str):
+                wrong |= await finder.several(key, value)
             if key not in known.files and not (key in known.models and isinstance(value, str)):
                 continue
             try:
@@ -196,6 +200,15 @@ class _Finder:
         elif is_file:
             shown = value if len(value) <= LONGEST_SHOWN else value[: LONGEST_SHOWN - 1] + "…"
             raise LinkError(f"{shown!r} is not a link to a file.", "Give an http(s) link, a data: link, or upload it.")
+
+    async def several(self, key: str, value: str) -> dict[str, str]:
+        """The same of every reference in a list of image models; what is wrong, by the input's name."""
+        try:
+            for reference, _ in several(value):
+                await self.find(key, reference, False, "image model")
+        except VividCoverError as error:
+            return {key: f"{error.message} {error.hint}".strip()}
+        return {}
 
     async def _store(self, key: str, content: bytes, name: str, told: str, kind: media.Kind) -> None:
         """A file that came in the request becomes one of the caller's files, and its link stands in the input."""

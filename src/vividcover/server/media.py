@@ -20,6 +20,7 @@ DECODED = 30_000_000  # pixels of a picture that is decoded to see whether it is
 # What the catalog's fields take, by name. A field that is not here takes any file with something in it.
 FIELDS: dict[str, Kind] = {
     "image": "image", "mask": "image", "still": "image", "image_prompt": "image", "control_image": "image",
+    "preprocessed_image": "image", "lora_mask": "image", "extra_lora_mask": "image",
     "audio": "sound", "song": "sound", "song_input": "sound", "input_audio": "sound",
     "vocals_stem": "sound", "instrumental_stem": "sound", "backup_vocals_stem": "sound", "sample_recording": "sound",
     "dataset_zip": "recordings", "youtube_url": "recordings", "input_images": "photos", "file_data": "photos",
