@@ -141,13 +141,13 @@ def _prepared(
             continue
         look = _look(decoded.rgb)
         twin = next((k for k, other in enumerate(seen) if look.same(other)), None)
-        if twin is not None and photos[twin].sharpness >= look.sharpness:
+        if twin is not None and not _better(look.sharpness, decoded.size, photos[twin]):
             problems.append(Problem(name, f"the same picture as {photos[twin].name}"))
             photos[twin] = _with_sidecars_of(photos[twin], file, found)
             continue
         photo = _save(decoded, look, name, file, folder / f"{_flat(file.stem, taken)}.png", found, rules)
         if twin is not None:
-            problems.append(Problem(photos[twin].name, f"the same picture as {name}, less sharp"))
+            problems.append(Problem(photos[twin].name, f"the same picture as {name}, which is better"))
             photo = replace(photo, caption=photo.caption or photos[twin].caption, mask=photo.mask or photos[twin].mask)
             photos[twin].path.unlink(missing_ok=True)
             photos[twin], seen[twin] = photo, look
@@ -257,6 +257,12 @@ class _Look:
         if int((self.bits != other.bits).sum()) > SAME_BITS:
             return False
         return int(np.abs(self.cells - other.cells).max()) <= SAME_LEVELS
+
+
+def _better(sharp: float, size: tuple[int, int], kept: Photo) -> bool:
+    """Whether a copy is plainly sharper, or larger and not less sharp. Small differences are JPEG's noise."""
+    larger = size[0] * size[1] > 1.5 * kept.size[0] * kept.size[1]
+    return sharp > 1.2 * kept.sharpness or (larger and sharp > 0.8 * kept.sharpness)
 
 
 def _look(rgb: NDArray[Any]) -> _Look:

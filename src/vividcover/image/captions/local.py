@@ -52,8 +52,7 @@ def library() -> Any:
 @contextlib.contextmanager
 def reading(folder: Path, name: str) -> Iterator[None]:
     """Whatever a damaged folder makes the library raise becomes one error; its advice to developers is not shown."""
-    from transformers.utils import logging
-
+    logging = library().utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
