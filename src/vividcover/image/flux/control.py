@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch import Generator, Tensor
+from torch.nn.functional import avg_pool2d, interpolate
 
 from vividcover.image.flux.config import DOWN, LATENT_CHANNELS
+from vividcover.image.flux.latents import fill_channels, pack
 from vividcover.image.flux.request import GRID, Gray, Rgb
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
     from vividcover.image.flux.opening import Base
 
 FEATHER = 6.0  # px inside the mask over which the new picture comes in
@@ -31,53 +34,35 @@ def resized(picture: Rgb | Gray, width: int, height: int) -> Rgb | Gray:
 
 def as_pixels(rgb: Rgb, width: int, height: int) -> Tensor:
     """[1,3,H,W] float32 in -1..1."""
-    import torch
-
     small = torch.from_numpy(np.array(resized(rgb, width, height), np.float32) / 255)
     return small.permute(2, 0, 1)[None] * 2 - 1
 
 
 def as_mask(gray: Gray, width: int, height: int) -> Tensor:
     """[1,1,H,W] float32: 1 where the picture is made anew, else 0."""
-    import torch
-
     small = np.asarray(resized(gray, width, height), np.float32) / 255
     return torch.from_numpy((small >= 0.5).astype(np.float32))[None, None]
 
 
 def token_mask(mask: Tensor) -> Tensor:
     """A mask [1,1,H,W] over packed latents [1,N,64]: each latent pixel takes its nearest pixel of the mask."""
-    from torch.nn.functional import interpolate
-
-    from vividcover.image.flux.latents import pack
-
     height, width = mask.shape[2] // DOWN, mask.shape[3] // DOWN
     return pack(interpolate(mask, size=(height, width)).repeat(1, LATENT_CHANNELS, 1, 1))
 
 
 def region(mask: Gray, width: int, height: int) -> Tensor:
     """[N] in 0..1: how much of each image token of a picture of this size is white. For `Wearing.mask`."""
-    import torch
-    from torch.nn.functional import avg_pool2d
-
     full = np.array(Image.fromarray(mask).resize((width, height), Image.Resampling.BILINEAR), np.float32) / 255
     return avg_pool2d(torch.from_numpy(full)[None], GRID).flatten()
 
 
 def beside_fill(base: Base, pixels: Tensor, mask: Tensor, generator: Generator) -> Tensor:
     """[1,N,320] for FLUX Fill: latents of the picture without its masked part, and the mask, 256 pixels a token."""
-    import torch
-
-    from vividcover.image.flux.latents import pack, pack_mask
-
-    kept = pack(base.encode_pictures(pixels * (1 - mask), generator))
-    return torch.cat([kept, pack_mask(mask).to(kept)], dim=2)
+    return fill_channels(base.encode_pictures(pixels * (1 - mask), generator), mask[:, 0])
 
 
 def beside_control(base: Base, pixels: Tensor, generator: Generator) -> Tensor:
     """[1,N,64] for FLUX Canny and Depth: the edges or the depth as latents."""
-    from vividcover.image.flux.latents import pack
-
     return pack(base.encode_pictures(pixels, generator))
 
 
@@ -86,8 +71,6 @@ def composed(original: Rgb, mask: Gray, painted: Rgb) -> Rgb:
 
     The new picture comes in over a few pixels inside the mask, so that no seam shows.
     """
-    import cv2
-
     height, width = original.shape[:2]
     white = (resized(mask, width, height) >= 128).astype(np.uint8)
     inside = cv2.distanceTransform(np.pad(white, 1, mode="edge"), cv2.DIST_L2, 3)[1:-1, 1:-1]

@@ -16,12 +16,16 @@ from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from vividcover.errors import EngineError, ImageError
 from vividcover.image.flux.cache import BlockCache
 from vividcover.image.flux.canny import edges
 from vividcover.image.flux.config import DOWN
 from vividcover.image.flux.control import composed, resized
+from vividcover.image.flux.latents import unpack
 from vividcover.image.flux.request import GRID, ONE_PASS, Request, Rgb, Settled, settle
 from vividcover.image.flux.safety import HINT, stand_in
 from vividcover.image.flux.sampling import Run, Start, Stepper, begin
@@ -31,8 +35,6 @@ from vividcover.tensors import seeded
 from vividcover.workspace import Reporter, Silent
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from vividcover.image.flux.depth import Depth
     from vividcover.image.flux.network import Flux
     from vividcover.image.flux.opening import Base, Text
@@ -123,7 +125,7 @@ class Painter:
         self, start: Start, text: Text, settled: Settled, request: Request, run: Run, reporter: Part
     ) -> Tensor:
         """[1,N,64] without noise."""
-        step = Stepper(self.base, text, settled.guidance, start, request.height // GRID, request.width // GRID)
+        step = Stepper(self.base, text, settled.guidance, start, request.height // DOWN, request.width // DOWN)
         step.cache = BlockCache(request.block_cache) if request.block_cache else None
         x, steps = start.latents, len(start.sigmas) - 1
         for i in range(steps):
@@ -136,8 +138,6 @@ class Painter:
         return x
 
     def _developed(self, x: Tensor, request: Request, run: Run) -> Rgb:
-        from vividcover.image.flux.latents import unpack
-
         rgb = as_rgb(run(self.base.decode, unpack(x, request.height // DOWN, request.width // DOWN)))
         if request.mask is not None and request.image is not None and request.keep:
             return composed(request.image, request.mask, rgb)
@@ -158,8 +158,6 @@ class Painter:
 
     def _text(self, request: Request, length: int, run: Run, reporter: Reporter) -> Text:
         """The prompt's embeddings, with the picture's behind the words'."""
-        import torch
-
         key = (request.prompt, length)
         if key not in self._texts:
             reporter.progress(0.0, "reading the prompt")
@@ -235,8 +233,6 @@ def as_rgb(pixels: Tensor) -> Rgb:
 
 def scaled_masks(request: Request, width: int, height: int) -> tuple[Any, ...]:
     """The request's LoRAs with their regions brought to another size of the picture."""
-    from torch.nn.functional import adaptive_avg_pool2d
-
     rows, columns = request.height // GRID, request.width // GRID
     return tuple(
         wearing if wearing.mask is None
@@ -258,16 +254,15 @@ def _listening(base: Base, reporter: Reporter) -> Iterator[Run]:
         with Patient(reporter) as patient:
             yield patient.call
         return
-    import torch
-
-    behind: deque[torch.cuda.Event] = deque(maxlen=2)
+    events: Any = torch.cuda.Event
+    behind: deque[Any] = deque(maxlen=2)
 
     def run(function: Callable[..., Any], *arguments: Any) -> Any:
         reporter.check()
         if len(behind) == 2:
             behind[0].synchronize()
         result = function(*arguments)
-        behind.append(torch.cuda.Event())
+        behind.append(events())
         behind[-1].record()
         return result
 
@@ -276,8 +271,6 @@ def _listening(base: Base, reporter: Reporter) -> Iterator[Run]:
 
 @contextlib.contextmanager
 def _memory_errors(request: Request) -> Iterator[None]:
-    import torch
-
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:

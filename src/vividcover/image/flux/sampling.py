@@ -10,14 +10,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Generator, Tensor
+
 from vividcover.image.flux.cache import BlockCache, velocity
-from vividcover.image.flux.config import DOWN, LATENT_CHANNELS
 from vividcover.image.flux.control import as_mask, as_pixels, beside_control, beside_fill, token_mask
+from vividcover.image.flux.latents import noise as drawn
+from vividcover.image.flux.latents import pack, positions
 from vividcover.image.flux.request import Request, Rgb, Settled
+from vividcover.image.flux.schedule import levels, noised, step
 
 if TYPE_CHECKING:
-    from torch import Generator, Tensor
-
     from vividcover.image.flux.opening import Base, Text
 
 Run = Callable[..., Any]  # run(function, *arguments): so that a long call can be canceled
@@ -40,21 +43,15 @@ class Start:
 
 def begin(base: Base, request: Request, settled: Settled, control: Rgb | None, generator: Generator, run: Run) -> Start:
     """Noise, or the request's picture under noise. Draws its numbers in the order in which diffusers' pipelines do."""
-    import torch
-
-    from vividcover.image.flux.latents import pack
-    from vividcover.image.flux.schedule import sigmas_for
-
     width, height, steps = request.width, request.height, settled.steps
-    sigmas = sigmas_for(steps, request.tokens, shifted=base.kind != "schnell").to(base.device)
+    sigmas = levels(steps, request.tokens, shifted=base.kind != "schnell").to(base.device)
     beside = kept = pixels = None
     if control is not None:
         beside = run(beside_control, base, as_pixels(control, width, height).to(base.device), generator)
     if request.image is not None:
         pixels = as_pixels(request.image, width, height).to(base.device)
         kept = pack(run(base.encode_pictures, pixels, generator)).float()
-    noise = torch.randn((1, LATENT_CHANNELS, height // DOWN, width // DOWN), generator=generator)
-    noise = pack(noise).to(base.device)
+    noise = pack(drawn(width, height, generator)).to(base.device)
     mask = None if request.mask is None else as_mask(request.mask, width, height).to(base.device)
     if base.kind == "fill":
         return Start(noise, sigmas, run(beside_fill, base, pixels, mask, generator))
@@ -62,33 +59,21 @@ def begin(base: Base, request: Request, settled: Settled, control: Rgb | None, g
         return Start(noise, sigmas, beside)
     first = int(max(steps - min(steps * settled.strength, steps), 0))
     sigmas = sigmas[min(first, steps - 1) :]
-    under = mix(kept, noise, sigmas[0])
-    return Start(under, sigmas, None, None if mask is None else token_mask(mask), kept, noise)
-
-
-def mix(clean: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
-    """z(σ)."""
-    return sigma * noise + (1 - sigma) * clean
+    return Start(noised(kept, noise, sigmas[0]), sigmas, None, None if mask is None else token_mask(mask), kept, noise)
 
 
 class Stepper:
-    """One step along the velocity, for one prompt and size."""
+    """One step along the velocity, for one prompt and one size of latents, h x w."""
 
-    def __init__(self, base: Base, text: Text, guidance: float | None, start: Start, rows: int, columns: int) -> None:
-        import torch
-
-        from vividcover.image.flux.latents import position_ids
-
+    def __init__(self, base: Base, text: Text, guidance: float | None, start: Start, h: int, w: int) -> None:
         self.flux, self.text, self.start = base.flux, text, start
         self.guidance = None if guidance is None else torch.full((1,), guidance, device=base.device)
-        self.rope = base.flux.rotary(position_ids(text.tokens.shape[1], rows, columns).to(base.device))
+        self.rope = base.flux.rotary(positions(h, w, text.tokens.shape[1], base.device))
         self.dtype = base.dtype
         self.cache: BlockCache | None = None
 
     def __call__(self, x: Tensor, i: int) -> Tensor:
         """x [1,N,64] at `sigmas[i]` → at `sigmas[i + 1]`."""
-        import torch
-
         start, sigma, after = self.start, self.start.sigmas[i], self.start.sigmas[i + 1]
         with torch.inference_mode():
             seen = x if start.beside is None else torch.cat([x, start.beside], dim=2)
@@ -98,7 +83,7 @@ class Stepper:
                 along = self.flux(seen, *rest, rope=self.rope)
             else:
                 along = velocity(self.flux, self.cache, seen, *rest, self.rope)
-            x = x + (after - sigma) * along.float()
+            x = step(x, along, sigma, after)
             if start.mask is not None and start.kept is not None and start.noise is not None:
-                x = torch.lerp(mix(start.kept, start.noise, after), x, start.mask)
+                x = torch.lerp(noised(start.kept, start.noise, after), x, start.mask)
         return x

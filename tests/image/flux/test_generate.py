@@ -1,0 +1,421 @@
+"""Pictures by our own network and sampler are those of stock diffusers for the same seed, in every mode."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from vividcover.image.flux.opening import base_files, open_base
+
+from vividcover.errors import Canceled, EngineError, ImageError
+from vividcover.image.flux.canny import edges
+from vividcover.image.flux.generate import Painter, first_size
+from vividcover.image.flux.request import Kind, Request, Rgb
+from vividcover.image.flux.safety import Guard, Verdict
+from vividcover.workspace import Silent
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from flux_making import tiny_flux_folder
+
+CPU = torch.device("cpu")
+SAME = 1e-5  # of 0..1
+PROMPT = "a photo of TOK on stage"
+PHOTO = np.asarray(Image.fromarray(np.random.default_rng(5).integers(0, 256, (9, 7, 3), np.uint8)).resize((96, 80)))
+MASK = np.zeros((80, 96), np.uint8)
+MASK[20:60, 30:80] = 255
+SHAPES: dict[str, tuple[bool, int]] = {
+    "dev": (True, 64), "schnell": (False, 64), "fill": (True, 384), "canny": (True, 128), "depth": (True, 128),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Shelf:
+    """Weights as a user has them who gives whole folders."""
+
+    def __init__(self, **folders: Path) -> None:
+        self.folders = {name.replace("_", "-"): folder for name, folder in folders.items()}
+
+    def path(self, name: str) -> Path:
+        return self.folders[name]
+
+    def has(self, name: str) -> bool:
+        return name in self.folders
+
+
+@functools.cache
+def folder(kind: Kind) -> Path:
+    return tiny_flux_folder(*SHAPES[kind])
+
+
+def painter(kind: Kind = "dev", **more: Any) -> Painter:
+    files = base_files(kind, Shelf(**{f"flux_{kind}": folder(kind)}))
+    return Painter(open_base(files, device=CPU, dtype=torch.float32), **more)
+
+
+@functools.cache
+def stock(name: str, kind: Kind) -> Any:
+    """A stock pipeline over the same tiny nets."""
+    import diffusers
+
+    made = getattr(diffusers, name).from_pretrained(str(folder(kind)))
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def theirs(name: str, kind: Kind, seed: int, **values: Any) -> np.ndarray:
+    """[H,W,3] in 0..1 by stock diffusers."""
+    given = {"prompt": PROMPT, "width": 96, "height": 80, "output_type": "np", "generator": torch.manual_seed(seed)}
+    with torch.no_grad():
+        return np.asarray(stock(name, kind)(**(given | values)).images[0])
+
+
+def ours(painter: Painter, request: Request) -> list[np.ndarray]:
+    """What the autoencoder gave, in 0..1, before it became bytes."""
+    seen: list[np.ndarray] = []
+    decode = painter.base.decode
+
+    def noting(latents: torch.Tensor) -> torch.Tensor:
+        pixels = decode(latents)
+        seen.append((pixels[0] * 0.5 + 0.5).clamp(0, 1).permute(1, 2, 0).numpy())
+        return pixels
+
+    painter.base.decode = noting  # type: ignore[method-assign]
+    try:
+        pictures = painter.paint(request)
+    finally:
+        painter.base.decode = decode  # type: ignore[method-assign]
+    for picture, pixels in zip(pictures, seen, strict=True):
+        if request.mask is None:
+            assert (picture.rgb == (pixels * 255).round()).all()
+    return seen
+
+
+def ask(**values: Any) -> Request:
+    given = {"prompt": PROMPT, "width": 96, "height": 80, "seed": 7, "steps": 3, "checked": False}
+    return Request(**(given | values))
+
+
+def same(found: np.ndarray, expected: np.ndarray) -> None:
+    assert found.shape == expected.shape
+    assert found.std() > 0.01
+    assert abs(found - expected).max() < SAME
+
+
+# each mode beside its stock pipeline -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", [0, 7])
+def test_words_give_dev_the_picture_of_stock_diffusers(seed: int) -> None:
+    found = ours(painter(), ask(seed=seed, guidance=3.5))[0]
+    same(found, theirs("FluxPipeline", "dev", seed, num_inference_steps=3, guidance_scale=3.5))
+
+
+def test_words_give_schnell_the_picture_of_stock_diffusers() -> None:
+    found = ours(painter("schnell"), ask(steps=None))[0]
+    expected = theirs(
+        "FluxPipeline", "schnell", 7, num_inference_steps=4, guidance_scale=0.0, max_sequence_length=256
+    )  # fmt: skip
+    same(found, expected)
+
+
+@pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
+def test_a_picture_is_changed_as_stock_diffusers_changes_it(strength: float) -> None:
+    found = ours(painter(), ask(image=PHOTO, prompt_strength=strength, steps=5))[0]
+    same(found, theirs(
+        "FluxImg2ImgPipeline", "dev", 7, image=Image.fromarray(PHOTO), strength=strength, num_inference_steps=5,
+        guidance_scale=3.5,
+    ))  # fmt: skip
+
+
+def test_a_picture_of_another_size_is_resized_as_stock_diffusers_does() -> None:
+    large = np.asarray(Image.fromarray(PHOTO).resize((133, 71)))
+    found = ours(painter(), ask(image=large))[0]
+    same(found, theirs(
+        "FluxImg2ImgPipeline", "dev", 7, image=Image.fromarray(large), strength=0.8, num_inference_steps=3,
+        guidance_scale=3.5,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("strength", [0.6, 1.0])
+def test_a_mask_is_filled_as_stock_diffusers_fills_it(strength: float) -> None:
+    found = ours(painter(), ask(image=PHOTO, mask=MASK, prompt_strength=strength, steps=5))[0]
+    same(found, theirs(
+        "FluxInpaintPipeline", "dev", 7, image=Image.fromarray(PHOTO), mask_image=Image.fromarray(MASK),
+        strength=strength, num_inference_steps=5, guidance_scale=3.5,
+    ))  # fmt: skip
+
+
+def test_fill_is_that_of_stock_diffusers() -> None:
+    found = ours(painter("fill"), ask(image=PHOTO, mask=MASK, guidance=30.0))[0]
+    same(found, theirs(
+        "FluxFillPipeline", "fill", 7, image=Image.fromarray(PHOTO), mask_image=Image.fromarray(MASK),
+        num_inference_steps=3, guidance_scale=30.0,
+    ))  # fmt: skip
+
+
+def test_edges_are_followed_as_in_stock_diffusers() -> None:
+    found = ours(painter("canny"), ask(control=PHOTO, guidance=30.0))[0]
+    same(found, theirs(
+        "FluxControlPipeline", "canny", 7, control_image=Image.fromarray(edges(PHOTO)), num_inference_steps=3,
+        guidance_scale=30.0,
+    ))  # fmt: skip
+
+
+class Sees:
+    """Depth, or a picture's tokens, of a fixed kind."""
+
+    def of(self, rgb: Rgb) -> Rgb:
+        return np.ascontiguousarray(rgb[::-1])
+
+    def tokens(self, rgb: Rgb, strength: float = 1.0) -> torch.Tensor:
+        return torch.linspace(-1, 1, 9 * 32).view(1, 9, 32) * strength
+
+
+def test_depth_is_followed_as_in_stock_diffusers() -> None:
+    found = ours(painter("depth", depth=Sees()), ask(control=PHOTO, guidance=10.0))[0]
+    expected = theirs(
+        "FluxControlPipeline", "depth", 7, control_image=Image.fromarray(PHOTO[::-1]), num_inference_steps=3,
+        guidance_scale=10.0,
+    )  # fmt: skip
+    same(found, expected)
+    given = ours(painter("depth"), ask(control=PHOTO[::-1].copy(), preprocessed=True, guidance=10.0))[0]
+    same(given, expected)
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_a_picture_as_part_of_the_prompt_stands_behind_the_words(strength: float) -> None:
+    found = ours(painter(redux=Sees()), ask(redux=PHOTO, redux_strength=strength))[0]
+    pipeline = stock("FluxPipeline", "dev")
+    with torch.no_grad():
+        tokens, pooled, _ = pipeline.encode_prompt(PROMPT, None, max_sequence_length=512)
+    both = torch.cat([tokens, Sees().tokens(PHOTO, strength)], dim=1)
+    same(found, theirs(
+        "FluxPipeline", "dev", 7, prompt=None, prompt_embeds=both, pooled_prompt_embeds=pooled, num_inference_steps=3,
+        guidance_scale=3.5,
+    ))  # fmt: skip
+    assert abs(found - ours(painter(), ask())[0]).max() > SAME
+
+
+# seeds, sizes, masks -----------------------------------------------------------------------------------------------
+
+
+def test_several_pictures_have_seeds_that_count_up_and_stand_alone() -> None:
+    paint = painter()
+    three = paint.paint(ask(count=3))
+    assert [picture.seed for picture in three] == [7, 8, 9]
+    assert (three[2].rgb == paint.paint(ask(seed=9))[0].rgb).all()
+    assert (three[0].rgb != three[1].rgb).any()
+    assert (three[0].rgb == paint.paint(ask(count=1))[0].rgb).all()
+
+
+def test_what_the_mask_leaves_is_kept_pixel_for_pixel() -> None:
+    large = np.asarray(Image.fromarray(PHOTO).resize((150, 130)))
+    mask = np.asarray(Image.fromarray(MASK).resize((150, 130)))
+    for kind in ("dev", "fill"):
+        rgb = painter(kind).paint(ask(image=large, mask=mask))[0].rgb
+        assert rgb.shape == large.shape
+        assert (rgb[mask < 128] == large[mask < 128]).all()
+        assert (rgb[mask >= 128] != large[mask >= 128]).mean() > 0.8
+    plain = painter().paint(ask(image=large, mask=mask, keep=False))[0].rgb
+    assert plain.shape == (80, 96, 3)
+
+
+def test_a_mask_that_is_white_throughout_paints_everything() -> None:
+    white = np.full((80, 96), 255, np.uint8)
+    found = painter().paint(ask(image=PHOTO, mask=white, prompt_strength=1.0))[0].rgb
+    loose = painter().paint(ask(image=PHOTO, mask=white, prompt_strength=1.0, keep=False))[0].rgb
+    assert (found == loose).all()
+
+
+def test_a_strength_that_leaves_no_step_still_paints_one() -> None:
+    found = painter().paint(ask(image=PHOTO, prompt_strength=0.0))[0].rgb
+    assert found.shape == (80, 96, 3)
+
+
+def test_a_large_picture_is_painted_small_and_then_painted_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vividcover.image.flux import generate
+
+    assert first_size(2048, 2048) == (1024, 1024)
+    assert first_size(3136, 1344) == (1568, 672)
+    monkeypatch.setattr(generate, "ONE_PASS", 96 * 80 - 1)
+    monkeypatch.setattr(generate, "FIRST_PASS", 48 * 48)
+    paint, reporter = painter(), Silent()
+    twice = paint.paint(ask(steps=5), reporter)[0].rgb
+    draft = paint.paint(ask(width=48, height=48, steps=5))[0].rgb
+    over = paint.paint(ask(image=draft, prompt_strength=0.4, steps=5))[0].rgb
+    assert (twice == over).all()
+    assert "48 x 48" in reporter.notes[0]
+    same(ours(paint, ask(second_pass=0.0))[0], theirs(
+        "FluxPipeline", "dev", 7, num_inference_steps=3, guidance_scale=3.5,
+    ))  # fmt: skip
+
+
+def test_schnell_paints_with_a_lora_and_says_that_it_takes_no_guidance() -> None:
+    reporter = Silent()
+    painter("schnell").paint(ask(guidance=3.5), reporter)
+    assert "guidance 3.5 is not used" in reporter.notes[0]
+
+
+# what comes out, and what does not ---------------------------------------------------------------------------------
+
+
+class Verdicts(Guard):
+    """A guard that holds back the pictures whose numbers are given."""
+
+    def __init__(self, *back: int) -> None:
+        self.back, self.asked = set(back), []  # type: tuple[set[int], list[int]]
+
+    def ready(self) -> None: ...
+
+    def look(self, pictures: Any, tolerance: int = 2) -> list[Verdict]:
+        self.asked.append(tolerance)
+        why = "held back by a test"
+        return [Verdict(i not in self.back, {}, why if i in self.back else "") for i in range(len(pictures))]
+
+
+def test_a_picture_that_is_held_back_is_replaced() -> None:
+    guard = Verdicts(1)
+    paint = painter(guard=guard)
+    shown, hidden = paint.paint(ask(count=2, checked=True, tolerance=5))
+    assert (shown.safe, hidden.safe) == (True, False)
+    assert (hidden.rgb == 128).all()
+    assert hidden.why == "held back by a test"
+    assert guard.asked == [5]
+    assert (shown.rgb == paint.paint(ask())[0].rgb).all()
+
+
+def test_when_every_picture_is_held_back_there_is_an_error() -> None:
+    with pytest.raises(ImageError, match="All 2 pictures were held back"):
+        painter(guard=Verdicts(0, 1)).paint(ask(count=2, checked=True))
+
+
+def test_without_a_checker_nothing_is_painted_unless_that_is_asked_for() -> None:
+    paint = painter()
+    paint.base.encode_text = None  # type: ignore[assignment]  # whoever gets here fails
+    with pytest.raises(EngineError, match="no safety checker"):
+        paint.paint(ask(checked=True))
+
+
+def test_a_broken_checker_is_found_before_anything_is_painted() -> None:
+    class Broken(Verdicts):
+        def ready(self) -> None:
+            raise EngineError("the checker is broken")
+
+    paint = painter(guard=Broken())
+    paint.base.encode_text = None  # type: ignore[assignment]
+    with pytest.raises(EngineError, match="broken"):
+        paint.paint(ask(checked=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "names"), [("dev", {"redux": PHOTO}, "Redux"), ("depth", {"control": PHOTO}, "depth")]
+)
+def test_a_net_that_is_not_there_is_named_before_anything_is_painted(
+    kind: Kind, values: dict[str, Any], names: str
+) -> None:
+    with pytest.raises(EngineError, match=names):
+        painter(kind).paint(ask(**values))
+
+
+def test_painting_is_canceled_between_two_steps() -> None:
+    class Stops(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.said: list[str] = []
+
+        def progress(self, fraction: float, text: str = "") -> None:
+            self.said.append(text)
+            if "step 2" in text:
+                raise Canceled
+
+    reporter = Stops()
+    with pytest.raises(Canceled):
+        painter().paint(ask(steps=50, count=2), reporter)
+    assert reporter.said[-1] == "step 2 of 50"
+
+
+def test_progress_never_goes_back() -> None:
+    class Notes(Silent):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: list[float] = []
+
+        def progress(self, fraction: float, text: str = "") -> None:
+            self.seen.append(fraction)
+
+    reporter = Notes()
+    painter().paint(ask(count=2), reporter)
+    assert reporter.seen == sorted(reporter.seen)
+    assert 0.5 < reporter.seen[-1] <= 1
+
+
+def test_no_numbers_are_no_picture() -> None:
+    paint = painter()
+    with torch.no_grad():
+        paint.base.flux.final_out.bias.fill_(float("nan"))
+    with pytest.raises(EngineError, match="no numbers"):
+        paint.paint(ask())
+
+
+def test_memory_that_does_not_suffice_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    paint = painter()
+
+    def full(*values: Any, **named: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(paint.base, "decode", full)
+    with pytest.raises(EngineError, match="96 x 80") as caught:
+        paint.paint(ask())
+    assert "go_fast" in caught.value.hint
+
+
+def test_a_prompts_words_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    paint, asked = painter(), []
+    encode = paint.base.encode_text
+    monkeypatch.setattr(paint.base, "encode_text", lambda *a: asked.append(a) or encode(*a))
+    for _ in range(2):
+        paint.paint(ask())
+    paint.paint(ask(prompt="another"))
+    assert len(asked) == 2
+
+
+# the block cache ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0.02, 0.1, 0.5])
+def test_the_block_cache_is_that_of_diffusers(threshold: float) -> None:
+    import diffusers
+    from diffusers.hooks import FirstBlockCacheConfig
+
+    pipeline = diffusers.FluxPipeline.from_pretrained(str(folder("dev")))
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=threshold))
+    expected = pipeline(
+        PROMPT, width=96, height=80, num_inference_steps=12, guidance_scale=3.5, output_type="np",
+        generator=torch.manual_seed(7),
+    ).images[0]  # fmt: skip
+    same(ours(painter(), ask(steps=12, block_cache=threshold))[0], expected)
+
+
+def test_the_block_cache_saves_steps_and_says_how_many() -> None:
+    reporter, paint = Silent(), painter()
+    plain = paint.paint(ask(steps=12))[0].rgb.astype(int)
+    cached = paint.paint(ask(steps=12, block_cache=0.5), reporter)[0].rgb.astype(int)
+    saved = int(reporter.notes[0].split()[0])
+    assert 2 <= saved <= 10
+    assert 0 < abs(cached - plain).mean() < 0.1 * plain.std()
+    assert (paint.paint(ask(steps=12, block_cache=1e-9))[0].rgb == plain).all()
