@@ -29,7 +29,10 @@ from torch.nn import functional as F
 from vividcover.errors import EngineError, ModelFileError, ParameterError
 from vividcover.image.flux.config import FluxConfig, Target, block_targets, targets
 from vividcover.image.flux.lorafile import Lora, Pair
-from vividcover.image.flux.quant import Frozen
+from vividcover.image.flux.quant import Frozen, put
+from vividcover.image.flux.worn import Wearing, Worn, wear
+
+__all__ = ["Adapter", "Wearing", "Worn", "attach", "chosen", "wear"]
 
 
 def spread(b: Tensor, places: Tensor | None) -> Tensor:
@@ -293,9 +296,3 @@ def _runs(parts: list[tuple[str, Target]]) -> list[list[tuple[str, Target]]]:
         else:
             runs.append([part])
     return runs
-
-
-def put(flux: nn.Module, name: str, module: nn.Module) -> None:
-    """Replaces a layer by its name."""
-    parent, _, leaf = name.rpartition(".")
-    setattr(flux.get_submodule(parent), leaf, module)

@@ -169,8 +169,7 @@ def quantise(
         small = _maker(kind, training)(linear.to(device) if device is not None else linear)
         weight = linear.weight.detach().float()
         error = float((small.dequantised() - weight).norm() / weight.norm().clamp(min=1e-12))
-        parent, _, leaf = name.rpartition(".")
-        setattr(flux.get_submodule(parent), leaf, small)
+        put(flux, name, small)
         report["layers"] += 1
         report["bytes"] += small.nbytes
         report["bytes_before"] += sum(p.nbytes for p in linear.parameters())
@@ -178,6 +177,12 @@ def quantise(
     if device is not None:
         flux.to(device)
     return report
+
+
+def put(flux: nn.Module, name: str, module: nn.Module) -> None:
+    """Replaces a layer by its name."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(flux.get_submodule(parent), leaf, module)
 
 
 def _maker(kind: str, training: bool) -> Callable[[nn.Linear], Frozen]:
