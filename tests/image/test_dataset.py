@@ -20,9 +20,11 @@ SIDE = 300
 
 
 def picture(seed: int, side: int = SIDE) -> Image.Image:
-    """A picture like no other."""
-    cells = np.random.default_rng(seed).integers(0, 255, (6, 6, 3), np.uint8)
-    return Image.fromarray(cells).resize((side, side), Image.Resampling.BICUBIC)
+    """A picture like no other, with something small in it as photos have."""
+    numbers = np.random.default_rng(seed)
+    cells = (Image.fromarray(numbers.integers(0, 255, (n, n, 3), np.uint8)) for n in (6, 90))
+    coarse, fine = (cell.resize((side, side), Image.Resampling.BICUBIC) for cell in cells)
+    return Image.blend(coarse, fine, 0.3)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:
