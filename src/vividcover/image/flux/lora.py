@@ -20,6 +20,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -44,7 +45,12 @@ def gathered(wide: Tensor, places: Tensor | None) -> Tensor:
     """[rows, n·r] → [rows, r], the blocks of `spread` again; what lies outside of them is left out."""
     if places is None:
         return wide
-    return (wide.unflatten(1, (places.shape[1], -1)) * places[:, :, None]).sum(1)
+    return (wide.view(*places.shape, -1) * places[:, :, None]).sum(1)
+
+
+def _blocks(rows: list[int]) -> Tensor:
+    """[all rows, n]: 1 where a row is of that part."""
+    return torch.eye(len(rows)).repeat_interleave(torch.tensor(rows), 0)
 
 
 class Side(nn.Module):
@@ -60,7 +66,7 @@ class Side(nn.Module):
         place: dict[str, Any] = {"device": like.device, "dtype": dtype}
         self.a = nn.Parameter(torch.zeros(len(parts) * rank, parts[0].inputs, **place))
         self.b = nn.Parameter(torch.zeros(self.stop - self.start, rank, **place))
-        places = torch.block_diag(*(torch.ones(rows, 1) for rows in self.rows)) if len(parts) > 1 else None
+        places = _blocks(self.rows) if len(parts) > 1 else None
         self.register_buffer("places", None if places is None else places.to(**place), persistent=False)
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -72,7 +78,7 @@ class Side(nn.Module):
 class Adapted(nn.Module):
     """A layer of the base with its LoRA: takes the layer's place in the network."""
 
-    def __init__(self, base: nn.Module, sides: list[Side], scale: float, dropout: float) -> None:
+    def __init__(self, base: Any, sides: list[Side], scale: float, dropout: float) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, scale, dropout
         self.sides = nn.ModuleList(sides)
@@ -87,7 +93,8 @@ class Adapted(nn.Module):
             return cast(Tensor, self.base(x))
         if self.joint and not torch.compiler.is_compiling():
             side = cast(Side, self.sides[0])
-            return cast(Tensor, _Joint.apply(x, side.a, side.b, side.places, self.scale, self.base))
+            y: Tensor = _Joint.apply(x, side.a, side.b, side.places, self.scale, self.base)  # type: ignore[no-untyped-call]
+            return y
         return self._apart(x)
 
     def _apart(self, x: Tensor) -> Tensor:
@@ -120,7 +127,7 @@ class _Joint(torch.autograd.Function):
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         flat, h, thin, wide, places = ctx.saved_tensors
         base, shape = ctx.base, dy.shape[:-1]
         dy = dy.reshape(-1, dy.shape[-1])
@@ -181,8 +188,8 @@ class Adapter:
         """A copy on the CPU, by diffusers' names."""
         pairs: dict[str, Pair] = {}
         for _, side in self.sides():
-            parts = zip(side.names, side.a.detach().split(side.rank), side.b.detach().split(side.rows), strict=True)
-            for name, a, b in parts:
+            a_parts, b_parts = torch.split(side.a.detach(), side.rank), torch.split(side.b.detach(), side.rows)
+            for name, a, b in zip(side.names, a_parts, b_parts, strict=True):
                 pairs[name] = Pair(a.cpu().clone(), b.cpu().clone(), self.alpha)
         return Lora(pairs, base=base)
 
@@ -245,8 +252,7 @@ def attach(
     layers: dict[str, Adapted] = {}
     for module, parts in by_module(config, chosen(config, pattern)).items():
         base = flux.get_submodule(module)
-        like = next(iter(base.parameters()), None)
-        like = next(base.buffers()) if like is None else like
+        like = next(chain(base.parameters(), base.buffers()))
         sides = [Side([n for n, _ in run], [t for _, t in run], rank, like, dtype) for run in _runs(parts)]
         for side in sides:
             width = side.a.shape[1] ** -0.5  # as peft: Kaiming, uniform, with a = √5

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,9 +44,10 @@ class Frozen(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out], in the format of x."""
-        if not (torch.is_grad_enabled() and x.requires_grad):
-            return self.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
-        return cast(Tensor, _Through.apply(x, self))
+        flat = x.reshape(-1, x.shape[-1])
+        learning = torch.is_grad_enabled() and x.requires_grad
+        y: Tensor = _Through.apply(flat, self) if learning else self.product(flat)  # type: ignore[no-untyped-call]
+        return y.view(*x.shape[:-1], -1)
 
     @abstractmethod
     def product(self, x: Tensor) -> Tensor:
@@ -70,16 +71,16 @@ class Frozen(nn.Module):
 
 
 class _Through(torch.autograd.Function):
-    """The forward product, and the backward one for the gradient. Nothing of x is kept."""
+    """The forward product, and the backward one for the gradient. Nothing of x [M, in] is kept."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: Frozen) -> Tensor:
         ctx.layer = layer
-        return layer.product(x.flatten(0, -2)).unflatten(0, x.shape[:-1])
+        return layer.product(x)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return ctx.layer.back(dy.flatten(0, -2)).unflatten(0, dy.shape[:-1]), None
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
+        return ctx.layer.back(dy), None
 
 
 class Int8Linear(Frozen):
@@ -122,7 +123,7 @@ class Nf4Linear(Frozen):
         if linear.in_features % 2:
             raise ParameterError(f"A layer of {linear.in_features} inputs cannot be nf4.", "Choose int8.")
         code = torch.tensor(NF4, device=weight.device)
-        blocks = weight.unflatten(1, (-1, self.block))
+        blocks = weight.view(weight.shape[0], -1, self.block)
         scale = blocks.abs().amax(-1).clamp(min=1e-12).bfloat16()
         between = (code[1:] + code[:-1]) / 2
         place = torch.bucketize(blocks / scale.float()[..., None], between).flatten(1).to(torch.uint8)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class WornLinear(nn.Module):
     a: Tensor  # [R, in]
     b: Tensor  # [stop - start, R]
 
-    def __init__(self, base: nn.Module, start: int, a: Tensor, b: Tensor) -> None:
+    def __init__(self, base: Any, start: int, a: Tensor, b: Tensor) -> None:
         super().__init__()
         self.base, self.start, self.stop = base, start, start + b.shape[0]
         self.in_features, self.out_features = base.in_features, base.out_features
@@ -160,7 +160,8 @@ class Worn:
         names = [*stacks, *(n for n in whole if n not in stacks and "_blocks." in n)]
         bad = torch.zeros((), dtype=torch.bool, device=like.device)
         for name in names:
-            base, stack = self.flux.get_submodule(name), stacks.get(name)
+            base: Any = self.flux.get_submodule(name)
+            stack = stacks.get(name)
             start, stop = (0, base.out_features) if self.room or stack is None else (stack.start, stack.stop)
             rank = -(-max(stack.rank if stack else 0, self.room) // STEP) * STEP
             a = torch.zeros(rank, base.in_features, device=like.device, dtype=like.dtype)
@@ -187,8 +188,7 @@ class Worn:
                     f"LoRAs cannot be added into {name}: it is {why}.",
                     "Leave `merged` out, or choose quantise none.",
                 )
-            weight = base.weight.detach()
-            self._keep(weight)
+            weight = self._own(name, "weight")
             for part in stack.parts:
                 rows = weight[part.target.start : part.target.stop]
                 a, b = (part.pair.a.to(weight.device).float(), part.pair.b.to(weight.device).float())
@@ -203,21 +203,22 @@ class Worn:
                 layer, _, kind = name.rpartition(".")
                 if kind == "bias" and layer in known:
                     target = known[layer]
-                    bias = self.flux.get_submodule(target.module).bias
-                    self._keep(bias.detach())
-                    bias.detach()[target.start : target.stop].add_(tensor.to(bias), alpha=share)
+                    bias = self._own(target.module, "bias")
+                    bias[target.start : target.stop].add_(tensor.to(bias), alpha=share)
                 elif (norm := norm_of(name)) is not None:
-                    weight = self.flux.get_submodule(norm).weight.detach()
-                    self._keep(weight)
+                    weight = self._own(norm, "weight")
                     weight.lerp_(tensor.to(weight), share)
                 else:
                     raise ModelFileError(f"The LoRA changes {name}, which FLUX does not have.", "Take another one.")
 
-    def _keep(self, weight: Tensor) -> None:
+    def _own(self, module: str, name: str) -> Tensor:
+        """A weight of the base, to be changed in place; what it was is kept."""
+        weight = cast(Tensor, getattr(self.flux.get_submodule(module), name)).detach()
         where = weight.device
         if where.type == "cuda" and torch.cuda.mem_get_info(where)[0] < 4 * weight.nbytes:
             where = torch.device("cpu")
         self.kept.append((weight, weight.to(where, copy=True)))
+        return weight
 
     def _restore(self) -> None:
         for weight, was in reversed(self.kept):
@@ -277,11 +278,10 @@ def wear(
     `ModelFileError` for a LoRA that does not fit the network or is not finite, `ParameterError` for weights that are
     no numbers, for masks of different sizes, and for `merged` with masks or a quantised base.
     """
-    for worn in wearing:
-        if not abs(worn.weight) < float("inf"):
-            raise ParameterError(f"A LoRA's weight is {worn.weight}.", "Choose a number, 1 for the LoRA as it is.")
-    masks = [worn.mask for worn in wearing]
-    masked = any(mask is not None for mask in masks)
+    for each in wearing:
+        if not abs(each.weight) < float("inf"):
+            raise ParameterError(f"A LoRA's weight is {each.weight}.", "Choose a number, 1 for the LoRA as it is.")
+    masked = any(each.mask is not None for each in wearing)
     if merged and (masked or room):
         raise ParameterError("LoRAs with regions cannot be added into the weights.", "Leave `merged` out.")
     worn, result = [w for w in wearing if w.weight], Worn(flux, config, room)
