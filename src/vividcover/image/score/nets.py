@@ -37,7 +37,7 @@ class Clip:
         self.device = device
         self.net = strictly(CLIPModel, folder, "CLIP").to(device)
         self.prepare = processor_of(CLIPImageProcessor, folder)
-        self.words = _tokenizer(CLIPTokenizer, folder)
+        self.words = _tokenizer(CLIPTokenizer, folder, self.net.config.text_config.vocab_size)
 
     def pictures(self, pictures: Sequence[Rgb]) -> Features:
         import torch
@@ -133,9 +133,13 @@ def _unit(features: Any) -> Features:
     return np.asarray(plain / length, np.float32)
 
 
-def _tokenizer(kind: Any, folder: Path) -> Any:
+def _tokenizer(kind: Any, folder: Path, size: int) -> Any:
+    """Words to numbers, `size` of them: where files lack, the library makes an empty one and says nothing."""
     try:
         with quietly():
-            return kind.from_pretrained(str(folder), local_files_only=True)
+            words = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the library's readers fail in many ways
         raise WeightsError(f"{folder.name} has no tokenizer that can be read.", AGAIN) from error
+    if len(words) != size:
+        raise WeightsError(f"The tokenizer of {folder.name} knows {len(words)} words, not {size}.", AGAIN)
+    return words

@@ -24,6 +24,8 @@ from vividcover.errors import EngineError, ParameterError
 from vividcover.workspace import Reporter, Silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from vividcover.portrait.faces import FaceKit
     from vividcover.weights import Resolver
 
@@ -102,13 +104,14 @@ class Panel:
 
 def open_panel(
     names: str | Sequence[str] = "auto", *, weights: Resolver, references: Sequence[Rgb] = (),
-    kit: FaceKit | None = None, device: str = "auto", share: Mapping[str, float] = WEIGHTS,
-    reporter: Reporter | None = None,
+    kit: FaceKit | None = None, face_net: Path | None = None, device: str = "auto",
+    share: Mapping[str, float] = WEIGHTS, reporter: Reporter | None = None,
 ) -> Panel:  # fmt: skip
     """The scorers that are asked for. "auto": all that can be used here; what is left out is noted, with the reason.
 
-    `references`: photographs of the subject; `kit`: finds faces in them. A score that is named and cannot be used
-    raises `WeightsError` (its net is not here) or `ParameterError` (unknown, or nothing to compare with).
+    `references`: photographs of the subject; `kit`: finds faces in them; `face_net`: recognises them (see `face.py`).
+    A score that is named and cannot be used raises `WeightsError` (its net is not here) or `ParameterError` (unknown,
+    or nothing to compare with).
     """
     reporter = reporter or Silent()
     if names == "auto":
@@ -122,7 +125,7 @@ def open_panel(
         chosen = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
         if unknown := [name for name in chosen if name not in WEIGHTS]:
             raise ParameterError(f"There is no score {unknown[0]!r}.", f"There are {', '.join(WEIGHTS)}.")
-    return Panel([_open(name, weights, references, kit, device) for name in dict.fromkeys(chosen)], share)
+    return Panel([_open(name, weights, references, kit, face_net, device) for name in dict.fromkeys(chosen)], share)
 
 
 def _hindered(name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit | None) -> str:
@@ -141,7 +144,9 @@ def _hindered(name: str, weights: Resolver, references: Sequence[Rgb], kit: Face
     return ""
 
 
-def _open(name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit | None, device: str) -> Scorer:
+def _open(
+    name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit | None, face_net: Path | None, device: str
+) -> Scorer:
     from vividcover.image.score import face, measures, nets
 
     if name in OF_REFERENCES and not references:
@@ -151,8 +156,7 @@ def _open(name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit 
     if name == "face":
         if kit is None:
             raise ParameterError("The score face needs the nets that find faces.", "Give a FaceKit.")
-        own = weights.path("sface") if weights.has("sface") else None
-        return face.Likeness(references, kit, net=own)
+        return face.Likeness(references, kit, face_net)
     if name == "dino":
         return nets.DinoLikeness(nets.dino(weights.path(NEEDS[name]), device), references)
     clip = nets.clip(weights.path(NEEDS[name]), device)
