@@ -78,15 +78,16 @@ def test_a_zip_as_people_make_them_is_flattened(tmp_path: Path) -> None:
     assert dataset.captions == {"IMG_1.txt": "VIVI in a garden"}
 
 
-def test_each_picture_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path) -> None:
+def test_each_picture_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path, sample: Path) -> None:
+    vivi = Image.open(sample / "photos" / "05.jpg").resize((480, 600))
     whole = encoded(picture(2), "JPEG", quality=95)
     clear = picture(5).convert("RGBA")
     clear.putalpha(0)
     dataset = made(
         tmp_path,
         {
-            "good.png": encoded(picture(1)),
-            "again.jpg": encoded(picture(1), "JPEG", quality=60),
+            "good.png": encoded(vivi),
+            "again.jpg": encoded(vivi.resize((400, 500)), "JPEG", quality=60),
             "cut.jpg": whole[: len(whole) // 2],
             "noise.png": b"\x89PNG\r\n\x1a\n" + bytes(200),
             "empty.jpg": b"",
