@@ -220,6 +220,29 @@ def test_such_a_link_is_refused_before_anything_is_opened(link: str, tmp_path: P
     assert caught.value.hint and not (tmp_path / "never").exists()
 
 
+def test_a_token_goes_to_the_links_own_site_and_not_to_where_it_redirects(site: Server, tmp_path: Path) -> None:
+    other = Server("127.0.0.1")
+    heard: dict[str, str | None] = {}
+
+    def noting(name: str, answer: Answer) -> Answer:
+        def noted(handler: http.server.BaseHTTPRequestHandler) -> None:
+            heard[name] = handler.headers["Authorization"]
+            answer(handler)
+
+        return noted
+
+    site.pages["/lora"] = noting("first", go("/again"))
+    site.pages["/again"] = noting("same site", go(f"{other.url}/x.safetensors"))
+    other.pages["/x.safetensors"] = noting("elsewhere", give(b"weights"))
+    fetched = fetch_file(
+        f"{site.url}/lora", tmp_path, limits=LIMITS, allow=frozenset({site.at, other.at}),
+        headers={"Authorization": "Bearer secret"},
+    )  # fmt: skip
+    other.close()
+    assert fetched.path.read_bytes() == b"weights"
+    assert heard == {"first": "Bearer secret", "same site": "Bearer secret", "elsewhere": None}
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirect_to_a_private_address_is_refused(
     site: Server, secret: list[Server], tmp_path: Path, status: int

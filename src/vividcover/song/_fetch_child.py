@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.message import Message
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,10 @@ AGENT = "Mozilla/5.0 (compatible; vividcover)"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the parent asks for. `media`: audio or video, pages too; otherwise one plain file."""
+    """What the parent asks for. `media`: audio or video, pages too; otherwise one plain file.
+
+    `headers` (a token) go to the link's own site only, never to where it redirects.
+    """
 
     link: str
     folder: str
@@ -52,6 +55,7 @@ class Job:
     cookies: str | None
     proxy: str | None
     allow: tuple[Endpoint, ...]
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 class Progress:
@@ -101,9 +105,10 @@ def fetch_direct(job: Job, progress: Callable[[int, int | None], None]) -> dict[
         follow_redirects=False, headers={"User-Agent": AGENT, "Accept": "*/*", "Accept-Encoding": "identity"},
     ) as client:  # fmt: skip
         link = direct_link(job.link)
+        home = _origin(link)
         for _ in range(MAX_REDIRECTS + 1):
             check_link(link, job.allow)
-            with client.stream("GET", link) as response:
+            with client.stream("GET", link, headers=job.headers if _origin(link) == home else None) as response:
                 if response.has_redirect_location:
                     link = urljoin(link, response.headers["location"])
                     continue
@@ -111,6 +116,12 @@ def fetch_direct(job: Job, progress: Callable[[int, int | None], None]) -> dict[
                     raise status_error(link, response.status_code)
                 return _receive(job, response, progress)
     raise LinkError(f"The link {show(job.link)} was redirected more than {MAX_REDIRECTS} times.", "Use another link.")
+
+
+def _origin(link: str) -> tuple[str, str]:
+    """Scheme, host and port: what a secret that is sent to a site is meant for."""
+    parts = urlsplit(link)
+    return parts.scheme, parts.netloc.lower()
 
 
 def _receive(job: Job, response: httpx.Response, progress: Callable[[int, int | None], None]) -> dict[str, str] | None:

@@ -96,14 +96,18 @@ def fetch_file(
     reporter: Reporter | None = None,
     proxy: str | None = None,
     allow: frozenset[Endpoint] = NOBODY,
+    headers: Mapping[str, str] | None = None,
 ) -> Fetched:
-    """One plain file (zip, picture, model) from a link, under the name that the site gives it."""
-    return _fetch(link, folder, False, limits, None, reporter or Silent(), proxy, allow)
+    """One plain file (zip, picture, model) from a link, under the name that the site gives it.
+
+    `headers` (a token) are sent to the link's own site only, not to where it redirects.
+    """
+    return _fetch(link, folder, False, limits, None, reporter or Silent(), proxy, allow, headers)
 
 
 def _fetch(
     link: str, folder: Path, media: bool, limits: FetchLimits, cookies: Path | None, reporter: Reporter,
-    proxy: str | None, allow: frozenset[Endpoint],
+    proxy: str | None, allow: frozenset[Endpoint], headers: Mapping[str, str] | None = None,
 ) -> Fetched:  # fmt: skip
     link, folder = link.strip(), Path(folder)
     check_link(link, allow)
@@ -116,7 +120,7 @@ def _fetch(
             aside.mkdir(parents=True)
             job = Job(
                 link, str(aside), media, limits.max_bytes, limits.max_seconds,
-                str(cookies) if cookies else None, proxy, tuple(sorted(allow)),
+                str(cookies) if cookies else None, proxy, tuple(sorted(allow)), dict(headers or {}),
             )  # fmt: skip
             done = _Child(job).wait(limits.timeout, reporter)
             whole, title = Path(done["path"]), done["title"]
