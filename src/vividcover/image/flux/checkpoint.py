@@ -73,13 +73,13 @@ class Place:
 
 def read_flux(
     path: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32,
-    hold: Callable[[str, nn.Linear], nn.Module] | None = None,
+    each: Callable[[str, nn.Module], None] | None = None,
 ) -> Flux:  # fmt: skip
     """The network of a folder or a file, in eval mode and without gradients.
 
-    `hold` is given each linear layer of the blocks as soon as it is filled, and returns what takes its place: so a
-    network whose layers are made smaller never lies in memory as it was. Raises `ModelFileError` that names what is
-    missing, not known, or of another shape.
+    `each` is called with a block's name and the block as soon as it is filled: where it makes its layers smaller, the
+    network never lies in memory as it was. Raises `ModelFileError` that names what is missing, not known, or of another
+    shape.
     """
     with Source(path) as source:
         config = source.config or config_of(source.shapes)
@@ -89,7 +89,7 @@ def read_flux(
         wanted = {name: tuple(value.shape) for name, value in flux.named_parameters()}
         there = {name: torch.empty(shape, device="meta") for name, shape in source.shapes.items()}
         check_shapes(_shapes(places, wanted), there, path.name)
-        _fill(flux, source, places, torch.device(device), dtype, hold)
+        _fill(flux, source, places, torch.device(device), dtype, each)
     return flux.eval().requires_grad_(False)
 
 
@@ -214,20 +214,32 @@ def _shapes(places: Mapping[str, Place], wanted: Mapping[str, tuple[int, ...]]) 
 
 def _fill(
     flux: Flux, source: Source, places: Mapping[str, Place], device: torch.device, dtype: torch.dtype,
-    hold: Callable[[str, nn.Linear], nn.Module] | None,
+    each: Callable[[str, nn.Module], None] | None,
 ) -> None:  # fmt: skip
     comes: dict[str, list[tuple[str, Place]]] = {}
     for name, place in places.items():
         comes.setdefault(place.name, []).append((name, place))
-    for name, module in list(flux.named_modules()):
-        for part, empty in list(module.named_parameters(recurse=False)):
+    for name, module in parts_of(flux):
+        for part, empty in list(module.named_parameters()):
             value = torch.empty(empty.shape, dtype=dtype, device=device)
             for key, place in comes[f"{name}.{part}"]:
                 tensor = source.read(key)
                 value[place.rows].copy_(tensor.roll(len(tensor) // 2, 0) if place.swapped else tensor)
-            setattr(module, part, nn.Parameter(value, requires_grad=False))
-        if hold is not None and isinstance(module, nn.Linear) and "_blocks." in name:
-            flux.set_submodule(name, hold(name, module))
+            layer, _, leaf = part.rpartition(".")
+            setattr(module.get_submodule(layer), leaf, nn.Parameter(value, requires_grad=False))
+        if each is not None and "_blocks." in name:
+            each(name, module)
+
+
+def parts_of(flux: Flux) -> list[tuple[str, nn.Module]]:
+    """The network in pieces, by name: each block is one."""
+    pieces = []
+    for name, module in flux.named_children():
+        if isinstance(module, nn.ModuleList):
+            pieces += [(f"{name}.{i}", block) for i, block in enumerate(module)]
+        else:
+            pieces.append((name, module))
+    return pieces
 
 
 # --- names --------------------------------------------------------------------------------------------------------
