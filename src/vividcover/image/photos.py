@@ -141,7 +141,7 @@ def _prepared(
             continue
         look = _look(decoded.rgb)
         twin = next((k for k, other in enumerate(seen) if look.same(other)), None)
-        if twin is not None and not _better(look.sharpness, decoded.size, photos[twin]):
+        if twin is not None and not _better(decoded.rgb, photos[twin]):
             problems.append(Problem(name, f"the same picture as {photos[twin].name}"))
             photos[twin] = _with_sidecars_of(photos[twin], file, found)
             continue
@@ -259,10 +259,15 @@ class _Look:
         return int(np.abs(self.cells - other.cells).max()) <= SAME_LEVELS
 
 
-def _better(sharp: float, size: tuple[int, int], kept: Photo) -> bool:
+def _better(rgb: NDArray[Any], kept: Photo) -> bool:
     """Whether a copy is plainly sharper, or larger and not less sharp. Small differences are JPEG's noise."""
-    larger = size[0] * size[1] > 1.5 * kept.size[0] * kept.size[1]
-    return sharp > 1.2 * kept.sharpness or (larger and sharp > 0.8 * kept.sharpness)
+    other = kept.rgb()
+    side = min(512, max(rgb.shape), max(other.shape))  # at the same size, for sharpness depends on it
+    here, there = (
+        sharpness(cv2.cvtColor(cv2.resize(p, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY))
+        for p in (rgb, other)
+    )
+    return here > 1.2 * there or (rgb.size > 1.5 * other.size and here > 0.8 * there)
 
 
 def _look(rgb: NDArray[Any]) -> _Look:
