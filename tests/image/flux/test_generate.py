@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from vividcover.image.flux.opening import base_files, open_base
 
 from vividcover.errors import Canceled, EngineError, ImageError
 from vividcover.image.flux.canny import edges
+from vividcover.image.flux.config import block_targets, targets
+from vividcover.image.flux.control import region
 from vividcover.image.flux.generate import Painter, first_size
+from vividcover.image.flux.lora import Wearing
+from vividcover.image.flux.lorafile import Lora, Pair, write_lora
+from vividcover.image.flux.opening import base_files, open_base
 from vividcover.image.flux.request import Kind, Request, Rgb
 from vividcover.image.flux.safety import Guard, Verdict
 from vividcover.workspace import Silent
@@ -419,3 +423,97 @@ def test_the_block_cache_saves_steps_and_says_how_many() -> None:
     assert 2 <= saved <= 10
     assert 0 < abs(cached - plain).mean() < 0.1 * plain.std()
     assert (paint.paint(ask(steps=12, block_cache=1e-9))[0].rgb == plain).all()
+
+
+# LoRAs -------------------------------------------------------------------------------------------------------------
+
+
+def random_lora(seed: int, rank: int = 4, kind: Kind = "dev") -> Lora:
+    """One that changes every layer of the blocks, strongly enough to be seen."""
+    config = painter(kind).base.config
+    known, draw = targets(config), torch.Generator().manual_seed(seed)
+    return Lora({
+        name: Pair(
+            torch.randn(rank, known[name].inputs, generator=draw) * 0.3,
+            torch.randn(known[name].outputs, rank, generator=draw) * 0.3, float(rank),
+        )
+        for name in block_targets(config)
+    })  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
+def test_two_loras_with_weights_are_those_of_stock_diffusers(tmp_path: Path) -> None:
+    import diffusers
+
+    pipeline = diffusers.FluxPipeline.from_pretrained(str(folder("dev")))
+    pipeline.set_progress_bar_config(disable=True)
+    loras = [random_lora(1), random_lora(2, rank=2)]
+    for i, lora in enumerate(loras):
+        write_lora(tmp_path / f"{i}.safetensors", lora, dtype="fp32", config=painter().base.config)
+        pipeline.load_lora_weights(str(tmp_path / f"{i}.safetensors"), adapter_name=str(i))
+    pipeline.set_adapters(["0", "1"], [0.8, -0.5])
+    expected = pipeline(
+        PROMPT, width=96, height=80, num_inference_steps=3, guidance_scale=3.5, output_type="np",
+        generator=torch.manual_seed(7),
+    ).images[0]  # fmt: skip
+    worn = (Wearing(loras[0], 0.8), Wearing(loras[1], -0.5))
+    paint = painter()
+    plain = ours(paint, ask())[0]
+    same(ours(paint, ask(loras=worn))[0], expected)
+    same(ours(paint, ask(loras=worn, merged=True))[0], expected)
+    assert abs(plain - expected).max() > 0.01
+    assert (ours(paint, ask())[0] == plain).all()  # and then they are off again
+
+
+def test_a_lora_in_its_region() -> None:
+    paint, lora = painter(), random_lora(3)
+    left = np.zeros((80, 96), np.uint8)
+    left[:, :48] = 255
+    ones = region(np.full((80, 96), 255, np.uint8), 96, 80)
+    everywhere = ours(paint, ask(loras=(Wearing(lora),)))[0]
+    assert abs(ours(paint, ask(loras=(Wearing(lora, 1.0, ones),)))[0] - everywhere).max() < SAME
+    assert region(left, 96, 80).view(5, 6).tolist() == [[1, 1, 1, 0, 0, 0]] * 5
+    one, two = Wearing(lora, 1.0, region(left, 96, 80)), Wearing(random_lora(4), 1.0, region(255 - left, 96, 80))
+    both = ours(paint, ask(loras=(one, two)))[0]
+    alone = ours(paint, ask(loras=(one,)))[0]
+    assert abs(both - alone)[:, 64:].mean() > abs(both - alone)[:, :32].mean()
+
+
+def test_regions_follow_a_large_picture_through_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vividcover.image.flux import generate
+
+    monkeypatch.setattr(generate, "ONE_PASS", 96 * 80 - 1)
+    monkeypatch.setattr(generate, "FIRST_PASS", 48 * 48)
+    left = region(np.repeat([[255] * 48 + [0] * 48], 80, axis=0).astype(np.uint8), 96, 80)
+    assert painter().paint(ask(loras=(Wearing(random_lora(3), 1.0, left),)))[0].rgb.shape == (80, 96, 3)
+
+
+def test_a_lora_is_off_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    paint = painter()
+    plain = paint.paint(ask())[0].rgb
+    decode = paint.base.decode
+    monkeypatch.setattr(paint.base, "decode", None)
+    with pytest.raises(TypeError):
+        paint.paint(ask(loras=(Wearing(random_lora(1)),)))
+    monkeypatch.setattr(paint.base, "decode", decode)
+    assert (paint.paint(ask())[0].rgb == plain).all()
+
+
+def test_a_dev_lora_paints_on_schnell() -> None:
+    paint, lora = painter("schnell"), random_lora(1)
+    assert (paint.paint(ask(loras=(Wearing(lora),)))[0].rgb != paint.paint(ask())[0].rgb).any()
+
+
+def test_what_is_compiled_has_no_breaks_and_changes_loras_without_compiling_again() -> None:
+    from vividcover.image.flux.generate import compile_blocks
+
+    plain, paint = painter(), painter()
+    compile_blocks(paint.base.flux, backend="eager")
+    paint.compiled = True
+    before, after = Wearing(random_lora(1), 0.7), Wearing(random_lora(2, rank=2))
+    same(ours(paint, ask(loras=(before,)))[0], ours(plain, ask(loras=(before,)))[0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        same(ours(paint, ask(loras=(after,)))[0], ours(plain, ask(loras=(after,)))[0])
+        same(ours(paint, ask())[0], ours(plain, ask())[0])
+    mask = torch.ones(30)
+    same(ours(paint, ask(loras=(Wearing(after.lora, 1.0, mask),)))[0], ours(plain, ask(loras=(after,)))[0])

@@ -26,6 +26,7 @@ from vividcover.image.flux.canny import edges
 from vividcover.image.flux.config import DOWN
 from vividcover.image.flux.control import composed, resized
 from vividcover.image.flux.latents import unpack
+from vividcover.image.flux.lora import Worn, wear
 from vividcover.image.flux.request import GRID, ONE_PASS, Request, Rgb, Settled, settle
 from vividcover.image.flux.safety import HINT, stand_in
 from vividcover.image.flux.sampling import Run, Start, Stepper, begin
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 REMEMBERED = 8  # prompts whose embeddings are kept
 FIRST_PASS = 2**20  # px of the first of two passes
+ROOM = 32  # ranks: beside a compiled network there is room for whole ones of these
 REDUX = "Pull it: `vividcover weights pull flux-redux`."
 DEPTH = (
     "Pull it: `vividcover weights pull depth-anything-v2-small`, or give a control picture that holds depth already."
@@ -69,7 +71,9 @@ class Painter:
     ) -> None:  # fmt: skip
         """`lean` frees the text encoders after each request; `compiled` is for CUDA: slow once, then faster."""
         self.base, self.guard, self.redux, self.depth, self.lean = base, guard, redux, depth, lean
+        self.compiled = compiled
         self._texts: dict[tuple[str, int], Text] = {}
+        self._worn: Worn | None = None  # LoRAs that stay on
         if compiled:
             compile_blocks(base.flux)
 
@@ -97,7 +101,7 @@ class Painter:
         text = self._text(request, settled.text_length, run, reporter)
         control = self._control(request, run)
         rgbs = []
-        with self._wearing(request):
+        with self._wearing(request, reporter):
             for number in range(request.count):
                 part = reporter.part(number / request.count, (number + 1) / request.count)
                 start = begin(self.base, request, settled, control, seeded(request.seed + number), run)
@@ -186,13 +190,25 @@ class Painter:
         return found
 
     @contextlib.contextmanager
-    def _wearing(self, request: Request) -> Iterator[None]:
-        if not request.loras:
+    def _wearing(self, request: Request, reporter: Reporter) -> Iterator[None]:
+        """The network with the request's LoRAs. What is compiled keeps the last ones on, so that others fit in."""
+        loras = list(request.loras)
+        stays = self.compiled and not request.merged and all(wearing.mask is None for wearing in loras)
+        if self._worn is not None and not (stays and self._worn.swap(loras)):
+            self._worn.off()
+            self._worn = None
+        if not loras or self._worn is not None:
             yield
             return
-        from vividcover.image.flux.lora import wear
-
-        with wear(self.base.flux, self.base.config, list(request.loras), merged=request.merged):
+        room = -(-sum(wearing.lora.rank for wearing in loras) // ROOM) * ROOM if stays else 0
+        worn = wear(self.base.flux, self.base.config, loras, merged=request.merged, room=room)
+        for note in worn.notes:
+            reporter.note(note)
+        if stays:
+            self._worn = worn
+            yield
+            return
+        with worn:
             yield
 
     def _looked_at(self, painted: list[Rgb], request: Request, run: Run) -> list[Picture]:
@@ -280,7 +296,7 @@ def _memory_errors(request: Request) -> Iterator[None]:
         raise EngineError(f"The memory does not suffice for a picture of {size}.", MEMORY) from error
 
 
-def compile_blocks(flux: Flux) -> None:
+def compile_blocks(flux: Flux, backend: str = "inductor") -> None:
     """Compiles the two kinds of block, each once for all its layers, when they first run at a size."""
     for block in (*flux.double_blocks, *flux.single_blocks):
-        block.compile(fullgraph=True, dynamic=False)
+        block.compile(fullgraph=True, dynamic=False, backend=backend)

@@ -89,7 +89,7 @@ class Settled:
     notes: tuple[str, ...] = ()
 
 
-def settle(request: Request, kind: Kind, *, takes_guidance: bool = True) -> Settled:
+def settle(request: Request, kind: str, *, takes_guidance: bool = True) -> Settled:
     """The numbers to paint with. Raises `ParameterError` or `ImageError` for what this base cannot do."""
     check(request, kind)
     steps, own = DEFAULTS[kind]
@@ -111,7 +111,7 @@ def settle(request: Request, kind: Kind, *, takes_guidance: bool = True) -> Sett
     return Settled(request.steps or steps, guidance, length, strength, tuple(notes))
 
 
-def check(request: Request, kind: Kind) -> None:
+def check(request: Request, kind: str) -> None:
     """Raises `ParameterError` or `ImageError` that names the value."""
     _check_numbers(request)
     for name in ("image", "redux", "control"):
