@@ -87,7 +87,7 @@ def test_each_picture_that_cannot_be_used_is_named_with_its_fault(tmp_path: Path
         tmp_path,
         {
             "good.png": encoded(vivi),
-            "again.jpg": encoded(vivi.resize((400, 500)), "JPEG", quality=60),
+            "again.jpg": encoded(vivi.resize((320, 400)), "JPEG", quality=60),
             "cut.jpg": whole[: len(whole) // 2],
             "noise.png": b"\x89PNG\r\n\x1a\n" + bytes(200),
             "empty.jpg": b"",
