@@ -141,7 +141,7 @@ def _receive(job: Job, response: httpx.Response, progress: Callable[[int, int | 
         return None
     _check_kind(job, link, kind, declared, head)
     title = _title(response, link)
-    path = Path(job.folder) / ("download" + (suffix or Path(title).suffix[:10]))
+    path = Path(job.folder) / ("download" + (suffix or Path(title).suffix[:16]))
     with path.open("xb") as file:
         done = file.write(head)
         progress(done, total)
