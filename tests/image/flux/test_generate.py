@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from vividcover.image.flux.generate import Painter, first_size
 from vividcover.image.flux.lora import Wearing
 from vividcover.image.flux.lorafile import Lora, Pair, write_lora
 from vividcover.image.flux.opening import base_files, open_base
-from vividcover.image.flux.request import Kind, Request, Rgb
+from vividcover.image.flux.request import Request, Rgb
 from vividcover.image.flux.safety import Guard, Verdict
 from vividcover.workspace import Silent
 
@@ -61,17 +63,17 @@ class Shelf:
 
 
 @functools.cache
-def folder(kind: Kind) -> Path:
+def folder(kind: str) -> Path:
     return tiny_flux_folder(*SHAPES[kind])
 
 
-def painter(kind: Kind = "dev", **more: Any) -> Painter:
+def painter(kind: str = "dev", **more: Any) -> Painter:
     files = base_files(kind, Shelf(**{f"flux_{kind}": folder(kind)}))
     return Painter(open_base(files, device=CPU, dtype=torch.float32), **more)
 
 
 @functools.cache
-def stock(name: str, kind: Kind) -> Any:
+def stock(name: str, kind: str) -> Any:
     """A stock pipeline over the same tiny nets."""
     import diffusers
 
@@ -80,7 +82,7 @@ def stock(name: str, kind: Kind) -> Any:
     return made
 
 
-def theirs(name: str, kind: Kind, seed: int, **values: Any) -> np.ndarray:
+def theirs(name: str, kind: str, seed: int, **values: Any) -> np.ndarray:
     """[H,W,3] in 0..1 by stock diffusers."""
     given = {"prompt": PROMPT, "width": 96, "height": 80, "output_type": "np", "generator": torch.manual_seed(seed)}
     with torch.no_grad():
@@ -329,7 +331,7 @@ def test_a_broken_checker_is_found_before_anything_is_painted() -> None:
     ("kind", "values", "names"), [("dev", {"redux": PHOTO}, "Redux"), ("depth", {"control": PHOTO}, "depth")]
 )
 def test_a_net_that_is_not_there_is_named_before_anything_is_painted(
-    kind: Kind, values: dict[str, Any], names: str
+    kind: str, values: dict[str, Any], names: str
 ) -> None:
     with pytest.raises(EngineError, match=names):
         painter(kind).paint(ask(**values))
@@ -350,6 +352,32 @@ def test_painting_is_canceled_between_two_steps() -> None:
     with pytest.raises(Canceled):
         painter().paint(ask(steps=50, count=2), reporter)
     assert reporter.said[-1] == "step 2 of 50"
+
+
+def test_a_step_that_takes_long_is_canceled_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stops(Silent):
+        until = float("inf")
+
+        def check(self) -> None:
+            if time.monotonic() > self.until:
+                raise Canceled
+
+    paint, reporter, over = painter(), Stops(), threading.Event()
+    forward = paint.base.flux.forward
+
+    def slow(*values: Any, **named: Any) -> torch.Tensor:
+        reporter.until = time.monotonic() + 0.1
+        over.wait(30)
+        return forward(*values, **named)
+
+    monkeypatch.setattr(paint.base.flux, "forward", slow)
+    began = time.monotonic()
+    with pytest.raises(Canceled):
+        paint.paint(ask(loras=(Wearing(random_lora(1)),)), reporter)
+    assert time.monotonic() - began < 5
+    over.set()
+    monkeypatch.setattr(paint.base.flux, "forward", forward)
+    assert (paint.paint(ask())[0].rgb == painter().paint(ask())[0].rgb).all()  # the LoRA is off
 
 
 def test_progress_never_goes_back() -> None:
@@ -397,6 +425,27 @@ def test_a_prompts_words_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 2
 
 
+def test_a_lean_painter_frees_the_text_encoders() -> None:
+    paint = painter(lean=True)
+    paint.paint(ask())
+    assert "text" not in paint.base.loaded()
+
+
+@pytest.mark.parametrize(("quantise", "near"), [("fp8", 0.02), ("int8", 0.01), ("nf4", 0.05)])
+def test_a_base_in_fewer_bits_paints_nearly_the_same(quantise: Any, near: float) -> None:
+    files = base_files("dev", Shelf(flux_dev=folder("dev")))
+    small = Painter(open_base(files, dtype=torch.float32, quantise=quantise, training=False))
+    worn = (Wearing(random_lora(1), 0.5),)
+    exact, rough = ours(painter(), ask(loras=worn))[0], ours(small, ask(loras=worn))[0]
+    assert 0 < abs(rough - exact).mean() < near
+
+
+def test_half_precision_paints_nearly_the_same() -> None:
+    files = base_files("dev", Shelf(flux_dev=folder("dev")))
+    half = Painter(open_base(files, dtype=torch.bfloat16))
+    assert 0 < abs(ours(half, ask())[0] - ours(painter(), ask())[0]).mean() < 0.02
+
+
 # the block cache ---------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +477,7 @@ def test_the_block_cache_saves_steps_and_says_how_many() -> None:
 # LoRAs -------------------------------------------------------------------------------------------------------------
 
 
-def random_lora(seed: int, rank: int = 4, kind: Kind = "dev") -> Lora:
+def random_lora(seed: int, rank: int = 4, kind: str = "dev") -> Lora:
     """One that changes every layer of the blocks, strongly enough to be seen."""
     config = painter(kind).base.config
     known, draw = targets(config), torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import sqrt
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,6 @@ from vividcover.image.flux.config import DOWN, PATCH
 if TYPE_CHECKING:
     from vividcover.image.flux.lora import Wearing
 
-Kind = Literal["dev", "schnell", "fill", "canny", "depth"]
 Rgb = NDArray[np.uint8]  # [H, W, 3]
 Gray = NDArray[np.uint8]  # [H, W]
 
@@ -152,6 +151,9 @@ def _check_numbers(request: Request) -> None:
     for name, value, low, high in ranges:
         if not low <= value <= high:  # refuses NaN too
             raise ParameterError(f"{name} is {value}.", f"It goes from {low:g} to {high:g}.")
+    if request.canny_low > request.canny_high:
+        said = f"canny_low_threshold {request.canny_low} is over canny_high_threshold {request.canny_high}."
+        raise ParameterError(said, "Give the lower number first.")
     for name, side in (("width", request.width), ("height", request.height)):
         if side < GRID or side % GRID:
             raise ParameterError(f"{name} is {side} px.", f"Give a multiple of {GRID}, at least {GRID}.")
