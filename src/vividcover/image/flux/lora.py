@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, cast
@@ -34,6 +34,8 @@ from vividcover.image.flux.quant import Frozen, put
 from vividcover.image.flux.worn import Wearing, Worn, wear
 
 __all__ = ["Adapter", "Wearing", "Worn", "attach", "chosen", "wear"]
+
+WORTH_A_CALL = 1 << 17  # numbers of a layer's result on a CPU, above which a product of its own for each part pays
 
 
 def spread(b: Tensor, places: Tensor | None) -> Tensor:
@@ -93,7 +95,7 @@ class Adapted(nn.Module):
             return cast(Tensor, self.base(x))
         if self.joint and not torch.compiler.is_compiling():
             side = cast(Side, self.sides[0])
-            y: Tensor = _Joint.apply(x, side.a, side.b, side.places, self.scale, self.base)  # type: ignore[no-untyped-call]
+            y: Tensor = _Joint.apply(x, side.a, side.b, side.places, side.rows, self.scale, self.base)  # type: ignore[no-untyped-call]
             return y
         return self._apart(x)
 
@@ -111,19 +113,28 @@ class Adapted(nn.Module):
 
 
 class _Joint(torch.autograd.Function):
-    """Base and LoRA at once. Of the activations, x and x Aᵀ are kept."""
+    """Base and LoRA at once. Of the activations, x and x Aᵀ are kept.
+
+    The block-diagonal B is built where a call costs more than the product, on GPUs and for small layers: then there is
+    one product for all parts. Else it stays [rows, r], and each part has its own.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, a: Tensor, b: Tensor, places: Tensor | None, scale: float, base: nn.Linear | Frozen
+        ctx: Any, x: Tensor, a: Tensor, b: Tensor, places: Tensor | None, rows: list[int], scale: float, base: Any
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # [M, in]
+        if x.device.type == "cpu" and flat.shape[0] * len(b) > WORTH_A_CALL:
+            places = None  # B is not built
+        else:
+            rows = [len(b)]
         thin, wide = a.to(x.dtype), spread(b, places).to(x.dtype)
         y = base.product(flat) if isinstance(base, Frozen) else F.linear(flat, base.weight, base.bias)
         h = flat @ thin.t()  # [M, n·r]
-        y.addmm_(h, wide.t(), alpha=scale)
+        for of_y, of_h, of_b in _each(rows, y, h, wide):
+            of_y.addmm_(of_h, of_b.t(), alpha=scale)
         ctx.save_for_backward(flat, h, thin, wide, places)
-        ctx.base, ctx.scale, ctx.dtype = base, scale, a.dtype
+        ctx.base, ctx.rows, ctx.scale, ctx.dtype = base, rows, scale, a.dtype
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -131,16 +142,24 @@ class _Joint(torch.autograd.Function):
         flat, h, thin, wide, places = ctx.saved_tensors
         base, shape = ctx.base, dy.shape[:-1]
         dy = dy.reshape(-1, dy.shape[-1])
-        dh = dy @ wide  # [M, n·r]
+        both = [(of_dy @ of_b, of_dy.t() @ of_h) for of_dy, of_h, of_b in _each(ctx.rows, dy, h, wide)]
+        dh, db = both[0] if len(both) == 1 else (torch.cat([d for d, _ in both], 1), torch.cat([d for _, d in both]))
         if ctx.scale != 1:
-            dh = dh * ctx.scale
+            dh.mul_(ctx.scale)
+            db.mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
             dx = base.back(dy) if isinstance(base, Frozen) else dy @ base.weight
             dx = dx.addmm_(dh, thin).view(*shape, -1)
         da = (dh.t() @ flat).to(ctx.dtype)
-        db = gathered((dy.t() @ h).to(ctx.dtype), places)
-        return dx, da, db * ctx.scale if ctx.scale != 1 else db, None, None, None
+        return dx, da, gathered(db.to(ctx.dtype), places), None, None, None, None
+
+
+def _each(rows: list[int], y: Tensor, h: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+    """What is of each part: of y [M, all rows], h [M, n·r] and b [all rows, r]."""
+    if len(rows) == 1:
+        return ((y, h, b),)
+    return zip(torch.split(y, rows, 1), torch.split(h, b.shape[1], 1), torch.split(b, rows), strict=True)
 
 
 @dataclass(eq=False)
