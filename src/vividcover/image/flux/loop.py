@@ -1,0 +1,392 @@
+"""The training loop.
+
+    learnt = learn(course, reporter)
+
+A step: pictures of one size, each with its own level of noise; the error of the velocity that the network says; the
+gradients' length cut; the optimizer; the average. What is saved, and what stays:
+
+    states/state_<step>.pt          the newest one: everything, to go on from; every five minutes and with a LoRA
+    loras/<name>_<step>.safetensors every `save_every` steps, of the average; the newest `keep`
+    loras/<name>.safetensors        the end
+    samples/, losses.jsonl          pictures at fixed seeds, and the losses, on the way
+
+What learns is a `Trainee`: a LoRA (`trainee.LoraTrainee`), or whatever has its four names. The full fine-tune is one
+whose `named` gives the network's own weights, whose `optimizer` is to its liking and whose `write` writes the whole;
+with `TrainOptions(ema=0)` nothing is kept twice. The loop moves only what `named` gives and calls `network` as
+`network.Flux` is called; weights are in `state.weights`, gradients beside them as usual.
+
+Several processes (torch's launcher, `together.py`): each takes every n-th picture of a step's, and gradients are
+averaged, so n processes with a batch of b learn what one with a batch of n·b does, but for rounding.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from vividcover.errors import Canceled, EngineError, ModelFileError
+from vividcover.files import canonical, write_text
+from vividcover.image.flux.data import Batch, Order, TrainingSet, draws
+from vividcover.image.flux.log import Board, Log, Rgb
+from vividcover.image.flux.objective import Objective, Point, points_of
+from vividcover.image.flux.optimizers import pace
+from vividcover.image.flux.presets import Plan
+from vividcover.image.flux.state import ANEW, State, states, sweep
+from vividcover.patience import Patient
+from vividcover.workspace import Reporter
+
+if TYPE_CHECKING:
+    from vividcover.image.flux.options import TrainOptions
+
+WINDOW = 10  # steps whose mean loss is a row of the log; the device is waited for between them
+GATHERED = 64 << 20  # numbers of gradients that processes average in one go
+TOO_LITTLE = ("out of memory", "not enough memory", "can't allocate memory")
+Painter = Callable[[Patient], Mapping[str, Rgb]]  # pictures by their titles, of the network as it is now
+
+
+class Trainee(Protocol):
+    """What learns, and in which network, whose `recompute` is the number of blocks that compute their insides twice."""
+
+    network: Any
+
+    def named(self) -> dict[str, Tensor]:
+        """The weights that learn, by name; always the same tensors."""
+
+    def optimizer(self, options: TrainOptions) -> tuple[Optimizer, str]:
+        """What moves them (every group has its rate as `base`), and what the user should know about it."""
+
+    def write(self, path: Path) -> Path:
+        """Writes what was learnt, whole or not at all."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is to be learnt, by whom, where. `taught` and `tested`: numbers of the set's items; `rank` of `world`.
+
+    `key` names what decides the outcome: a state of another key is not gone on with.
+    """
+
+    name: str
+    trainee: Trainee
+    lessons: TrainingSet
+    taught: Sequence[int]
+    tested: Sequence[int]
+    folder: Path
+    options: TrainOptions
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype = torch.float32  # of the network's inputs
+    key: str = ""
+    painter: Painter | None = None
+    boards: Sequence[Board] = ()
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """`file` is what the trainee wrote at the end. Losses are means; `validation` is of fixed noise."""
+
+    file: Path
+    steps: int
+    seconds: float
+    seconds_here: float = 0.0  # of these, in this process: less where a training was gone on with
+    first_loss: float = math.nan
+    last_loss: float = math.nan
+    validation: dict[str, float] = field(default_factory=dict)  # before, after
+    history: list[dict[str, float]] = field(default_factory=list)
+    at_once: int = 1
+    recompute: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, job_folder: Path, name: str, values: Mapping[str, Any]) -> Learnt:
+        known = {key: value for key, value in values.items() if key != "steps_per_second"}
+        return cls(job_folder / "loras" / f"{name}.safetensors", **known)
+
+    def to_json(self) -> dict[str, Any]:
+        found = {key: value for key, value in asdict(self).items() if key not in ("file", "history")}
+        return found | {"steps_per_second": round(self.steps / self.seconds, 4) if self.seconds else 0.0}
+
+
+def learn(course: Course, reporter: Reporter) -> Learnt:
+    """Trains to the end, or goes on with what `course.folder` holds. Raises `Canceled`, after saving; `EngineError`
+    when memory is too small or losses are no numbers any more."""
+    return _Loop(course, reporter).run()
+
+
+class _Loop:
+    def __init__(self, course: Course, reporter: Reporter) -> None:
+        self.course, self.options, self.reporter = course, course.options, reporter
+        self.trainee, self.folder, self.steps = course.trainee, course.folder, course.options.optimizer_steps
+        for name in ("states", "loras", "samples"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        self.notes: list[str] = []
+        self.objective = Objective(course.trainee.network, course.options.guidance, course.device, course.dtype)
+        shapes = {i: course.lessons.items[i].shape for i in course.taught}
+        self.order = Order(shapes, self.options.batch_size * course.world, self.options.seed)
+        self.log = Log(self.folder, self.steps, reporter, boards=course.boards, quiet=course.rank > 0)
+        self.state = self._begin()
+        self.tests = points_of(course.lessons, course.tested, self.options.seed)
+        self._saved = time.monotonic()
+
+    def run(self) -> Learnt:
+        state, options = self.state, self.options
+        started = state.seconds
+        try:
+            with Patient(self.reporter) as patient:  # a cancel does not wait for a step; the state is as before it
+                if not state.history:
+                    self._look(patient)
+                while state.step < self.steps:
+                    began = time.perf_counter()
+                    for group in state.optimizer.param_groups:
+                        group["lr"] = group["base"] * pace(options.schedule, state.step, self.steps, options.warmup)
+                    loss = patient.call(self._gradients, self._ids())
+                    norm = torch.nn.utils.clip_grad_norm_(self._weights(), options.max_grad_norm)
+                    state.optimizer.step()
+                    state.optimizer.zero_grad(set_to_none=True)
+                    state.count(loss, norm)
+                    if state.step % WINDOW == 0 or state.step == self.steps:
+                        self._close_window()
+                    state.seconds += time.perf_counter() - began
+                    self.log.step(state.step)
+                    self._keep(patient)
+                if "validation" not in state.history[-1]:
+                    self._look(patient)
+        except Canceled:
+            self._save_state(0.0)
+            raise
+        finally:
+            self.log.close()
+        return self._done(started)
+
+    # --- a step -----------------------------------------------------------------------------------------------------
+
+    def _ids(self) -> list[int]:
+        """The step's pictures, of all processes."""
+        return self.order.ids(self.state.step)
+
+    def _gradients(self, ids: Sequence[int]) -> Tensor:
+        """Puts the step's gradients beside the weights and returns its loss. Does not touch the state otherwise."""
+        rank, world, options = self.course.rank, self.course.world, self.options
+        drawn = draws(options.seed, self.state.step, len(ids))
+        batch = self.course.lessons.batch(
+            ids[rank::world], drawn[rank::world], way=options.timesteps, caption_dropout=options.caption_dropout,
+            background=options.background,
+        ).to(self.course.device)  # fmt: skip
+        if options.dropout:
+            torch.manual_seed(drawn[rank].noise)
+        while True:
+            try:
+                loss = self._backward(batch)
+                break
+            except RuntimeError as error:
+                if not any(words in str(error).lower() for words in TOO_LITTLE):
+                    raise
+                problem = str(error).split("\n")[0][:200]
+            self._shrink(len(batch), problem)  # out here, where the error's traceback holds no tensors any more
+        return self._averaged(loss)
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """The mean loss of a batch; gradients are its. It goes through the network in parts, if memory asks."""
+        total = torch.zeros((), device=self.course.device)
+        size = self.state.at_once or len(batch)
+        for start in range(0, len(batch), size):
+            part = batch if size >= len(batch) else batch.part(start, start + size)
+            loss = self.objective.losses(part).sum() / len(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def _averaged(self, loss: Tensor) -> Tensor:
+        """Loss and gradients, over all processes."""
+        if (world := self.course.world) == 1:
+            return loss
+        from torch import distributed
+
+        grads = [w.grad for w in self._weights() if w.grad is not None]
+        while grads:
+            taken, count = [grads.pop()], 0
+            while grads and (count := count + taken[-1].numel()) < GATHERED:
+                taken.append(grads.pop())
+            flat = torch.cat([g.flatten() for g in taken])
+            distributed.all_reduce(flat)
+            flat /= world
+            for g, part in zip(taken, torch.split(flat, [g.numel() for g in taken])):
+                g.copy_(part.view_as(g))
+        distributed.all_reduce(loss)
+        return loss / world
+
+    def _weights(self) -> list[Tensor]:
+        return list(self.state.weights.values())
+
+    def _shrink(self, size: int, problem: str) -> None:
+        """Makes the step smaller: activations twice, then fewer pictures at once. The loss stays the same."""
+        state, device = self.state, self.course.device
+        for weight in self._weights():
+            weight.grad = None
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+        alone, blocks = self.course.world == 1, self._blocks()
+        if alone and state.recompute < blocks and self.options.checkpointing is None:
+            state.recompute = self.trainee.network.recompute = blocks
+            self._say(f"The memory of {device} was too small: activations are computed twice now, which is slower.")
+        elif alone and (now := state.at_once or size) > 1:
+            state.at_once = now // 2
+            self._say(f"The memory of {device} was too small: {state.at_once} of {size} pictures go at once now.")
+        else:
+            done = f" The state of step {state.step} is kept." if self._save_state(0.0) else ""
+            raise EngineError(
+                f"The memory of {device} is too small for this training: {problem}.{done}",
+                "Choose quantise int8 or nf4, checkpointing, a smaller resolution or batch_size, or another device.",
+            )
+
+    def _blocks(self) -> int:
+        config = self.trainee.network.config
+        return int(config.double_blocks + config.single_blocks)
+
+    def _say(self, note: str) -> None:
+        self.notes.append(note)
+        self.reporter.note(note)
+
+    # --- between steps ----------------------------------------------------------------------------------------------
+
+    def _close_window(self) -> None:
+        """Waits for the device and looks at the losses. Raises `EngineError` when they are no numbers any more."""
+        row = self.state.close_window()
+        if not all(math.isfinite(value) for value in row.values()):
+            raise self._astray("the loss is")
+        self.log.row(row | {"learning_rate": float(self.state.optimizer.param_groups[0]["lr"])})
+
+    def _look_for_faults(self) -> None:
+        """So that nothing is kept that is no number."""
+        found = torch.stack([*torch._foreach_norm(self._weights()), *self.state.sums])
+        if not bool(torch.isfinite(found).all()):
+            raise self._astray("a weight or the loss is")
+
+    def _astray(self, what: str) -> EngineError:
+        good = states(self.folder / "states")
+        last = f" The last good state is {good[-1]}." if good else ""
+        return EngineError(
+            f"The training has gone astray: around step {self.state.step} {what} no number any more.{last}",
+            "Lower the learning rate or max_grad_norm, or choose precision fp32 or quantise none. " + ANEW,
+        )
+
+    def _keep(self, patient: Patient) -> None:
+        """Writes what is to be kept after this step."""
+        state, options = self.state, self.options
+        last = state.step == self.steps
+        if not last and options.sample_every and state.step % options.sample_every == 0:
+            self._look(patient)
+        if state.step % options.save_every == 0 or last:
+            self._look_for_faults()
+            if self.course.rank == 0 and not last:
+                self._write(f"{self.course.name}_{state.step:06d}.safetensors")
+                self._prune()
+            self._save_state(0.0)
+        self._save_state(options.state_seconds)
+
+    def _look(self, patient: Patient) -> None:
+        """The loss on fixed noise, and the sample pictures, of the average."""
+        state, network = self.state, self.trainee.network
+        pictures: Mapping[str, Rgb] = {}
+        try:
+            with state.averaged():  # a cancel leaves it at once; what is still computed then is thrown away
+                network.eval()
+                losses = [patient.call(self._loss_at, point) for point in self.tests]
+                if self.course.painter and self.course.rank == 0:
+                    pictures = self.course.painter(patient)
+        finally:
+            network.train(self.options.dropout > 0)
+        row = {"step": state.step, "validation": sum(losses) / len(losses)}
+        state.history.append(row)
+        self.log.row(row)
+        self.log.pictures(state.step, pictures)
+        for number, rgb in enumerate(pictures.values()):
+            write_png(self.folder / "samples" / f"{state.step:06d}_{number}.png", rgb)
+
+    @torch.no_grad()
+    def _loss_at(self, point: Point) -> float:
+        lessons = self.course.lessons
+        captions = [lessons.items[point.item].caption]
+        batch = lessons.given([point.item], torch.tensor([point.sigma]), [point.noise], captions)
+        return float(self.objective.losses(batch.to(self.course.device)))
+
+    def _write(self, name: str) -> Path:
+        with self.state.averaged():
+            return self.trainee.write(self.folder / "loras" / name)
+
+    def _prune(self) -> None:
+        """All but the newest `keep` of the LoRAs on the way."""
+        for old in sorted((self.folder / "loras").glob(f"{self.course.name}_[0-9]*.safetensors"))[: -self.options.keep]:
+            old.unlink(missing_ok=True)
+
+    def _done(self, started: float) -> Learnt:
+        state = self.state
+        file = self.folder / "loras" / f"{self.course.name}.safetensors"
+        losses = [row["loss"] for row in state.history if "loss" in row]
+        looks = [row["validation"] for row in state.history if "validation" in row]
+        some = max(1, len(losses) // 10)
+        learnt = Learnt(
+            file, state.step, round(state.seconds, 3), round(state.seconds - started, 3),
+            sum(losses[:some]) / some if losses else math.nan, sum(losses[-some:]) / some if losses else math.nan,
+            {"before": looks[0], "after": looks[-1]} if looks else {}, list(state.history), state.at_once,
+            state.recompute, self.notes,
+        )  # fmt: skip
+        if self.course.rank == 0:
+            self._write(file.name)
+            self.state.save(self.folder / "states", self.course.key)
+            write_text(self.folder / "learnt.json", canonical(learnt.to_json() | {"history": learnt.history}))
+        return learnt
+
+    # --- beginning and going on -------------------------------------------------------------------------------------
+
+    def _begin(self) -> State:
+        """The newest state, or a fresh one."""
+        course, options = self.course, self.options
+        optimizer, note = self.trainee.optimizer(options)
+        if note:
+            self._say(note)
+        state = State(self.trainee.named(), optimizer, options.ema)
+        state.at_once, state.recompute = course.plan.at_once, course.plan.recompute
+        if course.rank == 0:
+            sweep(self.folder / "states")
+        for path in states(self.folder / "states")[-1:]:
+            try:
+                state.restore(path, course.key)
+            except ModelFileError as error:
+                raise ModelFileError(error.message, ANEW) from error
+            self.reporter.note(f"Going on at step {state.step + 1}.")
+        self.log.rewind(state.step)
+        self.trainee.network.recompute = state.recompute
+        return state
+
+    def _save_state(self, after: float) -> bool:
+        """When `after` seconds have passed since the last time; True if there is a state of this step now."""
+        if self.course.rank > 0 or time.monotonic() - self._saved < after:
+            return False
+        self._look_for_faults()
+        self.state.save(self.folder / "states", self.course.key)
+        self._saved = time.monotonic()
+        return True
+
+
+def write_png(path: Path, rgb: Rgb) -> Path:
+    """rgb uint8 [H, W, 3]."""
+    from PIL import Image
+
+    from vividcover.files import aside
+
+    with aside(path) as part:
+        Image.fromarray(rgb).save(part, format="PNG")
+    return path
