@@ -80,10 +80,11 @@ class Triggers:
         with self._lock():
             others = [one for one in self.models() if (one.name, one.version) != (model.name, model.version)]
             self._write([*others, model])
-        same = [
-            (one.name, one.trigger) for one in others if one.name != model.name and _same(one.trigger, model.trigger)
+        taken = [one.name for one in others if one.name != model.name and _same(one.trigger, model.trigger)]
+        both = [
+            clashes([(model.name, model.trigger), (name, model.trigger)], alone=False) for name in dict.fromkeys(taken)
         ]
-        return [*problems(model.trigger), *clashes([(model.name, model.trigger), *same], alone=False)]
+        return [*problems(model.trigger), *(warning for warnings in both for warning in warnings)]
 
     def remove(self, name: str) -> None:
         """Raises `NotFoundError`."""
