@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,32 @@ def test_a_checker_without_its_head_is_refused_rather_than_filled_with_noise(net
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
         with pytest.raises(WeightsError, match=lost):
             Guard([kind(folder, device=CPU)]).ready()
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "nested"),
+    [("checker", ConceptChecker, "vision_model."), ("redux/image_encoder", None, "")], ids=["checker", "siglip"],
+)  # fmt: skip
+def test_files_in_their_published_spelling_are_read(
+    nets: Path, tmp_path: Path, name: str, make: Any, nested: str
+) -> None:
+    """Newer libraries spell these nets with one level less than the files that are on the hub."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "redux" / Path(name).name
+    shutil.copytree(nets / "redux", tmp_path / "redux")
+    shutil.copytree(nets / name, folder, dirs_exist_ok=True)
+    tensors = load_file(folder / "model.safetensors")
+    deeper = {f"vision_model.{key}" if key.startswith(nested) else key: value for key, value in tensors.items()}
+    if make:
+        deeper["vision_model.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
+    assert set(deeper) != set(tensors)
+    save_file(deeper, folder / "model.safetensors", {"format": "pt"})
+    if make:
+        assert make(folder, device=CPU).scores(PHOTOS) == make(nets / name, device=CPU).scores(PHOTOS)
+    else:
+        found = Redux(tmp_path / "redux", device=CPU, dtype=torch.float32).tokens(PHOTOS[0])
+        assert torch.equal(found, Redux(nets / "redux", device=CPU, dtype=torch.float32).tokens(PHOTOS[0]))
 
 
 def test_what_stands_for_a_picture_shows_nothing_of_it() -> None:

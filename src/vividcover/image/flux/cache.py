@@ -1,8 +1,8 @@
 """Skipping what hardly changes: from one step to the next, most of what the blocks do is the same.
 
 The first block is computed at every step. Where what it adds differs by less than a threshold from what it added when
-all blocks last ran, the rest of the blocks is taken from then. That is no exact method: at 0.08 about a third of 28
-steps is saved and pictures change in small details; 0 is off.
+all blocks last ran, the rest of the blocks is taken from then. That is no exact method: pictures change in small
+details. Its authors give 1.5 times the speed for FLUX.1 [dev] at 0.08 to 0.12. 0 is off.
 
 "First block cache": https://github.com/chengzeyi/ParaAttention, after TeaCache (Liu et al. 2024, arXiv:2411.19108).
 """
