@@ -207,8 +207,42 @@ def _held(device: Any, wish: Wish, stage: Stage) -> Literal["none", "fp8", "nf4"
 
 
 def lora(reference: str, context: Context) -> shelf.Trained:
-    """The trained model behind a name, a path, a link, or a page of Hugging Face or Civitai."""
-    return shelf.take("image", reference, context)
+    """The trained model behind a name, a path, a link, or a page of Hugging Face, Civitai or Replicate."""
+    if not _elsewhere(reference, context):
+        return shelf.take("image", reference, context)
+    path = context.used(reference, reference, brought(reference, context))
+    return shelf.taken("image", path, context)
+
+
+def _elsewhere(reference: str, context: Context) -> bool:
+    """Whether it names a LoRA by its page on another site, which tells where the file is."""
+    from vividcover.image.flux import sources
+    from vividcover.song.fetch import is_link
+
+    if context.resolve and context.resolve(reference):
+        return False
+    if reference.startswith("data:"):
+        return True
+    if is_link(reference):
+        return sources.plan(reference, allow=context.settings.private_endpoints).site != "the web"
+    here = not context.resolve and Path(reference).expanduser().exists()
+    return not here and ("/" in reference or reference.startswith("urn:"))
+
+
+def brought(reference: str, context: Context) -> Path:
+    """The file behind such a name, fetched once."""
+    from vividcover.image.flux import sources
+
+    place = context.settings
+    # on a server a stranger's reference is not looked up with the operator's tokens
+    tokens = sources.Tokens() if context.resolve else sources.Tokens(hub=place.hf_token, civitai=place.civitai_token)
+
+    def compute(stage: Stage) -> None:
+        found = sources.bring(reference, stage.folder, tokens=tokens, reporter=stage, allow=place.private_endpoints)
+        stage.meta["file"] = found.name
+
+    done = context.stage("image/fetch", version=1, inputs={}, params={"reference": reference}, compute=compute)
+    return done.path(done.meta["file"])
 
 
 def lora_file(trained: shelf.Trained, context: Context) -> Path:

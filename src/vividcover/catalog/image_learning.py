@@ -6,6 +6,7 @@ made = learnt(photos, "vivi", TrainOptions(trigger_word="VIVI"), context)      #
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vividcover.catalog import drawing, engines, trainings
 from vividcover.catalog.contract import Context, Made
 from vividcover.catalog.steps import files_of
+from vividcover.prices import price
 from vividcover.settings import Settings
 from vividcover.workspace import Stage
 
@@ -44,17 +46,14 @@ def learnt(
     hashes = sorted(context.workspace.hash_of(f) for f in files_of([photos]))
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     names = [f"{i}#{f.name}" for i, f in enumerate(files_of([photos]))] if photos.is_dir() else []
-    _say_licence(context)
 
     def compute(stage: Stage) -> None:
-        from vividcover.image.flux import full as whole
-        from vividcover.image.flux import train
-
-        learn = whole.train_full if full else train.train_lora
+        learn = _way(full)
         with trainings.alone(context.workspace.root, f"{name}-{digest[:16]}", stage) as work:
             stage.meta["report"] = learn(
                 photos, stage.folder / FILE, options, base=base, work=work, reporter=stage, consent=context.consent,
-                name=name, weights=weights, device=place.device, threads=place.threads, wandb_key=wandb_key,
+                name=name, weights=weights, device=place.device, threads=place.threads, wandb_key=wandb_key or None,
+                usd_per_second=price("", {}, "gpu", place.prices)[1],
             )  # fmt: skip
 
     params: dict[str, Any] = asdict(options) | {
@@ -67,8 +66,38 @@ def learnt(
     return Made(made.path(FILE), {"report": report, "dataset_sha256": digest, "licence": report.get("licence")})
 
 
-def _say_licence(context: Context) -> None:
-    """What may be done with a LoRA of FLUX.1 [dev], said before the work."""
-    from vividcover.weights import licence_of
+def _way(full: bool) -> Callable[..., dict[str, Any]]:
+    if full:
+        from vividcover.image.flux.full import train_full
 
-    context.note(licence_of("dev", doing="training").text)
+        return train_full
+    from vividcover.image.flux.train import train_lora
+
+    return train_lora
+
+
+def adopted(reference: str, name: str, trigger_word: str, context: Context) -> Made:
+    """A LoRA that others have trained as an image model of ours: read whole, at the right scale, with a card."""
+    from vividcover.image.flux.checkpoint import read_config
+    from vividcover.image.flux.opening import base_files
+    from vividcover.image.flux.package import card, read_package, write_package
+    from vividcover.weights import Shelf
+
+    source = drawing.lora(reference, context)
+    config = read_config(base_files("dev", Shelf(context.settings.weights)).transformer)
+
+    def compute(stage: Stage) -> None:
+        lora, known = read_package(drawing.lora_file(source, context), config)
+        for note in lora.notes:
+            stage.note(note)
+        told = card(
+            name, trigger_word=str(known.get("trigger_word") or trigger_word), type=str(known.get("type", "subject")),
+            consent=context.consent, base=lora.base or "dev", rank=lora.rank, steps=int(known.get("steps", 0)),
+            licence=str(known.get("licence", "")), commercial=None, dataset_sha256="", adopted=reference,
+        )  # fmt: skip
+        write_package(stage.folder / FILE, lora, told, {}, config=config, reporter=stage)
+        stage.meta["report"] = told
+
+    params = {"name": name, "trigger_word": trigger_word, "consent": context.consent, "reference": reference}
+    made = context.stage("image/adopt", version=1, inputs={"lora": source.path}, params=params, compute=compute)
+    return Made(made.path(FILE), {"report": made.meta["report"], "licence": made.meta["report"]["licence"]})

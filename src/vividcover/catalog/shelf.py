@@ -78,6 +78,11 @@ def take(kind: Kind, wanted: str, context: Context) -> Trained:
         path = context.file(kind, wanted)
     else:
         raise _unknown(kind, wanted, context.settings)
+    return taken(kind, path, context)
+
+
+def taken(kind: Kind, path: Path, context: Context) -> Trained:
+    """The trained model in a file, remembered as a material of what is made. Raises `ModelFileError`."""
     trained = Trained(kind, path.stem, path, card(path, kind))
     context.materials.append(
         {
