@@ -150,10 +150,10 @@ def convert_song(song: Source, *, voice: Source, output: Source | None = None, *
     return run(RealisticVoiceCloning.name, values, output=output, **own)
 
 
-def generate_image(image: Source, prompt: str, *, output: Source | None = None, **options: Any) -> Made:
+def generate_image(trained: Source, prompt: str, *, output: Source | None = None, **options: Any) -> Made:
     """Pictures from a trained image model. `options`: inputs of `vividcover/flux-lora`, and `home` …"""
     own = {k: options.pop(k) for k in ("home", "engine", "on_event") if k in options}
-    return run(FluxLora.name, {"replicate_weights": str(image), "prompt": prompt, **options}, output=output, **own)
+    return run(FluxLora.name, {"replicate_weights": str(trained), "prompt": prompt, **options}, output=output, **own)
 
 
 def make_portrait(image: Source, audio: Source, *, output: Source | None = None, **options: Any) -> Made:

@@ -45,10 +45,11 @@ def train(
 @app.command()
 @takes_inputs(FluxLoraInput, skip=frozenset({"replicate_weights", "prompt"}), ignored=FluxLora.ignores["classic"])
 def generate(
-    image: Annotated[
+    trained: Annotated[
         str,
         typer.Argument(
-            help="Trained image model: a name, a path or a link.", show_default=False, autocompletion=image_names
+            help="Trained image model: a name, a path or a link; a FLUX LoRA of Hugging Face or Civitai.",
+            show_default=False, autocompletion=image_names,
         ),
     ],
     options: dict[str, Any],
@@ -63,7 +64,7 @@ def generate(
         options.setdefault("output_format", output.suffix[1:].lower().replace("jpeg", "jpg"))
     if "width" in options and "height" in options:
         options.setdefault("aspect_ratio", "custom")
-    values = {"replicate_weights": image, "prompt": prompt, **options}
+    values = {"replicate_weights": trained, "prompt": prompt, **options}
     perform(lambda s: sdk.run_model(FluxLora(), values, output, s), Common(engine, json, quiet))
 
 
