@@ -1,4 +1,4 @@
-"""A training as a file can hold it, and what a process makes of it: the base opened, a LoRA attached, who paints.
+"""A training as a file can hold it, and what a process makes of it: the base opened and made ready, who paints.
 
     job = Job(name, files, set_folder, key, …)
     learnt = learn(course_of(job, device), reporter)
@@ -19,12 +19,11 @@ from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.data import TrainingSet
 from vividcover.image.flux.log import Board, TensorBoard, WandB
 from vividcover.image.flux.loop import Course, Painter
-from vividcover.image.flux.lora import attach
 from vividcover.image.flux.opening import Base, BaseFiles, open_base
 from vividcover.image.flux.options import TrainOptions
 from vividcover.image.flux.presets import Plan
 from vividcover.image.flux.samples import Samples
-from vividcover.image.flux.trainee import LoraTrainee
+from vividcover.image.flux.trainee import method_of
 from vividcover.tensors import pick_dtype
 
 
@@ -45,6 +44,7 @@ class Job:
     device: str
     dtype: str  # fp32, bf16
     threads: int = 0
+    method: str = "lora"  # or full
     wandb_key: str | None = None  # never written into a file
 
     def to_json(self) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def course_of(
     job: Job, device: torch.device, *, base: Base | None = None, lessons: TrainingSet | None = None, rank: int = 0,
     world: int = 1,
 ) -> Course:  # fmt: skip
-    """The base's transformer with a fresh LoRA in it, and all that learning needs.
+    """The base's transformer made ready to learn, and all that learning needs.
 
     `base` and `lessons`, where they are open already. Raises `ParameterError` for a pattern that no layer has.
     """
@@ -80,16 +80,12 @@ def course_of(
     base = base or open_base(job.files, device=device, dtype=dtype, quantise=job.plan.quantise)
     network = base.flux
     network.requires_grad_(False)
-    adapter = attach(
-        network, base.config, rank=options.rank, alpha=options.alpha or float(options.rank), pattern=options.pattern,
-        seed=options.seed, dropout=options.dropout,
-    )  # fmt: skip
+    trainee = method_of(job.method).begin(network, base.config, options, job.files.kind)
     if options.compile:
         compile_blocks(network, device)
     painter: Painter | None = None
     if options.sample_prompts and rank == 0:
         painter = Samples(base, network, lessons.store, options, dtype)
-    trainee = LoraTrainee(network, adapter, base.config, job.files.kind)
     return Course(
         job.name, trainee, lessons, job.taught, job.tested, job.folder, options, job.plan, device, dtype, job.key,
         painter, _boards(job) if rank == 0 else (), rank, world,

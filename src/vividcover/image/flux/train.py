@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vividcover.errors import ConsentError, EngineError, ModelFileError, ParameterError
+from vividcover.errors import ConsentError, ModelFileError, ParameterError
 from vividcover.files import canonical
 from vividcover.image import captions
 from vividcover.image.dataset import Dataset, DatasetOptions, prepare
@@ -29,13 +29,14 @@ from vividcover.image.flux import package
 from vividcover.image.flux.checkpoint import read_config
 from vividcover.image.flux.config import FluxConfig
 from vividcover.image.flux.course import Job, course_of
+from vividcover.image.flux.data import TrainingSet
 from vividcover.image.flux.encode import encode, identity, key_of, split
 from vividcover.image.flux.loop import Learnt, learn
-from vividcover.image.flux.lorafile import read_lora
-from vividcover.image.flux.opening import BaseFiles, open_base
+from vividcover.image.flux.lorafile import Lora
+from vividcover.image.flux.opening import Base, BaseFiles, open_base
 from vividcover.image.flux.options import TrainOptions
-from vividcover.image.flux.presets import fit
-from vividcover.image.flux.trainee import halved
+from vividcover.image.flux.presets import Plan
+from vividcover.image.flux.trainee import LORA, Method, halved
 from vividcover.prices import PRICES
 from vividcover.progress import Part
 from vividcover.tensors import pick_device, pick_dtype, require, use_threads
@@ -43,8 +44,25 @@ from vividcover.weights import Resolver
 from vividcover.weights.licences import licence_of
 from vividcover.workspace import Reporter, Silent
 
-__all__ = ["TrainOptions", "train_lora"]
+__all__ = ["Surroundings", "TrainOptions", "train", "train_lora"]
 PREPARED, CAPTIONED, ENCODED, LEARNT = 0.02, 0.06, 0.12, 0.98  # of the whole
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a training needs beside photos and options. `weights`: for the captioner. `threads`: processor cores; 0: as
+    torch finds them. `usd_per_second` of a device; None: the table's price."""
+
+    base: BaseFiles
+    work: Path
+    consent: str
+    name: str
+    reporter: Reporter
+    weights: Resolver | None = None
+    device: str = "auto"
+    threads: int = 0
+    wandb_key: str | None = None
+    usd_per_second: float | None = None
 
 
 def train_lora(
@@ -54,77 +72,106 @@ def train_lora(
 ) -> dict[str, Any]:  # fmt: skip
     """Writes the LoRA's tar to `out` and returns its card, which is the report.
 
-    `source`: a zip or a folder of photos. `base`: dev or schnell. `weights`: for the captioner. `threads`: processor
-    cores; 0: as torch finds them. Raises `ConsentError`, `ImageError` when no photo can be used,
-    `ParameterError`, `WeightsError` for weights that are not there, `EngineError`, `Canceled` (the state is kept).
+    `source`: a zip or a folder of photos. `base`: dev or schnell. The rest: `Surroundings`. Raises `ConsentError`,
+    `ImageError` when no photo can be used, `ParameterError`, `WeightsError` for weights that are not there,
+    `EngineError`, `Canceled` (the state is kept).
     """
-    reporter, began = reporter or Silent(), time.monotonic()
-    require()
-    if not consent.strip():
-        raise ConsentError(
-            f"The image model {name!r} cannot be trained without consent.",
-            'Say whose pictures these are and that they agree: --consent "It is me."',
-        )
-    if base.kind not in ("dev", "schnell"):
-        raise ParameterError(
-            f"A LoRA cannot be trained on {base.kind!r}.", "Train it on dev: the others can wear it too."
-        )
+    around = Surroundings(
+        base, Path(work), consent, name, reporter or Silent(), weights, device, threads, wandb_key or None,
+        usd_per_second,
+    )  # fmt: skip
+    return train(LORA, Path(source), Path(out), options, around)
+
+
+def train(method: Method, source: Path, out: Path, options: TrainOptions, around: Surroundings) -> dict[str, Any]:
+    """`train_lora` for any method: a LoRA, or all weights and a LoRA taken of them (`full.py`)."""
+    began, base, reporter = time.monotonic(), around.base, around.reporter
+    device, dtype = _check(options, around)
     licence = licence_of(base.kind, doing="training")
     reporter.note(licence.text)
-    where = pick_device(device)
-    dtype = _dtype(where, options.precision)
-    if threads:
-        use_threads(threads)
-    work.mkdir(parents=True, exist_ok=True)
-
-    dataset = _dataset(Path(source), work, options, Part(reporter, 0.0, PREPARED))
-    dataset = captions.caption(
-        dataset, options.captioner, prefix=options.caption_prefix, suffix=options.caption_suffix, weights=weights,
-        device=device, reporter=Part(reporter, PREPARED, CAPTIONED),
-    )  # fmt: skip
     config = read_config(base.transformer)
-    plan = fit(_memory(where), config, options)
-    opened = open_base(base, device=where, dtype=dtype, quantise=plan.quantise)
-    lessons_key = key_of(dataset, options, base, dtype)
-    folder = work / f"set-{lessons_key}"
-    on_disk = options.cache_to_disk or options.processes > 1
-    lessons = encode(
-        opened, dataset, options, folder, Part(reporter, CAPTIONED, ENCODED), on_disk=on_disk, key=lessons_key
-    )
-    if not options.sample_prompts:
-        opened.release("vae")
-    taught, tested = split(lessons, options.validation)
+    plan = method.fit(_memory(device), config, options)
+    if plan.resolutions != options.resolutions:
+        kept = ",".join(map(str, plan.resolutions))
+        reporter.note(f"The device's {plan.memory / 1e9:.0f} GB are enough for pictures of {kept} px, not for larger.")
+        options = options.with_(resolution=kept)
 
-    key = _key(lessons_key, canonical(options.mathematics()), canonical(identity(base.transformer)), plan.quantise)
-    job = Job(
-        name, base, folder, lessons_key, taught, tested, work / f"training-{key}", key, options, plan, str(where),
-        "bf16" if dtype == torch.bfloat16 else "fp32", threads, wandb_key,
+    dataset = _dataset(source, options, around, Part(reporter, 0.0, PREPARED))
+    dataset = captions.caption(
+        dataset, options.captioner, prefix=options.caption_prefix, suffix=options.caption_suffix,
+        weights=around.weights, device=around.device, reporter=Part(reporter, PREPARED, CAPTIONED),
     )  # fmt: skip
+    opened = open_base(base, device=device, dtype=dtype, quantise=plan.quantise)
+    job, lessons = _job(method, dataset, opened, plan, options, around, Part(reporter, CAPTIONED, ENCODED))
     teaching = Part(reporter, ENCODED, LEARNT)
     if options.processes > 1:
         from vividcover.image.flux.together import learn_together
 
-        opened.release("vae")
-        learnt = learn_together(job, where, teaching)
+        learnt = learn_together(job, device, teaching)
     else:
-        learnt = learn(course_of(job, where, base=opened, lessons=lessons), teaching)
+        learnt = learn(course_of(job, device, base=opened, lessons=lessons), teaching)
 
     reporter.progress(LEARNT, "packing")
-    report = _report(dataset, learnt, job, began, usd_per_second, held=len(tested) if options.validation else 0)
+    opened.release("flux")
+    lora, more = method.end(learnt.file, config, options)
+    report = _report(dataset, learnt, job, began, around.usd_per_second) | more
     card = package.card(
-        name, trigger_word=options.trigger_word, type=options.kind, consent=consent.strip(), base=base.kind,
-        rank=options.rank, steps=report.pop("steps"), licence=licence.text, commercial=licence.commercial,
+        around.name, trigger_word=options.trigger_word, type=options.kind, consent=around.consent.strip(),
+        base=base.kind, rank=lora.rank, steps=learnt.steps, licence=licence.text, commercial=licence.commercial,
         dataset_sha256=dataset.report["hash"], **report,
     )  # fmt: skip
-    _pack(Path(out), card, learnt, dataset, job, config, reporter)
+    _pack(out, lora, card, learnt, dataset, job, config, reporter)
     reporter.progress(1.0, "done")
     return card
 
 
-def _dataset(source: Path, work: Path, options: TrainOptions, reporter: Reporter) -> Dataset:
+def _check(options: TrainOptions, around: Surroundings) -> tuple[torch.device, torch.dtype]:
+    """The device and the number format, when a training may begin at all."""
+    require()
+    if not around.consent.strip():
+        raise ConsentError(
+            f"The image model {around.name!r} cannot be trained without consent.",
+            'Say whose pictures these are and that they agree: --consent "It is me."',
+        )
+    if around.base.kind not in ("dev", "schnell"):
+        raise ParameterError(
+            f"A LoRA cannot be trained on {around.base.kind!r}.", "Train it on dev: the others can wear it too."
+        )
+    if options.precision == "fp16":
+        raise ParameterError("FLUX's activations overflow in fp16.", "Choose bf16 or fp32.")
+    device = pick_device(around.device)
+    if around.threads:
+        use_threads(around.threads)
+    around.work.mkdir(parents=True, exist_ok=True)
+    return device, pick_dtype(device, options.precision)
+
+
+def _job(
+    method: Method, dataset: Dataset, opened: Base, plan: Plan, options: TrainOptions, around: Surroundings,
+    reporter: Reporter,
+) -> tuple[Job, TrainingSet]:  # fmt: skip
+    """What is to be learnt, its pictures and texts encoded; no encoder is needed afterwards, nor is it in memory."""
+    key = key_of(dataset, options, around.base, opened.dtype)
+    folder, on_disk = around.work / f"set-{key}", options.cache_to_disk or options.processes > 1
+    lessons = encode(opened, dataset, options, folder, reporter, on_disk=on_disk, key=key)
+    if not options.sample_prompts or options.processes > 1:
+        opened.release("vae")
+    taught, tested = split(lessons, options.validation)
+    own = _key(
+        method.name, key, canonical(options.mathematics()), canonical(identity(around.base.transformer)), plan.quantise
+    )
+    job = Job(
+        around.name, around.base, folder, key, taught, tested, around.work / f"training-{own}", own, options, plan,
+        str(opened.device), "bf16" if opened.dtype == torch.bfloat16 else "fp32", around.threads, method.name,
+        around.wandb_key,
+    )  # fmt: skip
+    return job, lessons
+
+
+def _dataset(source: Path, options: TrainOptions, around: Surroundings, reporter: Reporter) -> Dataset:
     smallest = min(256, options.resolutions[0])
     wanted = DatasetOptions(options.trigger_word, options.kind, options.resolutions, smallest)
-    dataset = prepare(source, work / "photos", wanted, reporter)
+    dataset = prepare(source, around.work / "photos", wanted, reporter)
     if options.background < 1.0:
         from vividcover.image import masks
 
@@ -132,41 +179,33 @@ def _dataset(source: Path, work: Path, options: TrainOptions, reporter: Reporter
     return dataset
 
 
-def _dtype(device: torch.device, precision: str) -> torch.dtype:
-    if precision == "fp16":
-        raise ParameterError("FLUX's activations overflow in fp16.", "Choose bf16 or fp32.")
-    return pick_dtype(device, precision)
-
-
 def _memory(device: torch.device) -> float:
     """Bytes that are free on the device; 0 where it shares the machine's."""
     return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0.0
 
 
-def _report(
-    dataset: Dataset, learnt: Learnt, job: Job, began: float, usd_per_second: float | None, held: int
-) -> dict[str, Any]:
+def _report(dataset: Dataset, learnt: Learnt, job: Job, began: float, usd_per_second: float | None) -> dict[str, Any]:
     """What the training says of itself, JSON."""
     seconds = time.monotonic() - began
     gpu_seconds = seconds - learnt.seconds_here + learnt.seconds * job.options.processes
     usd = PRICES["second:*"] if usd_per_second is None else usd_per_second
+    held = f"{len(job.tested)} held-out" if job.options.validation else "the training's own"
+    found = learnt.to_json()
+    found.pop("steps")  # the card has them
     return {
-        **learnt.to_json(), "device": job.device, "precision": job.dtype, "quantise": job.plan.quantise,
+        **found, "device": job.device, "precision": job.dtype, "quantise": job.plan.quantise,
         "processes": job.options.processes, "gpu_seconds": round(gpu_seconds, 1),
-        "cost_usd": round(gpu_seconds * usd, 4), "validation_on": f"{held} held-out" if held else "the training's own",
+        "cost_usd": round(gpu_seconds * usd, 4), "validation_on": f"{held} pictures",
         "photos": dataset.report["used"], "buckets": dataset.report["buckets"],
-        "left_out": dataset.report["left_out"],
-        "options": asdict(job.options),
+        "left_out": dataset.report["left_out"], "options": asdict(job.options),
     }  # fmt: skip
 
 
 def _pack(
-    out: Path, card: dict[str, Any], learnt: Learnt, dataset: Dataset, job: Job, config: FluxConfig, reporter: Reporter
-) -> None:
-    lora = read_lora(learnt.file, config)
+    out: Path, lora: Lora, card: dict[str, Any], learnt: Learnt, dataset: Dataset, job: Job, config: FluxConfig,
+    reporter: Reporter,
+) -> None:  # fmt: skip
     last = sorted((job.folder / "samples").glob(f"{learnt.steps:06d}_*.png"))
-    if not last and job.options.sample_prompts:
-        raise EngineError("The sample pictures of the last step are missing.", "Run the training again.")
     parts: dict[str, Any] = {"config": config, "reporter": reporter}
     said = (card, dataset.captions, yaml_of(job.options), {path.name: path for path in last})
     try:
