@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vividcover.image.flux.config import FluxConfig
-from vividcover.image.flux.kernels import Rope, attention, gated, join, modulated, separate
+from vividcover.image.flux.kernels import Rope, attention, gated, heads_of, join, modulated
 
 FREQUENCIES = 256  # numbers that a level of noise is spelt out in
 PERIOD = 10_000.0
@@ -144,9 +144,14 @@ class DoubleBlock(nn.Module):
 
         img_qkv = self.img_qkv(modulated(img, img_shift, img_scale))  # [B, N, 3h]
         txt_qkv = self.txt_qkv(modulated(txt, txt_shift, txt_scale))  # [B, T, 3h]
-        ti, tk, tv = separate(txt_qkv, self.heads, self.txt_q_norm, self.txt_k_norm, rope.part(0, tokens))
-        qi, ki, vi = separate(img_qkv, self.heads, self.img_q_norm, self.img_k_norm, rope.part(tokens, None))
-        met = attention(torch.cat((ti, qi), 2), torch.cat((tk, ki), 2), torch.cat((tv, vi), 2))  # [B, L, h]
+        weights = torch.cat(
+            (
+                torch.stack((self.txt_q_norm.weight, self.txt_k_norm.weight)).expand(tokens, -1, -1),
+                torch.stack((self.img_q_norm.weight, self.img_k_norm.weight)).expand(img.shape[1], -1, -1),
+            )
+        )  # [L, 2, head_dim]
+        q, k, v, _ = heads_of(torch.cat((txt_qkv, img_qkv), 1), self.heads, weights, rope)
+        met = attention(q, k, v)  # [B, L, h]
 
         img = gated(img, img_gate, self.img_proj(met[:, tokens:]))
         txt = gated(txt, txt_gate, self.txt_proj(met[:, :tokens]))
@@ -165,7 +170,7 @@ class SingleBlock(nn.Module):
     def __init__(self, config: FluxConfig) -> None:
         super().__init__()
         h, mlp, d = config.hidden, config.mlp, config.head_dim
-        self.heads, self.split = config.heads, (3 * h, mlp)
+        self.heads = config.heads
         self.mod = nn.Linear(h, 3 * h)
         self.linear1 = nn.Linear(h, 3 * h + mlp)
         self.q_norm, self.k_norm = nn.RMSNorm(d, eps=1e-6), nn.RMSNorm(d, eps=1e-6)
@@ -174,6 +179,6 @@ class SingleBlock(nn.Module):
     def forward(self, x: Tensor, vec: Tensor, rope: Rope) -> Tensor:
         """x [B, L, h], vec [B, h]"""
         shift, scale, gate = self.mod(vec).chunk(3, -1)
-        qkv, wide = self.linear1(modulated(x, shift, scale)).split(self.split, -1)
-        met = attention(*separate(qkv, self.heads, self.q_norm, self.k_norm, rope))
-        return gated(x, gate, self.linear2(join(met, wide)))
+        weights = torch.stack((self.q_norm.weight, self.k_norm.weight))[None]  # [1, 2, head_dim]
+        q, k, v, wide = heads_of(self.linear1(modulated(x, shift, scale)), self.heads, weights, rope)
+        return gated(x, gate, self.linear2(join(attention(q, k, v), wide)))
