@@ -425,6 +425,15 @@ def test_a_prompts_words_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(asked) == 2
 
 
+def test_the_end_of_a_prompt_that_does_not_fit_is_named() -> None:
+    reporter, paint = Silent(), painter()
+    paint.paint(ask(prompt="a photo of TOK on stage at night", text_length=6), reporter)
+    assert reporter.notes == ["the prompt is longer than 6 tokens of text; left out at its end: stage at night"]
+    paint.paint(ask(prompt="a photo of TOK on stage at night", text_length=6), reporter)
+    paint.paint(ask(prompt="a photo of TOK on stage at night", text_length=16), reporter)
+    assert len(reporter.notes) == 2
+
+
 def test_a_lean_painter_frees_the_text_encoders() -> None:
     paint = painter(lean=True)
     paint.paint(ask())

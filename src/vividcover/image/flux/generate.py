@@ -72,7 +72,7 @@ class Painter:
         """`lean` frees the text encoders after each request; `compiled` is for CUDA: slow once, then faster."""
         self.base, self.guard, self.redux, self.depth, self.lean = base, guard, redux, depth, lean
         self.compiled = compiled
-        self._texts: dict[tuple[str, int], Text] = {}
+        self._texts: dict[tuple[str, int], tuple[Text, str]] = {}  # and what of the prompt did not fit
         self._worn: Worn | None = None  # LoRAs that stay on
         if compiled:
             compile_blocks(base.flux)
@@ -165,12 +165,15 @@ class Painter:
         key = (request.prompt, length)
         if key not in self._texts:
             reporter.progress(0.0, "reading the prompt")
-            self._texts[key] = run(self.base.encode_text, [request.prompt], length)
+            text = run(self.base.encode_text, [request.prompt], length)
+            self._texts[key] = text, self.base.left_out(request.prompt, length)
             while len(self._texts) > REMEMBERED:
                 del self._texts[next(iter(self._texts))]
             if self.lean:
                 self.base.release("text")
-        text = self._texts[key]
+        text, gone = self._texts[key]
+        if gone:
+            reporter.note(f"the prompt is longer than {length} tokens of text; left out at its end: {gone}")
         if request.redux is None or self.redux is None:
             return text
         seen = run(self.redux.tokens, request.redux, request.redux_strength)

@@ -127,6 +127,13 @@ class Base:
         tokens, pooled = (torch.cat(part).clone() for part in zip(*parts, strict=True))
         return Text(tokens, pooled)
 
+    def left_out(self, prompt: str, length: int = 512) -> str:
+        """The end of a prompt that does not fit into so many tokens of T5; "" where all of it does."""
+        reader: _Reader = self._part("text", self._load_text)
+        with quietly():
+            ids = reader.t5_words(prompt).input_ids
+            return str(reader.t5_words.decode(ids[length - 1 : -1])) if len(ids) > length else ""
+
     def encode_pictures(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[B, 3, H, W] in -1..1 → latents [B, 16, H/8, W/8] float32 on the device, shifted and scaled.
 
