@@ -67,8 +67,9 @@ def heads_of(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[Tensor
     if torch.compiler.is_compiling():
         return heads_plainly(x, heads, weights, rope)
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        found: tuple[Tensor, Tensor, Tensor, Tensor] = _Heads.apply(x, heads, weights, rope.turns)
-        return found
+        found: Any = _Heads.apply(x, heads, weights, rope.turns)  # type: ignore[no-untyped-call]
+        q, k, v, rest = found
+        return q, k, v, rest
     y, _ = _normed(x, heads, weights)
     torch.view_as_complex(y).mul_(rope.turns[:, None, None])
     return _parts(x, y, heads)
@@ -78,7 +79,7 @@ def heads_plainly(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[T
     """The formula of `heads_of`, step by step."""
     b, tokens, _ = x.shape
     d = weights.shape[-1]
-    q, k, v, rest = x.split((*(heads * d,) * 3, x.shape[-1] - 3 * heads * d), -1)
+    q, k, v, rest = torch.split(x, [*[heads * d] * 3, x.shape[-1] - 3 * heads * d], -1)
     cos, sin = rope.turns.real[:, None], rope.turns.imag[:, None]
     both = []
     for part, weight in ((q, weights[:, 0]), (k, weights[:, 1])):
@@ -125,7 +126,7 @@ class _Heads(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, short, weights, turns = ctx.saved_tensors
-        b, tokens, width = x.shape
+        b, tokens, _ = x.shape
         heads, d = ctx.heads, weights.shape[-1]
         h = heads * d
         out = torch.empty_like(x)
@@ -165,7 +166,7 @@ def join(met: Tensor, wide: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         return torch.cat((met, F.gelu(wide, approximate="tanh")), -1)
     if torch.is_grad_enabled() and (met.requires_grad or wide.requires_grad):
-        joined: Tensor = _Join.apply(met, wide)
+        joined: Tensor = _Join.apply(met, wide)  # type: ignore[no-untyped-call]
         return joined
     return _joined(met, wide)
 
@@ -187,7 +188,7 @@ class _Join(torch.autograd.Function):
         return _joined(met, wide)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         (wide,) = ctx.saved_tensors
         h = grad.shape[-1] - wide.shape[-1]
         return grad[..., :h], torch.ops.aten.gelu_backward(grad[..., h:], wide, approximate="tanh")
