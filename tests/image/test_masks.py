@@ -33,7 +33,7 @@ def mask_of(photo: Photo) -> np.ndarray:
 
 
 def test_a_person_s_head_counts_fully_and_the_body_less(sample: Path, tmp_path: Path) -> None:
-    dataset = masks.make(sample_set(sample, tmp_path, "01.jpg", "12_profile.jpg"))
+    dataset = masks.add(sample_set(sample, tmp_path, "01.jpg", "12_profile.jpg"))
     assert dataset.report["masks"] == {"what": "person", "own": 0, "made": 2, "without": []}
     front, profile = (mask_of(photo) for photo in dataset.photos)
     # 512 x 640: face at the middle, pullover at the bottom, wall in the corners
@@ -49,11 +49,11 @@ def test_each_kind_of_mask_is_what_it_says(sample: Path, tmp_path: Path) -> None
     shares = {}
     for what in ("head", "person", "body"):
         again = prepare(tmp_path / "in", tmp_path / what, dataset.options)
-        shares[what] = mask_of(masks.make(again, what).photos[0]).mean()  # type: ignore[arg-type]
+        shares[what] = mask_of(masks.add(again, what=what).photos[0]).mean()  # type: ignore[arg-type]
     assert 0.1 < shares["head"] < shares["person"] < shares["body"] < 0.6
-    assert masks.make(dataset, "none").photos[0].mask is None
+    assert masks.add(dataset, what="none").photos[0].mask is None
     with pytest.raises(ParameterError, match="hair"):
-        masks.make(dataset, "hair")  # type: ignore[arg-type]
+        masks.add(dataset, what="hair")  # type: ignore[arg-type]
 
 
 def test_own_masks_win_and_photos_without_a_face_are_named(sample: Path, tmp_path: Path) -> None:
@@ -64,7 +64,7 @@ def test_own_masks_win_and_photos_without_a_face_are_named(sample: Path, tmp_pat
     wall = np.random.default_rng(0).integers(90, 160, (300, 300, 3), np.uint8)
     Image.fromarray(wall).save(tmp_path / "in" / "wall.png")
     silent = Silent()
-    dataset = masks.make(sample_set(sample, tmp_path, "01.jpg", "05.jpg"), reporter=silent)
+    dataset = masks.add(sample_set(sample, tmp_path, "01.jpg", "05.jpg"), reporter=silent)
     assert dataset.report["masks"] == {"what": "person", "own": 1, "made": 1, "without": ["wall.png"]}
     assert np.array_equal(mask_of(dataset.photos[0]) * 255, own)
     assert any("wall.png" in note for note in silent.notes)
@@ -82,7 +82,7 @@ def test_a_product_is_told_from_a_plain_wall_and_only_from_that(tmp_path: Path) 
     patches = np.random.default_rng(1).integers(0, 255, (9, 9, 3), np.uint8)
     Image.fromarray(patches).resize((400, 400), Image.Resampling.NEAREST).save(tmp_path / "in" / "b.png")
     silent = Silent()
-    dataset = masks.make(
+    dataset = masks.add(
         prepare(tmp_path / "in", tmp_path / "out", DatasetOptions("ZIKI", kind="product")), reporter=silent
     )
     found = mask_of(dataset.photos[0]) > 0.5
@@ -93,14 +93,14 @@ def test_a_product_is_told_from_a_plain_wall_and_only_from_that(tmp_path: Path) 
 
 def test_a_style_needs_no_mask_and_no_nets(sample: Path, tmp_path: Path) -> None:
     dataset = sample_set(sample, tmp_path, "01.jpg", kind="style")
-    assert masks.make(dataset, kit=FaceKit(tmp_path / "nothing")).report["masks"]["what"] == "none"
+    assert masks.add(dataset, kit=FaceKit(tmp_path / "nothing")).report["masks"]["what"] == "none"
     with pytest.raises(WeightsError):
-        masks.make(dataset, "head", kit=FaceKit(tmp_path / "nothing"))
+        masks.add(dataset, what="head", kit=FaceKit(tmp_path / "nothing"))
 
 
 def test_masks_are_the_same_every_time_and_seen_on_a_sheet(sample: Path, tmp_path: Path) -> None:
-    first = masks.make(sample_set(sample, tmp_path, "03.jpg"))
-    again = masks.make(prepare(tmp_path / "in", tmp_path / "again", first.options))
+    first = masks.add(sample_set(sample, tmp_path, "03.jpg"))
+    again = masks.add(prepare(tmp_path / "in", tmp_path / "again", first.options))
     assert first.report["hash"] == again.report["hash"]
     sheet = masks.sheet([*first.photos] * 3, side=120, columns=2)
     assert sheet.shape == (240, 240, 3)

@@ -32,13 +32,13 @@ CUT_STEPS = 4
 SENSIBLE = (0.02, 0.85)  # share of a photo that a product's mask covers; others are mistakes
 
 
-def make(
+def add(
     dataset: Dataset,
-    what: What = "auto",
+    reporter: Reporter | None = None,
     *,
+    what: What = "auto",
     kit: FaceKit | None = None,
     looks: list[Look] | None = None,
-    reporter: Reporter | None = None,
 ) -> Dataset:
     """The data set with a mask for every photo where one could be made; each is NAME_mask.png beside its photo.
 
