@@ -184,6 +184,11 @@ def test_edges_are_followed_as_in_stock_diffusers() -> None:
 class Sees:
     """Depth, or a picture's tokens, of a fixed kind."""
 
+    released = False
+
+    def release(self) -> None:
+        self.released = True
+
     def of(self, rgb: Rgb) -> Rgb:
         return np.ascontiguousarray(rgb[::-1])
 
@@ -213,7 +218,9 @@ def test_a_picture_as_part_of_the_prompt_stands_behind_the_words(strength: float
         "FluxPipeline", "dev", 7, prompt=None, prompt_embeds=both, pooled_prompt_embeds=pooled, num_inference_steps=3,
         guidance_scale=3.5,
     ))  # fmt: skip
-    assert abs(found - ours(painter(), ask())[0]).max() > SAME
+    plain = ours(painter(), ask())[0]
+    assert abs(found - plain).max() > SAME
+    assert (ours(painter(redux=Sees()), ask(redux=PHOTO, redux_strength=0.0))[0] == plain).all()
 
 
 # seeds, sizes, masks -----------------------------------------------------------------------------------------------
@@ -247,9 +254,11 @@ def test_a_mask_that_is_white_throughout_paints_everything() -> None:
     assert (found == loose).all()
 
 
-def test_a_strength_that_leaves_no_step_still_paints_one() -> None:
-    found = painter().paint(ask(image=PHOTO, prompt_strength=0.0))[0].rgb
+def test_a_strength_that_leaves_no_step_still_paints_one_and_says_so() -> None:
+    reporter = Silent()
+    found = painter().paint(ask(image=PHOTO, prompt_strength=0.0), reporter)[0].rgb
     assert found.shape == (80, 96, 3)
+    assert "one is painted" in reporter.notes[0]
 
 
 def test_a_large_picture_is_painted_small_and_then_painted_over(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,10 +443,12 @@ def test_the_end_of_a_prompt_that_does_not_fit_is_named() -> None:
     assert len(reporter.notes) == 2
 
 
-def test_a_lean_painter_frees_the_text_encoders() -> None:
-    paint = painter(lean=True)
-    paint.paint(ask())
+def test_a_lean_painter_frees_what_read_the_prompt() -> None:
+    sees = Sees()
+    paint = painter(lean=True, redux=sees)
+    paint.paint(ask(redux=PHOTO))
     assert "text" not in paint.base.loaded()
+    assert sees.released
 
 
 @pytest.mark.parametrize(("quantise", "near"), [("fp8", 0.02), ("int8", 0.01), ("nf4", 0.05)])

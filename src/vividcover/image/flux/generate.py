@@ -69,7 +69,7 @@ class Painter:
         self, base: Base, *, guard: Guard | None = None, redux: Redux | None = None, depth: Depth | None = None,
         lean: bool = False, compiled: bool = False,
     ) -> None:  # fmt: skip
-        """`lean` frees the text encoders after each request; `compiled` is for CUDA: slow once, then faster."""
+        """`lean` frees what reads prompts and pictures after each use; `compiled`, for CUDA: slow once, then faster."""
         self.base, self.guard, self.redux, self.depth, self.lean = base, guard, redux, depth, lean
         self.compiled = compiled
         self._texts: dict[tuple[str, int], tuple[Text, str]] = {}  # and what of the prompt did not fit
@@ -90,7 +90,7 @@ class Painter:
             reporter.note(note)
         self._demand(request)
         with _listening(self.base, reporter) as run, _memory_errors(request):
-            painted = self._paint(request, settled, run, Part(reporter, 0, 0.98))
+            painted = self._paint(request, settled, run, _Once(reporter, 0, 0.98))
             return self._looked_at(painted, request, run)
 
     # --- the pictures ----------------------------------------------------------------------------------------------
@@ -174,9 +174,11 @@ class Painter:
         text, gone = self._texts[key]
         if gone:
             reporter.note(f"the prompt is longer than {length} tokens of text; left out at its end: {gone}")
-        if request.redux is None or self.redux is None:
+        if request.redux is None or self.redux is None or not request.redux_strength:
             return text
         seen = run(self.redux.tokens, request.redux, request.redux_strength)
+        if self.lean:
+            self.redux.release()
         return replace(text, tokens=torch.cat([text.tokens, seen.to(text.tokens)], dim=1))
 
     def _control(self, request: Request, run: Run) -> Rgb | None:
@@ -190,6 +192,8 @@ class Painter:
             return edges(small, request.canny_low, request.canny_high)
         assert self.depth is not None  # _demand
         found: Rgb = run(self.depth.of, small)
+        if self.lean:
+            self.depth.release()
         return found
 
     @contextlib.contextmanager
@@ -262,6 +266,19 @@ def scaled_masks(request: Request, width: int, height: int) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
+class _Once(Part):
+    """Says the same thing once, however many pictures and passes say it."""
+
+    def __init__(self, outer: Reporter, low: float, high: float) -> None:
+        super().__init__(outer, low, high)
+        self._said: set[str] = set()
+
+    def note(self, message: str) -> None:
+        if message not in self._said:
+            self._said.add(message)
+            super().note(message)
+
+
 # how it runs -------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +302,8 @@ def _listening(base: Base, reporter: Reporter) -> Iterator[Run]:
         behind[-1].record()
         return result
 
-    yield run
+    with torch.cuda.device(base.device):
+        yield run
 
 
 @contextlib.contextmanager

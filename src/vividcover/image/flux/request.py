@@ -107,6 +107,8 @@ def settle(request: Request, kind: str, *, takes_guidance: bool = True) -> Settl
         length = 256
     from_image = request.image is not None and kind in ("dev", "schnell")
     strength = request.prompt_strength if from_image else 1.0
+    if strength == 0:
+        notes.append("prompt_strength 0 leaves no step to paint; one is painted, which hardly changes the picture")
     return Settled(request.steps or steps, guidance, length, strength, tuple(notes))
 
 
