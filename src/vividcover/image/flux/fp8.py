@@ -12,6 +12,8 @@ three more bits of range of e5m2 are not needed, and its missing bit of precisio
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +28,8 @@ MULTIPLE = 16  # both sides of a weight have to be whole multiples for the GPU's
 
 def rowwise(x: Tensor) -> tuple[Tensor, Tensor]:
     """[M, K] → fp8 [M, K] and float32 scales [M, 1], whose product is x."""
-    scale = x.abs().amax(1, keepdim=True).float().clamp(min=1e-12) / LARGEST
-    return (x.float() / scale).clamp(-LARGEST, LARGEST).to(E4M3), scale
+    scale = torch.linalg.vector_norm(x, math.inf, 1, keepdim=True, dtype=torch.float32).clamp(min=1e-12) / LARGEST
+    return (x / scale).to(E4M3), scale  # the largest becomes 448: none is beyond
 
 
 @functools.cache
@@ -42,10 +44,12 @@ def runs_on(device: torch.device) -> bool:
     return True
 
 
-def product_of(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [M, K] times the transpose of a quantised weight [N, K] with `scale` [N, 1]: [M, N] in the format of x."""
-    whole = weight.shape[0] % MULTIPLE == 0 == weight.shape[1] % MULTIPLE
-    if not (whole and runs_on(x.device)):
+def product_of(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = None, *, native: bool) -> Tensor:
+    """x [M, K] times the transpose of a quantised weight [N, K] with `scale` [N, 1]: [M, N] in the format of x.
+
+    Where the device is not `native` in fp8, only the weight is rounded.
+    """
+    if not native:
         return F.linear(x, (weight.float() * scale).to(x.dtype), None if bias is None else bias.to(x.dtype))
     small, own = rowwise(x)
     y = torch._scaled_mm(small, weight.t(), own, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
@@ -70,14 +74,24 @@ class Fp8Linear(Frozen):
         turned = rowwise(weight.t().contiguous()) if training else (None, None)
         for name, kept in zip(("back8", "back_scale"), turned, strict=True):
             self.register_buffer(name, kept)
+        self.native = self._native()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fp8Linear:
+        super()._apply(fn, recurse)
+        self.native = self._native()
+        return self
+
+    def _native(self) -> bool:
+        whole = self.in_features % MULTIPLE == 0 == self.out_features % MULTIPLE
+        return whole and runs_on(self.weight8.device)
 
     def product(self, x: Tensor) -> Tensor:
-        return product_of(x, self.weight8, self.scale, self.bias)
+        return product_of(x, self.weight8, self.scale, self.bias, native=self.native)
 
     def back(self, dy: Tensor) -> Tensor:
         if self.back8 is None or self.back_scale is None:
             return dy @ self.dequantised().to(dy.dtype)
-        return product_of(dy, self.back8, self.back_scale)
+        return product_of(dy, self.back8, self.back_scale, native=self.native)
 
     def dequantised(self) -> Tensor:
         return self.weight8.float() * self.scale

@@ -102,7 +102,8 @@ class Adapted(nn.Module):
     def _apart(self, x: Tensor) -> Tensor:
         """The same in plain operations: for a compiler, which joins them by itself, and for all that is rare."""
         y: Tensor = self.base(x)
-        thin = F.dropout(x, self.dropout, self.training) if self.dropout else x
+        learning = self.training and torch.is_grad_enabled()
+        thin = F.dropout(x, self.dropout) if self.dropout and learning else x
         for side in cast(list[Side], list(self.sides)):
             a, b = side.matrices(x.dtype)
             change = F.linear(F.linear(thin, a), b) * self.scale

@@ -26,6 +26,9 @@ from vividcover.errors import ParameterError
 
 KINDS = ("none", "fp8", "int8", "nf4")
 INSIDE = re.compile(r"^(double|single)_blocks\.")  # outside the blocks there are 0.5 % of the weights, and the ends
+STEERS = re.compile(
+    r"mod$"
+)  # these get one row, of which nothing learns: their backward product is hardly ever asked for
 NF4_BLOCK = 64  # numbers that share a scale
 # Quantiles of a normal distribution, scaled to -1..1, with a zero: QLoRA, appendix E.
 NF4 = (
@@ -64,6 +67,11 @@ class Frozen(nn.Module):
     @property
     def nbytes(self) -> int:
         return sum(buffer.nbytes for buffer in self.buffers())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Frozen:
+        """`to(device)` moves the layer; another number format for the network is none for what is quantised."""
+        super()._apply(lambda tensor: tensor.to(fn(tensor).device), recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def _take(self, linear: nn.Linear) -> None:
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -167,7 +175,7 @@ def quantise(
         if type(module) is nn.Linear and INSIDE.match(name) and not (leave and leave.search(name))
     ]
     for name, linear in chosen if kind != "none" else []:
-        small = _maker(kind, training)(linear.to(device) if device is not None else linear)
+        small = _maker(kind, training and not STEERS.search(name))(linear.to(device) if device is not None else linear)
         weight = linear.weight.detach().float()
         error = float((small.dequantised() - weight).norm() / weight.norm().clamp(min=1e-12))
         put(flux, name, small)

@@ -15,13 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vividcover.errors import EngineError, ModelFileError, ParameterError
+from vividcover.image.flux.checkpoint import layout
 from vividcover.image.flux.config import FluxConfig, Target, targets
 from vividcover.image.flux.formats.checks import DIVERGED, check
 from vividcover.image.flux.lorafile import Lora, Pair
@@ -30,7 +31,6 @@ from vividcover.image.flux.quant import Frozen, put
 STEP = 8  # numbers in a row of a matrix that a GPU reads at once: stacked ranks are filled up to whole ones
 MIXED = re.compile(r"^single_blocks\.\d+\.linear[12]$")  # text and picture in one row
 PICTURE = re.compile(r"^(img_in|final_out|double_blocks\.\d+\.img_(qkv|proj|mlp_in|mlp_out))$")
-NORM = re.compile(r"^(single_)?transformer_blocks\.(\d+)\.attn\.norm_(added_)?([qk])\.weight$")
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,32 +188,36 @@ class Worn:
                     f"LoRAs cannot be added into {name}: it is {why}.",
                     "Leave `merged` out, or choose quantise none.",
                 )
-            weight = self._own(name, "weight")
+            weight = self._changing(base.weight.detach())
             for part in stack.parts:
                 rows = weight[part.target.start : part.target.stop]
                 a, b = (part.pair.a.to(weight.device).float(), part.pair.b.to(weight.device).float())
                 rows.copy_(torch.addmm(rows.float(), b, a, alpha=part.scale))
 
     def _extras(self, wearing: Sequence[Wearing]) -> None:
-        """Biases are added to; norms are replaced, by a part of 0..1 in between."""
-        known = targets(self.config)
+        """Biases are added to; norms are replaced, by a weight of 0..1 in between."""
+        places = layout(self.config, bfl=False)
         for worn in wearing:
             share = worn.weight * (1.0 if worn.mask is None else float(worn.mask.float().mean()))
             for name, tensor in worn.lora.extras.items():
-                layer, _, kind = name.rpartition(".")
-                if kind == "bias" and layer in known:
-                    target = known[layer]
-                    bias = self._own(target.module, "bias")
-                    bias[target.start : target.stop].add_(tensor.to(bias), alpha=share)
-                elif (norm := norm_of(name)) is not None:
-                    weight = self._own(norm, "weight")
-                    weight.lerp_(tensor.to(weight), share)
+                place = places.get(name)
+                layer, _, leaf = place.name.rpartition(".") if place else ("", "", "")
+                wrapped = self.layers.get(layer)
+                module = self.flux.get_submodule(layer) if wrapped is None else wrapped.base
+                own = getattr(module, leaf, None)
+                if place is None or own is None or own.detach()[place.rows].shape != tensor.shape:
+                    raise ModelFileError(
+                        f"The LoRA changes {name} {list(tensor.shape)}, which the network does not have.",
+                        "It was made for another model.",
+                    )
+                rows = self._changing(own.detach())[place.rows]
+                if leaf == "bias":
+                    rows.add_(tensor.to(rows), alpha=share)
                 else:
-                    raise ModelFileError(f"The LoRA changes {name}, which FLUX does not have.", "Take another one.")
+                    rows.lerp_(tensor.to(rows), share)
 
-    def _own(self, module: str, name: str) -> Tensor:
-        """A weight of the base, to be changed in place; what it was is kept."""
-        weight = cast(Tensor, getattr(self.flux.get_submodule(module), name)).detach()
+    def _changing(self, weight: Tensor) -> Tensor:
+        """A weight of the base, to be changed in place: what it was is kept."""
         where = weight.device
         if where.type == "cuda" and torch.cuda.mem_get_info(where)[0] < 4 * weight.nbytes:
             where = torch.device("cpu")
@@ -332,15 +336,3 @@ def _stacks(config: FluxConfig, wearing: Sequence[Wearing]) -> dict[str, Stack]:
 def place_of(module: str) -> str:
     """What a layer of ours gets: tokens of the "picture", of "both" picture and text, or the "rest"."""
     return "picture" if PICTURE.match(module) else "both" if MIXED.match(module) else "rest"
-
-
-def norm_of(name: str) -> str | None:
-    """Our name of the norm whose weight diffusers calls so."""
-    if (found := NORM.match(name)) is None:
-        return None
-    single, number, added, which = found.groups()
-    return (
-        f"single_blocks.{number}.{which}_norm"
-        if single
-        else (f"double_blocks.{number}.{'txt' if added else 'img'}_{which}_norm")
-    )
