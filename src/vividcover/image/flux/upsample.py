@@ -80,12 +80,17 @@ class _Away(EngineError):
 
 def ask(writer: Writer, prompt: str, triggers: Sequence[str], seed: int) -> str:
     """What the model answers, as it is. Raises `EngineError`."""
+    keep = KEEP.format(words=", ".join(triggers)) if triggers else ""
+    return talk(writer, ORDER.format(keep=keep), prompt, seed=seed)
+
+
+def talk(writer: Writer, system: str, said: str, *, seed: int = 0, longest: int = 400) -> str:
+    """One answer of at most `longest` tokens to what is said; `system` may be empty. Raises `EngineError`."""
     import httpx
 
-    keep = KEEP.format(words=", ".join(triggers)) if triggers else ""
     order: dict[str, Any] = {
-        "messages": [{"role": "system", "content": ORDER.format(keep=keep)}, {"role": "user", "content": prompt}],
-        "temperature": 0.8, "max_tokens": 400, "seed": seed % 2**31,
+        "messages": [*([{"role": "system", "content": system}] if system else []), {"role": "user", "content": said}],
+        "temperature": 0.8, "max_tokens": longest, "seed": seed % 2**31,
     }  # fmt: skip
     if writer.model:
         order["model"] = writer.model
