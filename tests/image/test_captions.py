@@ -159,3 +159,16 @@ def test_what_cannot_be_edited_is_said(dataset: Dataset) -> None:
         replace(dataset.folder, "", "x")
     with pytest.raises(ParameterError, match="captioner"):
         caption(dataset, "blip")
+
+
+def test_a_photo_is_not_described_a_second_time(tmp_path: Path, dataset: Dataset) -> None:
+    """Else a training that goes on would learn from other words than before, for services never answer the same."""
+    first, second = Says("A woman in a garden."), Says("A lady outdoors.")
+    before = caption(dataset, first)
+    again = prepare(tmp_path / "in", dataset.folder, dataset.options)
+    assert [p.caption for p in again.photos][1:] == ["", ""]
+    after = caption(again, second)
+    assert after.report["hash"] == before.report["hash"]
+    assert second.seen == 0
+    assert caption(prepare(tmp_path / "in", dataset.folder, dataset.options), second, mode="style").photos[1].caption
+    assert second.seen == 2  # another mode asks for something else

@@ -26,6 +26,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 RESOLUTIONS = (512, 768, 1024)
 SMALLEST = 256  # px; a photo below it teaches nothing but blur
 MARK = ".vividcover-photos"  # says that the folder may be emptied
+MEMORY = ".captions.json"  # what captioners have said of which photo
 WIDEST = 4.0  # aspect ratio up to which the largest resolution loses nothing
 
 
@@ -95,10 +96,7 @@ def prepare(
     longest = round(max(options.resolutions) * WIDEST**0.5)
     rules = Rules(Limits(options.smallest, longest, (255, 255, 255), "white"), options.masks, options.most)
     with storage_errors("the prepared photos", folder):
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir(parents=True)
-        (folder / MARK).touch()
+        _empty(folder)
         found = read_photos(source, folder, rules=rules, reporter=reporter)
         shutil.rmtree(folder / UNPACKED, ignore_errors=True)
         for photo in found.photos:
@@ -159,6 +157,18 @@ def _refuse_folder(source: Path, folder: Path) -> None:
         raise ParameterError(f"{folder} is a file, not a folder.", "Name a folder.")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise ParameterError(f"{folder} holds other files, which would be deleted.", "Name a new folder.")
+
+
+def _empty(folder: Path) -> None:
+    """Makes the folder anew. What captioners said stays: the same photos are not described a second time."""
+    memory = folder / MEMORY
+    known = memory.read_text(encoding="utf-8") if memory.exists() else ""
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    (folder / MARK).touch()
+    if known:
+        write_text(memory, known)
 
 
 def _say(dataset: Dataset, found: PhotoSet, reporter: Reporter) -> None:

@@ -9,20 +9,24 @@ Every caption is written as NAME.txt beside its photo.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 from dataclasses import replace as changed
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
 from vividcover.errors import EngineError, ParameterError
-from vividcover.files import write_text
+from vividcover.files import canonical, write_text
 from vividcover.image.captions.edit import read_captions, refresh, replace, write_caption
 from vividcover.image.captions.florence import Florence
 from vividcover.image.captions.qwen import Qwen
 from vividcover.image.captions.service import Endpoint, RefusedError, Service
 from vividcover.image.captions.template import Template
-from vividcover.image.captions.text import Wording, compose, keep
-from vividcover.image.dataset import Dataset, Kind, caption_file
+from vividcover.image.captions.text import Wording, compose, instruction, keep
+from vividcover.image.dataset import MEMORY, Dataset, Kind, caption_file
 from vividcover.image.photos import Photo
 from vividcover.patience import Patient
 from vividcover.settings import settings
@@ -78,7 +82,8 @@ def caption(
             model = patient.call(pick, captioner, weights, endpoint, device, reporter)
         elif missing and not isinstance(captioner, str):
             model = captioner
-        made, refused = _describe(missing, model, wording, patient, reporter)
+        memory = _Memory(dataset.folder / MEMORY)
+        made, refused = _describe(missing, model, wording, memory, patient, reporter)
     own = {photo.name: keep(photo.caption, wording) for photo in dataset.photos if photo.caption}
     photos = [changed(photo, caption=(own | made)[photo.name]) for photo in dataset.photos]
     for photo in photos:
@@ -93,7 +98,12 @@ def caption(
 
 
 def _describe(
-    photos: list[Photo], model: Captioner | None, wording: Wording, patient: Patient, reporter: Reporter
+    photos: list[Photo],
+    model: Captioner | None,
+    wording: Wording,
+    memory: _Memory,
+    patient: Patient,
+    reporter: Reporter,
 ) -> tuple[dict[str, str], list[str]]:
     """(caption of each photo by its name, names of those that a service would not describe)."""
     made: dict[str, str] = {}
@@ -101,8 +111,10 @@ def _describe(
     for i, photo in enumerate(photos if model else ()):
         assert model is not None
         reporter.progress(i / len(photos), f"caption {i + 1} of {len(photos)}")
+        key = memory.key(photo, model, wording)
         try:
-            said = patient.call(model.describe, photo.rgb(), wording)
+            said = memory.said.get(key) or patient.call(model.describe, photo.rgb(), wording)
+            memory.keep(key, said)
         except RefusedError as error:
             refused.append(photo.name)
             reporter.note(f"{photo.name}: {error.message}. Its caption is the trigger word alone.")
@@ -113,6 +125,30 @@ def _describe(
             f"The captioner would not describe any of the {len(photos)} photos.", "Choose another captioner or model."
         )
     return made, refused
+
+
+class _Memory:
+    """What captioners have said, so that a training that goes on learns from the same words as before.
+
+    Services answer differently each time, and small models take a while.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.said: dict[str, str] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):  # a damaged one is written anew
+            found = json.loads(file.read_text(encoding="utf-8"))
+            self.said = {str(k): str(v) for k, v in found.items()} if isinstance(found, dict) else {}
+
+    @staticmethod
+    def key(photo: Photo, model: Captioner, wording: Wording) -> str:
+        asked = [photo.digest, model.name, getattr(model, "which", ""), instruction(wording)]
+        return hashlib.sha256(canonical(asked).encode()).hexdigest()
+
+    def keep(self, key: str, said: str) -> None:
+        if said and self.said.get(key) != said:
+            self.said[key] = said
+            write_text(self.file, json.dumps(self.said, ensure_ascii=False, indent=1))
 
 
 def check(name: str) -> None:

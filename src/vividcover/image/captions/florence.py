@@ -24,7 +24,7 @@ class Florence:
     name = "florence-2"
 
     def __init__(self, folder: Path, device: str = "auto", *, longest: int = LONGEST) -> None:
-        self.longest = longest
+        self.longest, self.which = longest, folder.name
         self._model, self._device = open_folder(folder, "Florence2ForConditionalGeneration", self.name, device)
         with reading(folder, self.name):
             self._processor: Any = opened("AutoProcessor", folder)

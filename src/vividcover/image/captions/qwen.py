@@ -30,7 +30,7 @@ class Qwen:
     name = "qwen3-vl"
 
     def __init__(self, folder: Path, device: str = "auto", *, longest: int = LONGEST, side: int = SIDE) -> None:
-        self.longest, self.side = longest, side
+        self.longest, self.side, self.which = longest, side, folder.name
         self._model, self._device = open_folder(folder, "Qwen3VLForConditionalGeneration", self.name, device)
         with reading(folder, self.name):
             self._images: Any = opened("AutoImageProcessor", folder)

@@ -51,6 +51,7 @@ class Service:
                 "Give one that begins with https:// and ends in /v1 (VIVIDCOVER_LLM_URL).",
             )
         self.endpoint, self.pause = endpoint, pause
+        self.which = f"{endpoint.url} {endpoint.model}"
 
     def describe(self, rgb: NDArray[Any], wording: Wording) -> str:
         for attempt in range(TRIES):
