@@ -122,6 +122,17 @@ def _inside(path: Path) -> tuple[Path | bytes, str]:
         raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
 
 
+def members_of(path: Path) -> dict[str, bytes]:
+    """All files of a package by their names in it; of a bare LoRA none. Raises `ModelFileError`."""
+    if not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
+        return {}
+    try:
+        with _members(path) as (names, read):
+            return {name: read(name, MOST_BYTES) for name in names if not _hidden(name)}
+    except DAMAGED as error:
+        raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
+
+
 @contextmanager
 def _members(path: Path) -> Iterator[tuple[list[str], Any]]:
     """The plain files of a zip or tar, and what reads one of them, up to a number of bytes."""
