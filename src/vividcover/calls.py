@@ -143,14 +143,14 @@ def hand_over(result: Result, output: Path | None) -> Made:
 def _text_over(result: Result, output: Path | None) -> Made:
     """A text, also as a file where one is wanted."""
     if output is None:
-        return Made((), result.text, _story(result, ()), result)
+        return Made((), result.text, story_of(result, ()), result)
     file = write_text(output / "output.txt" if output.is_dir() else output, result.text + "\n")
     return replace(_told(result, [file]), text=result.text)
 
 
 def _told(result: Result, files: Sequence[Path], record: Path | None = None, **more: Any) -> Made:
     """The finished files with their record beside each of them (or once, at `record`)."""
-    story = _story(result, files) | more
+    story = story_of(result, files) | more
     if record:
         write_text(record, provenance.dumps(story))
     else:
@@ -159,7 +159,8 @@ def _told(result: Result, files: Sequence[Path], record: Path | None = None, **m
     return Made(tuple(files), "", story, result)
 
 
-def _story(result: Result, files: Sequence[Path], synthetic: bool | None = None) -> dict[str, Any]:
+def story_of(result: Result, files: Sequence[Path], synthetic: bool | None = None) -> dict[str, Any]:
+    """The record of what made some files."""
     from vividcover import weights
 
     nets = [
@@ -203,7 +204,7 @@ def _write_parts(result: Result, folder: Path) -> None:
             codec.tag(path, file, tags)
         else:
             publish(path, file)
-        provenance.sidecar(file, _story(result, [file], name in made_up) | {"part": name})
+        provenance.sidecar(file, story_of(result, [file], name in made_up) | {"part": name})
 
 
 def train_voice_in(
@@ -247,7 +248,18 @@ def train_image_in(
     model.name_ignored(chosen[0], input, context)
     made = model.learn(chosen[0], input, name, context)
     shown = {key: value for key, value in given.items() if not is_secret(schema.model_fields[key])}
+    if chosen[0] == "neural":
+        _register(name, input, context)
     return _shelved("image", model, name, made, shown, context, chosen)
+
+
+def _register(name: str, input: Any, context: Context) -> None:
+    """Remembers the trigger word, and says what is wrong with it: LoRAs that share one cannot be worn together."""
+    from vividcover.image.flux.triggers import Model as Named
+    from vividcover.image.flux.triggers import Triggers
+
+    for warning in Triggers(context.settings.home / "triggers.json").add(Named(name, input.trigger_word)):
+        context.note(warning)
 
 
 def _shelved(

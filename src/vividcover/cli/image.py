@@ -9,6 +9,7 @@ import typer
 
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDevLoraTraining
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
+from vividcover.cli import image_tools
 from vividcover.cli.complete import image_names
 from vividcover.cli.console import Common, Consent, Engine, Json, JsonRows, Quiet, perform, table
 from vividcover.cli.options import takes_inputs
@@ -82,3 +83,6 @@ def list_(json: JsonRows = False) -> None:
         for t in shelf.listed("image", settings())
     ]  # fmt: skip
     table(rows, ["name", "trigger_word", "type", "consent", "file"], json, "No image model is trained yet.")
+
+
+image_tools.add_to(app)
