@@ -224,17 +224,19 @@ class Adapter:
                 "Choose the same layers as for the LoRA to go on from.",
             )
         for _, side in self.sides():
-            found = [lora.pairs[name] for name in side.names]
-            for name, pair, rows in zip(side.names, found, side.rows, strict=True):
+            for name, rows in zip(side.names, side.rows, strict=True):
+                pair = lora.pairs[name]
                 if pair.a.shape != (self.rank, side.a.shape[1]) or pair.b.shape != (rows, self.rank):
                     raise ModelFileError(
                         f"{name} of the LoRA is of rank {pair.rank} and {pair.b.shape[0]} x {pair.a.shape[1]}, "
                         f"not of rank {self.rank} and {rows} x {side.a.shape[1]}.",
                         "Choose the rank of the LoRA to go on from.",
                     )
-            with torch.no_grad():
+        own_scale = self.alpha / self.rank
+        with torch.no_grad():
+            for _, side in self.sides():
+                found = [lora.pairs[name] for name in side.names]
                 side.a.copy_(torch.cat([pair.a for pair in found]))
-                own_scale = self.alpha / self.rank
                 side.b.copy_(torch.cat([pair.b.to(side.b.dtype) * (pair.scale / own_scale) for pair in found]))
 
     def detach(self) -> None:

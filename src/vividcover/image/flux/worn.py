@@ -174,15 +174,13 @@ class Worn:
             layer.regions, layer.where = regions, place_of(name)
             put(self.flux, name, layer)
             self.layers[name] = layer
-        if bad:
-            self.off()
-            raise ModelFileError("A LoRA is broken: it holds numbers that are not finite.", DIVERGED)
+        _check_finite(bad)
 
     def _into(self, stacks: dict[str, Stack]) -> None:
+        bad = torch.zeros((), dtype=torch.bool)
         for name, stack in stacks.items():
             base = self.flux.get_submodule(name)
             if type(base) is not nn.Linear:
-                self.off()
                 why = "quantised" if isinstance(base, Frozen) else "changed by another LoRA"
                 raise ParameterError(
                     f"LoRAs cannot be added into {name}: it is {why}.",
@@ -192,7 +190,9 @@ class Worn:
             for part in stack.parts:
                 rows = weight[part.target.start : part.target.stop]
                 a, b = (part.pair.a.to(weight.device).float(), part.pair.b.to(weight.device).float())
+                bad = bad.to(a.device) | ~(torch.isfinite(a).all() & torch.isfinite(b).all())
                 rows.copy_(torch.addmm(rows.float(), b, a, alpha=part.scale))
+        _check_finite(bad)
 
     def _extras(self, wearing: Sequence[Wearing]) -> None:
         """Biases are added to; norms are replaced, by a weight of 0..1 in between."""
@@ -302,6 +302,12 @@ def wear(
             result.off()
             raise
     return result
+
+
+def _check_finite(bad: Tensor) -> None:
+    """Asked once for all layers, since the answer waits for the device."""
+    if bad:
+        raise ModelFileError("A LoRA is broken: it holds numbers that are not finite.", DIVERGED)
 
 
 def _fitting(config: FluxConfig, wearing: Sequence[Wearing]) -> tuple[list[Wearing], list[str]]:
