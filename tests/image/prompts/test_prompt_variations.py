@@ -80,7 +80,7 @@ PLAIN = "1. ZIKI painting a mural on a city wall\n2) **Close-up of Ziki in the r
 @pytest.mark.parametrize(
     "answer",
     [
-        f"Here are three prompts:\n\n{PLAIN}\n\nEnjoy!",
+        f"<think>\n1. maybe ZIKI at the sea?\n</think>\nHere are three prompts:\n\n{PLAIN}\n\nEnjoy!",
         "```json\n" + json.dumps([line[3:] for line in PLAIN.splitlines()]) + "\n```",
         json.dumps({"prompts": [{"prompt": line[3:]} for line in PLAIN.splitlines()]}),
         "Sure:\n" + "\n".join(f'- "{line[3:]}"' for line in PLAIN.splitlines()),

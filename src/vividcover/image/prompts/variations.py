@@ -170,6 +170,7 @@ def asked(
 
 def read_answer(answer: str, trigger: str, kind: Kind = "subject") -> list[str]:
     """The prompts in a language model's answer: a numbered or plain list, or JSON; the trigger word in each."""
+    answer = re.sub(r"<think>.*?(?:</think>|$)", "", answer, flags=re.S)
     listed = _json_list(answer)
     if listed is None:
         lines = [line.strip() for line in answer.replace("```", "\n").splitlines()]
