@@ -83,6 +83,12 @@ def test_a_prompt_that_worked_is_remembered_by_its_text(library: Library) -> Non
     assert len(library.find(category="own")) == 1
 
 
+def test_words_are_found_by_their_beginnings(library: Library) -> None:
+    rain = {entry.name for entry in library.find("rain")}
+    assert {"neon-rain", "puddle-jump"} <= rain and "night-train" not in rain
+    assert library.find("umb red") and not library.find("rain zebra")
+
+
 def test_ours_can_be_tagged_but_not_removed(library: Library) -> None:
     assert library.tag("opera", ["my album"]).tags == ("my album",)
     with pytest.raises(ParameterError, match="comes with the program"):

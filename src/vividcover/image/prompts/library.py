@@ -120,20 +120,20 @@ class Library:
         return known[name]
 
     def find(self, words: str = "", *, category: str = "", tag: str = "", worked: bool = False) -> list[Entry]:
-        """Those in which every word occurs (name, text, category, tags), best rated first.
+        """Those in which every word occurs or begins one (name, text, category, tags), best rated first.
 
         `worked`: only those that were rated with four stars or more. Raises `ParameterError` for an unknown category.
         """
         if category and category not in (known := self.categories()):
             raise ParameterError(f"There is no category {category!r}.", f"Choose one of {', '.join(sorted(known))}.")
-        wanted = words.lower().split()
+        wanted = [re.compile(rf"\b{re.escape(word)}") for word in words.lower().split()]
         found = [
             entry
             for entry in self.entries()
             if (not category or entry.category == category)
             and (not tag or tag.lower() in entry.tags)
             and (not worked or (entry.stars or 0) >= WORKED)
-            and all(word in _searched(entry) for word in wanted)
+            and all(word.search(_searched(entry)) for word in wanted)
         ]
         return sorted(found, key=lambda entry: -(entry.stars or 0))
 
