@@ -83,6 +83,7 @@ def underscored(source: Lora, prefix: str) -> State:
         ("onetrainer", underscored(lora(), "lora_transformer_")),
         ("lycoris", underscored(lora(), "lycoris_")),
         ("kohya, diffusers' names", underscored(lora(), "lora_unet_")),
+        ("kohya, diffusers' names", {n.replace(".", "_.", 1): t for n, t in underscored(lora(), "lora_unet_").items()}),
     ],
 )
 def test_the_same_lora_is_read_from_every_way_of_naming_single_layers(style: str, state: State) -> None:
@@ -90,6 +91,43 @@ def test_the_same_lora_is_read_from_every_way_of_naming_single_layers(style: str
     assert off(lora(), found) == 0
     assert found.format == style
     assert found.notes == []
+
+
+def test_onetrainers_newer_files_number_the_parts_of_fused_layers() -> None:
+    source, state = lora(list(targets(TINY)), alpha=1.0), {}
+    parts = {"to_q": 0, "to_k": 1, "to_v": 2, "add_q_proj": 0, "add_k_proj": 1, "add_v_proj": 2}
+    ends = {
+        "attn.to_out.0": "img_attn.proj", "attn.to_add_out": "txt_attn.proj", "ff.net.0.proj": "img_mlp.0",
+        "ff.net.2": "img_mlp.2", "ff_context.net.0.proj": "txt_mlp.0", "ff_context.net.2": "txt_mlp.2",
+        "norm1.linear": "img_mod.lin", "norm1_context.linear": "txt_mod.lin",
+    }  # fmt: skip
+    single = {"attn.to_q": "linear1.0", "attn.to_k": "linear1.1", "attn.to_v": "linear1.2", "proj_mlp": "linear1.3",
+              "proj_out": "linear2", "norm.linear": "modulation.lin"}  # fmt: skip
+    for name, pair in source.pairs.items():
+        kind, _, rest = name.partition(".")
+        number, _, end = rest.partition(".")
+        last = end.rsplit(".", 1)[-1]
+        if kind == "single_transformer_blocks":
+            stem = f"single_blocks.{number}.{single[end]}"
+        elif kind == "transformer_blocks" and last in parts:
+            stem = f"double_blocks.{number}.{'txt' if 'add' in last else 'img'}_attn.qkv.{parts[last]}"
+        elif kind == "transformer_blocks":
+            stem = f"double_blocks.{number}.{ends[end]}"
+        elif name == "x_embedder":
+            stem = "img_in.proj"
+        else:
+            continue
+        state |= {f"transformer.{stem}.lora_down.weight": pair.a, f"transformer.{stem}.lora_up.weight": pair.b}
+        state[f"transformer.{stem}.alpha"] = torch.tensor(pair.alpha)
+    shift, scale = source.pairs["norm_out.linear"].b.chunk(2)
+    stem = "transformer.final_layer.adaLN_modulation.1"
+    state |= {f"{stem}.lora_up.weight": torch.cat([scale, shift]), f"{stem}.alpha": torch.tensor(1.0)}
+    state[f"{stem}.lora_down.weight"] = source.pairs["norm_out.linear"].a
+    state |= {"t5.layers.0.q.lora_down.weight": torch.ones(4, 4), "bundle_emb.VIVI.clip_l": torch.ones(4, 4)}
+    found = read_lora(save(state), TINY)
+    wanted = {name: pair for name, pair in source.pairs.items() if name in found.pairs}
+    assert (found.format, off(Lora(wanted), found), len(wanted)) == ("omi", 0, len(block_targets(TINY)) + 2)
+    assert "2 tensors for the text encoder" in found.notes[0]
 
 
 def fused(source: Lora, names: list[str]) -> tuple[Tensor, Tensor]:
@@ -378,6 +416,7 @@ def test_a_file_that_is_no_lora_is_called_what_it_is() -> None:
     refused({"transformer_blocks.0.attn.to_q.weight": torch.zeros(H, H)}, "is not a LoRA", "a whole model")
     refused({"emb_params": torch.zeros(2, 8)}, "text embeddings")
     refused({"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 8)}, "text encoder only")
+    refused({"oft_unet_double_blocks_0_img_mlp_2.oft_blocks.0": torch.zeros(2, 8)}, "is not a LoRA", "an OFT")
     refused({"hello": torch.zeros(2)}, "is not a LoRA", "hello")
     with pytest.raises(ModelFileError, match="web page"):
         read_lora(b"<!DOCTYPE html><html></html>", TINY)
@@ -507,5 +546,9 @@ def test_check_names_a_near_layer_and_what_is_of_the_wrong_shape() -> None:
     with pytest.raises(ModelFileError) as failure:
         check(Lora({"transformer_blocks.0.attn.to_w": Pair(torch.zeros(4, H), torch.zeros(H, 4), 4.0)}), TINY)
     assert "transformer_blocks.0.attn.to_" in failure.value.hint
+    pair = Pair(torch.zeros(4, H), torch.zeros(128, 4), 4.0)
+    for name, size in (("transformer_blocks.0.attn.norm_q.weight", 15), ("proj_out.bias", 3), ("proj_out.weight", 64)):
+        with pytest.raises(ModelFileError, match=f"{name} has {size} numbers"):
+            check(Lora({LAYER: pair}, extras={name: torch.zeros(size)}), TINY)
     with pytest.raises(ModelFileError, match=r"is 32 x 31, not 128 x 32"):
         check(Lora({LAYER: Pair(torch.zeros(4, 31), torch.zeros(32, 4), 4.0)}), TINY)

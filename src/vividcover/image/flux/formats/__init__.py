@@ -11,7 +11,7 @@ from vividcover.image.flux.formats.names import Covers, Style
 
 STYLES: tuple[Style, ...] = (
     diffusers.STYLE, kohya.STYLE, bfl.STYLE, onetrainer.STYLE, lycoris.STYLE, lycoris.STYLE_BFL, xlabs.STYLE,
-    kohya.STYLE_DIFFUSERS,
+    kohya.STYLE_DIFFUSERS, onetrainer.STYLE_OMI,
 )  # fmt: skip
 EXPORTS = ("diffusers", "kohya", "bfl")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vividcover.errors import ModelFileError
 from vividcover.image.flux.config import DEV, FluxConfig, targets
+from vividcover.image.flux.formats.diffusers import norms
 from vividcover.image.flux.formats.names import listed
 from vividcover.image.flux.formats.pairs import Lora
 
@@ -40,7 +41,14 @@ def check(lora: Lora, config: FluxConfig = DEV, what: str = "The LoRA") -> None:
             raise ModelFileError(f"{what}: the alpha of {name} is {pair.alpha}.", DIVERGED)
         finite(f"{name} (A)", pair.a, what)
         finite(f"{name} (B)", pair.b, what)
+    shapes = {f"{name}.bias": target.outputs for name, target in known.items()}
+    shapes |= dict.fromkeys(norms(config), config.head_dim)
     for name, tensor in lora.extras.items():
+        if shapes.get(name) != tensor.numel():
+            raise ModelFileError(
+                f"{what} does not fit the network: {name} has {tensor.numel()} numbers, not {shapes.get(name, 'any')}.",
+                "It was made for another model.",
+            )
         finite(name, tensor, what)
 
 

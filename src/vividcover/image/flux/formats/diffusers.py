@@ -36,7 +36,15 @@ def norms(config: FluxConfig) -> dict[str, str]:
 
 STYLE = Style(
     "diffusers",
-    (PREFIX, "", "diffusion_model.", "base_model.model.transformer.", "base_model.model.", "model.diffusion_model."),
+    (
+        PREFIX,
+        "",
+        "diffusion_model.",
+        "lora_transformer.",
+        "base_model.model.transformer.",
+        "base_model.model.",
+        "model.diffusion_model.",
+    ),
     modules,
     norms,
 )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 TEXT_ENCODER = re.compile(
-    r"(base_model\.model\.)?(lora_te\d?[_.]|te\d?_|text_encoders?(_\d)?[._]|text_model\.|lora_(clip|t5)[_-]|clip_l\.|t5xxl\.)"
+    r"(base_model\.model\.)?(lora_te\d?[_.]|te\d?_|text_encoders?(_\d)?[._]|text_model\.|lora_(clip|t5)[_-]|clip_l\.|t5(xxl)?\.)"
 )
 EMBEDDINGS = re.compile(r"bundle_emb\.|emb_params$|(clip_l|t5|t5xxl)$")
 BLOCKS_OF_UNET = re.compile(
@@ -25,6 +25,7 @@ MODELS: tuple[tuple[str, str], ...] = (
     (r"transformer_blocks[._]\d+[._]attn[12][._]", "LTX-Video, PixArt or another diffusion transformer"),
 )
 OTHERS: tuple[tuple[str, str], ...] = (
+    (r"\.oft_(blocks|diag)", "an OFT, which turns the base's weights around instead of adding to them"),
     (r"controlnet_", "a ControlNet"),
     (r"ip_adapter|image_proj\.|ip_hidden", "an IP-Adapter"),
     (r"redux_(up|down)", "the Redux image encoder"),

@@ -18,8 +18,9 @@ def modules(config: FluxConfig) -> dict[str, Covers]:
 
 
 def modules_diffusers(config: FluxConfig) -> dict[str, Covers]:
-    """Diffusers' modules under the same prefix, as some converters write them."""
-    return underscored(diffusers.modules(config))
+    """Diffusers' modules under the same prefix, as some trainers write them; one of them ends each with a `_`."""
+    found = underscored(diffusers.modules(config))
+    return found | {f"{name}_": covers for name, covers in found.items()}
 
 
 STYLE = Style("kohya", (PREFIX,), modules)
