@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vividcover.errors import Canceled, EngineError, ImageError
+from vividcover.errors import Canceled, EngineError, ImageError, ParameterError
 from vividcover.image.flux.canny import edges
 from vividcover.image.flux.config import block_targets, targets
 from vividcover.image.flux.control import region
@@ -233,6 +233,12 @@ def test_several_pictures_have_seeds_that_count_up_and_stand_alone() -> None:
     assert (three[2].rgb == paint.paint(ask(seed=9))[0].rgb).all()
     assert (three[0].rgb != three[1].rgb).any()
     assert (three[0].rgb == paint.paint(ask(count=1))[0].rgb).all()
+    together = stock("FluxPipeline", "dev")(
+        PROMPT, width=96, height=80, num_inference_steps=3, guidance_scale=3.5, output_type="np",
+        num_images_per_prompt=2, generator=[torch.Generator().manual_seed(seed) for seed in (7, 8)],
+    ).images  # fmt: skip
+    for picture, expected in zip(three, together, strict=False):
+        assert abs(picture.rgb - expected * 255).max() <= 0.51
 
 
 def test_what_the_mask_leaves_is_kept_pixel_for_pixel() -> None:
@@ -548,6 +554,15 @@ def test_a_lora_in_its_region() -> None:
     assert abs(both - alone)[:, 64:].mean() > abs(both - alone)[:, :32].mean()
 
 
+def test_a_region_that_does_not_fit_is_refused_before_anything_is_painted() -> None:
+    paint = painter()
+    paint.base.encode_text = None  # type: ignore[assignment]
+    with pytest.raises(ParameterError, match="for 29 tokens, and the picture has 30"):
+        paint.paint(ask(loras=(Wearing(random_lora(3), 1.0, torch.ones(29)),)))
+    with pytest.raises(ParameterError, match="merged"):
+        paint.paint(ask(loras=(Wearing(random_lora(3), 1.0, torch.ones(30)),), merged=True))
+
+
 def test_regions_follow_a_large_picture_through_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
     from vividcover.image.flux import generate
 
@@ -566,6 +581,12 @@ def test_a_lora_is_off_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) ->
         paint.paint(ask(loras=(Wearing(random_lora(1)),)))
     monkeypatch.setattr(paint.base, "decode", decode)
     assert (paint.paint(ask())[0].rgb == plain).all()
+
+
+def test_a_lora_of_no_weight_is_none() -> None:
+    paint = painter()
+    worn = (Wearing(random_lora(1), 0.0, torch.ones(30)), Wearing(random_lora(2), 0.0))
+    assert (paint.paint(ask(loras=worn))[0].rgb == paint.paint(ask())[0].rgb).all()
 
 
 def test_a_dev_lora_paints_on_schnell() -> None:

@@ -199,7 +199,7 @@ class Painter:
     @contextlib.contextmanager
     def _wearing(self, request: Request, reporter: Reporter) -> Iterator[None]:
         """The network with the request's LoRAs. What is compiled keeps the last ones on, so that others fit in."""
-        loras = list(request.loras)
+        loras = [wearing for wearing in request.loras if wearing.weight]
         stays = self.compiled and not request.merged and all(wearing.mask is None for wearing in loras)
         if self._worn is not None and not (stays and self._worn.swap(loras)):
             self._worn.off()

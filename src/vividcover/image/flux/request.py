@@ -115,6 +115,7 @@ def settle(request: Request, kind: str, *, takes_guidance: bool = True) -> Settl
 def check(request: Request, kind: str) -> None:
     """Raises `ParameterError` or `ImageError` that names the value."""
     _check_numbers(request)
+    _check_regions(request)
     for name in ("image", "redux", "control"):
         picture = getattr(request, name)
         if picture is not None and (picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8):
@@ -165,6 +166,17 @@ def _check_numbers(request: Request) -> None:
         )
     if not request.prompt.strip():
         raise ParameterError("The prompt is empty.", "Say in words what to show.")
+
+
+def _check_regions(request: Request) -> None:
+    for wearing in request.loras:
+        if wearing.mask is None:
+            continue
+        if wearing.mask.numel() != request.tokens:
+            said = f"A LoRA's region is for {wearing.mask.numel()} tokens, and the picture has {request.tokens}."
+            raise ParameterError(said, f"Make it for {request.width} x {request.height} px: a token is 16 x 16.")
+        if request.merged:
+            raise ParameterError("LoRAs with regions cannot be added into the weights.", "Leave `merged` out.")
 
 
 def ultra_size(ratio: str, megapixels: float = 4.0) -> tuple[int, int]:
