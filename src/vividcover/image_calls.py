@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from vividcover.image.prompts.rows import Row
     from vividcover.image.score.panel import Panel
 
+PLACEHOLDER = drawing.PLACEHOLDER
 ROW_OPTIONS = frozenset(FluxLoraInput.model_fields) - {
     "prompt", "replicate_weights", "seed", "num_outputs", "aspect_ratio", "output_format",
 }  # fmt: skip
@@ -43,12 +44,14 @@ def examine_photos_in(
     resolution: str = "512,768,1024",
 ) -> dict[str, Any]:  # fmt: skip
     """What a training on these photos would have to work with: findings, buckets, what is left out. Makes nothing."""
-    from vividcover.image import doctor
+    from vividcover.image.doctor import examine
+    from vividcover.portrait.faces import FaceKit
 
     context = session.context()
     with tempfile.TemporaryDirectory(prefix="vividcover-photos-") as folder:
         dataset = _dataset(context, photos, Path(folder) / "photos", trigger_word, kind, resolution)
-        return {**dataset.report, "findings": doctor.findings(dataset)}
+        found = examine(dataset, kit=FaceKit(session.settings.weights), reporter=session.workspace)
+        return {**found.to_json(), "dataset": dataset.report, "text": found.text()}
 
 
 def caption_photos_in(
@@ -113,7 +116,7 @@ def merge_loras_in(
     session: Session, references: Sequence[str], output: Path, format: str = "diffusers", dtype: str = "fp16",
     rank: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
-    """Several LoRAs (`NAME@0.8`) as one that does what they do together: exactly, or with `rank` nearly, and smaller."""
+    """Several LoRAs (`NAME@0.8`) as one that does what they do together: exactly; with `rank` nearly, and smaller."""
     from vividcover.image.flux import triggers
     from vividcover.image.flux.merge import merge
 
@@ -189,9 +192,10 @@ def batch_in(
     context = session.context()
     card = drawing.lora(trained, context).card
     values = {k: v for k, v in (options or {}).items() if k not in ("seed", "num_outputs")}
-    trigger = str(card.get("trigger_word") or drawing.PLACEHOLDER)
+    trigger = str(card.get("trigger_word") or PLACEHOLDER)
     library = Library(session.settings.home / "prompts.json")
     found = read_rows(rows, options=ROW_OPTIONS, trigger=trigger, library=library)
+    engine = _engine(session, trained, values, context)
     panel = None if scores == "none" else _panel(session, context, scores, references)
 
     def draw(row: Row, seed: int) -> Result:
@@ -207,13 +211,20 @@ def batch_in(
     done = batch(
         found, paint, panel.judge if panel else None, top=top, per_row=per_row, folder=folder, seed=seed,
         about={"trained": [m["sha256"] for m in context.materials], "options": dict(values)},
-        scored_by=panel.legend() if panel else None, engine=session.engine, reporter=session.workspace,
+        scored_by=panel.legend() if panel else None, engine=engine, reporter=session.workspace,
     )  # fmt: skip
     numbered = {row.number: row for row in found}
     for shot in done.shots:  # asked for again, a picture comes out of the cache, with all that is known of it
         if not provenance.record_path(shot.file).exists():
             provenance.sidecar(shot.file, story_of(draw(numbered[shot.row], shot.seed), [shot.file]))
     return done
+
+
+def _engine(session: Session, trained: str, values: Mapping[str, Any], context: Context) -> str:
+    """Who draws with this image."""
+    input = validated(FluxLora.name, FluxLoraInput, {**values, "replicate_weights": trained, "prompt": "any"})
+    model = FluxLora()
+    return model.choose(session.engine, session.settings, model.reader(input, context), input)[0]
 
 
 def _painted(draw: Callable[[Row, int], Result], row: Row, session: Session) -> list[Painted]:
@@ -255,11 +266,12 @@ def _panel(session: Session, context: Context, scores: str, references: Source |
 def compare_in(
     session: Session, photos: Source, variants: Mapping[str, Mapping[str, Any]], name: str, consent: str, folder: Path,
     *, options: Mapping[str, Any] | None = None, prompts: Sequence[str] = (), seeds: Sequence[int] = (0, 1),
-    scores: str = "auto",
+    scores: str = "auto", drawing: Mapping[str, Any] | None = None,
 ) -> Outcome:  # fmt: skip
     """Trains every variant on the same photos, scores it on prompts that none of them saw, shelves the best as `name`.
 
-    `variants`: name → inputs of `ostris/flux-dev-lora-trainer` that it changes; `options`: those that all share.
+    `variants`: name → inputs of `ostris/flux-dev-lora-trainer` that it changes; `options`: those that all share;
+    `drawing`: inputs of `vividcover/flux-lora` that all are drawn with.
     """
     from vividcover.catalog import shelf
     from vividcover.image.ab import compare, held_out
@@ -272,7 +284,7 @@ def compare_in(
     if lacks := trainer.neural_lacks(session.settings, None, True):
         raise EngineError(f"Ways to train can be compared on the neural engine only, and {lacks}.", "Get it first.")
     source = context.file("input_images", str(photos), folder=True)
-    trigger = str(shared.get("trigger_word", drawing.PLACEHOLDER))
+    trigger = str(shared.get("trigger_word", PLACEHOLDER))
     kind = str(shared.get("kind") or shared.get("lora_type") or "subject")
 
     def train(changes: Mapping[str, Any], out: Path, reporter: Reporter) -> Mapping[str, Any]:
@@ -287,12 +299,12 @@ def compare_in(
     def paint(model: Path, prompt: str, seeds: Sequence[int], reporter: Reporter) -> list[Painted]:
         from vividcover.image.batch import Painted
 
-        values = {"replicate_weights": str(model), "prompt": prompt, "output_format": "png"}
+        values = {"output_format": "png", **(drawing or {}), "replicate_weights": str(model), "prompt": prompt}
         made = [FluxLora().run(values | {"seed": seed}, session.context()) for seed in seeds]
         return [Painted(seed, result.path) for seed, result in zip(seeds, made, strict=True)]
 
     panel = _panel(session, context, scores, photos)
-    told = {"photos": context.inputs["input_images"]["sha256"], "options": dict(shared)}
+    told = {"photos": context.inputs["input_images"]["sha256"], "options": dict(shared), "drawing": dict(drawing or {})}
     tar = folder / f"{name}.tar"
     outcome = compare(
         variants, train, paint, panel.judge, prompts=list(prompts) or held_out(trigger, _kind(kind)), seeds=seeds,

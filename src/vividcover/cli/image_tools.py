@@ -44,14 +44,7 @@ def check(
     """
     from vividcover import image_calls
 
-    def show(report: dict[str, Any]) -> None:
-        for finding in report["findings"]:
-            typer.echo(f"{finding['level']:>5}  {finding['text']}")
-        typer.echo(f"\n{report['used']} photos usable.")
-        for one in report["left_out"]:
-            typer.echo(f"  left out: {one['name']}: {one['why']}")
-
-    _perform(lambda s: image_calls.examine_photos_in(s, photos, trigger_word, type), json, quiet, show)
+    _perform(lambda s: image_calls.examine_photos_in(s, photos, trigger_word, type), json, quiet, _text)
 
 
 def caption(
@@ -216,6 +209,10 @@ def _perform(work: Any, json: bool, quiet: bool, show: Any, engine: str = "auto"
             show(made)
 
     perform(work, Common(engine, json, quiet), say=say)
+
+
+def _text(told: dict[str, Any]) -> None:
+    typer.echo(told["text"])
 
 
 def _file(told: dict[str, Any]) -> None:
