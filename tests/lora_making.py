@@ -87,5 +87,5 @@ def off_by(found: Tensor, wanted: Tensor) -> float:
 
 
 def cosine(one: list[Tensor], other: list[Tensor]) -> float:
-    first, second = (torch.cat([values.flatten().double() for values in side]) for side in (one, other))
+    first, second = (torch.cat([values.detach().flatten().double() for values in side]) for side in (one, other))
     return float(first @ second / first.norm() / second.norm())

@@ -135,9 +135,9 @@ def extract(
         if kind == "weight" and layer in known:
             u, s, vh = _largest(change, rank)
             pairs[layer] = _pair(u.cpu(), s.cpu(), vh.cpu())
-            part = max(size**2 - float(s.double().square().sum()), 0.0)
-            layers[layer] = {"error": math.sqrt(part) / size, "change": size / max(float(before.norm()), 1e-12)}
-            lost, whole = lost + part, whole + size**2
+            off = float(torch.addmm(change, u * s, vh, alpha=-1).norm())
+            layers[layer] = {"error": off / size, "change": size / max(float(before.norm()), 1e-12)}
+            lost, whole = lost + off**2, whole + size**2
         else:
             extras[name] = (change if kind == "bias" else after).cpu()
     if not pairs and not extras:
