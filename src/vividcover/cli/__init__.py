@@ -40,7 +40,7 @@ def _open_streams() -> None:
 
 def build() -> Any:
     """The Typer application."""
-    from vividcover.cli import access, cog, demo, housekeeping, image, models, serve, song, video, voice, weights
+    from vividcover.cli import access, cog, demo, housekeeping, image, models, prompts, serve, song, video, voice, weights
 
     app = typer.Typer(
         name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
@@ -54,6 +54,7 @@ def build() -> Any:
     app.command()(video.portrait)
     app.add_typer(voice.app, name="voice")
     app.add_typer(image.app, name="image")
+    app.add_typer(prompts.app, name="prompts")
     app.add_typer(song.app, name="song")
     app.command()(models.run)
     app.command()(models.train)
