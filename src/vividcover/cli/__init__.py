@@ -40,7 +40,20 @@ def _open_streams() -> None:
 
 def build() -> Any:
     """The Typer application."""
-    from vividcover.cli import access, cog, demo, housekeeping, image, models, prompts, serve, song, video, voice, weights
+    from vividcover.cli import (
+        access,
+        cog,
+        demo,
+        housekeeping,
+        image,
+        models,
+        prompts,
+        serve,
+        song,
+        video,
+        voice,
+        weights,
+    )
 
     app = typer.Typer(
         name="vividcover", no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
