@@ -154,6 +154,7 @@ class FluxDevLoraTrainer(Model):
 
     def _neural(self, input: FluxDevLoraTraining, name: str, context: Context) -> Made:
         """By the neural engine; copied to Hugging Face where that was asked for."""
+        token = image_learning.hub_token(input.hf_token, context) if input.hf_repo_id else ""
         if input.skip_training_and_use_pretrained_hf_lora_url:
             made = image_learning.adopted(
                 input.skip_training_and_use_pretrained_hf_lora_url, name, input.trigger_word, context
@@ -164,7 +165,7 @@ class FluxDevLoraTrainer(Model):
                 wandb_key=input.wandb_api_key or "",
             )  # fmt: skip
         if input.hf_repo_id:
-            image_learning.pushed(made, input.hf_repo_id, input.hf_token or "", input.hf_private, context)
+            image_learning.pushed(made, input.hf_repo_id, token, input.hf_private, context)
         return made
 
     def photos(self, input: FluxDevLoraTraining, context: Context) -> Path:

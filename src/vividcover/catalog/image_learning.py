@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vividcover.catalog import drawing, engines, trainings
 from vividcover.catalog.contract import Context, Made
 from vividcover.catalog.steps import files_of
+from vividcover.errors import ParameterError
 from vividcover.prices import price
 from vividcover.settings import Settings
 from vividcover.workspace import Stage
@@ -43,6 +44,8 @@ def learnt(
     place = context.settings
     weights = Shelf(place.weights)
     base = base_files("dev", weights)
+    if place.precision != "auto":
+        options = options.with_(precision=place.precision)
     hashes = sorted(context.workspace.hash_of(f) for f in files_of([photos]))
     digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
     names = [f"{i}#{f.name}" for i, f in enumerate(files_of([photos]))] if photos.is_dir() else []
@@ -101,3 +104,27 @@ def adopted(reference: str, name: str, trigger_word: str, context: Context) -> M
     params = {"name": name, "trigger_word": trigger_word, "consent": context.consent, "reference": reference}
     made = context.stage("image/adopt", version=1, inputs={"lora": source.path}, params=params, compute=compute)
     return Made(made.path(FILE), {"report": made.meta["report"], "licence": made.meta["report"]["licence"]})
+
+
+def hub_token(given: str | None, context: Context) -> str:
+    """The token to copy a model with. On a server it is the caller's own or none: never the operator's.
+
+    Raises `ParameterError` without one, before the work.
+    """
+    token = given or ("" if context.resolve else context.settings.hf_token)
+    if not token:
+        raise ParameterError(
+            "hf_repo_id is given, and no token for Hugging Face.",
+            "Give hf_token" + ("." if context.resolve else ", or set VIVIDCOVER_HF_TOKEN."),
+        )
+    return token
+
+
+def pushed(made: Made, repository: str, token: str, private: bool, context: Context) -> None:
+    """Copies a trained model to Hugging Face. It is in the cache: after an error the same call only copies it."""
+    from vividcover.image.flux.publish import publish
+
+    assert isinstance(made.output, Path)
+    done = publish(made.output, repository, token, private=private, reporter=context.workspace)
+    made.details["published"] = {"url": done.url, "private": private}
+    context.note(f"copied to {done.url}")
