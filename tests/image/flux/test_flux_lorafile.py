@@ -289,10 +289,10 @@ def test_a_product_of_too_high_a_rank_becomes_the_best_pair_there_is_and_says_wh
 
 
 def test_a_product_that_no_pair_comes_near_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vividcover.image.flux.formats import products, reading
+    from vividcover.image.flux.formats import pairing, products
 
     few: Callable[..., tuple[Pair, float]] = lambda parts, alpha: products.combine(parts, alpha, most_rank=2)  # noqa: E731
-    monkeypatch.setattr(reading, "combine", few)
+    monkeypatch.setattr(pairing, "combine", few)
     state = {f"{STEM}.lokr_w1": torch.eye(2), f"{STEM}.lokr_w2": torch.randn(64, 16)}
     with pytest.raises(ModelFileError, match="no pair of moderate rank"):
         read_lora(save(state), TINY)

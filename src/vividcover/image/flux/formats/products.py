@@ -2,8 +2,9 @@
 
 LoKr is W = w1 ⊗ w2. With w1 = L1 R1 and w2 = L2 R2 that is (L1 ⊗ L2)(R1 ⊗ R2): a pair, exact, of rank r1 · r2.
 LoHa is (A1 B1) ∘ (A2 B2): row by row the products of A's columns, column by column those of B's rows: rank r1 · r2.
-Where that rank is above `MOST_RANK`, the best approximation of that rank is taken and what it loses is said. The
-singular values of w1 ⊗ w2 are all products of those of w1 and w2, so this needs only the two small decompositions.
+Where that rank is above `MOST_RANK`, the best approximation is taken, of the rank that loses `SMALL_LOSS` or of
+`MOST_RANK`, and what it loses is said. The singular values of w1 ⊗ w2 are all products of those of w1 and w2, so this
+needs only the two small decompositions.
 
 Sources: S.-Y. Yeh et al., "Navigating Text-To-Image Customization" (LyCORIS), ICLR 2024; FedPara (ICLR 2022) for LoHa.
 """
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 MOST_RANK = 256  # of a pair that a product becomes
+SMALL_LOSS = 0.01  # relative error (Frobenius) at which an approximation is good enough
 OVERSAMPLING = 16  # further singular values that the randomised decomposition looks for
 ROUNDS = 6  # of its power iteration
 Factors = tuple["Tensor", "Tensor"]  # [rows, r], [r, columns]
@@ -32,9 +34,9 @@ def combine(parts: dict[str, Tensor], alpha: float | None, most_rank: int = MOST
     if DOWN in parts:
         a, b = parts[DOWN], parts[UP]
         return Pair(a, b, float(a.shape[0]) if alpha is None else alpha), 0.0
-    if "h1_a" in parts:
-        return _hadamard(parts, alpha, most_rank)
-    return _kronecker(parts, alpha, most_rank)
+    pair, loss = (_hadamard if "h1_a" in parts else _kronecker)(parts, alpha, most_rank)
+    kind = next(tensor.dtype for role, tensor in parts.items() if role[0] in "wh")
+    return (Pair(pair.a.to(kind), pair.b.to(kind), pair.alpha) if loss else pair), loss
 
 
 def _hadamard(parts: dict[str, Tensor], alpha: float | None, most_rank: int) -> tuple[Pair, float]:
@@ -78,12 +80,12 @@ def _leading(first: Factors, second: Factors, scale: float, rank: int) -> tuple[
     (u2, s2, v2), norm2 = _decomposed(*second, rank)
     products = (s1[:, None] * s2[None, :]).flatten()
     chosen = torch.argsort(products, descending=True, stable=True)[:rank]
+    kept, lost = _enough(products[chosen], norm1 * norm2)
+    chosen = chosen[:kept]
     i, j = chosen // len(s2), chosen % len(s2)
     root = products[chosen].sqrt()
     b = (u1[:, None, i] * u2[None, :, j]).flatten(0, 1) * root
     a = (v1[:, None, i] * v2[None, :, j]).flatten(0, 1).T * root[:, None]
-    whole = (norm1 * norm2) ** 2
-    lost = max(0.0, 1.0 - float((products[chosen] ** 2).sum()) / whole) ** 0.5 if whole else 0.0
     return _pair(b, a, scale), lost
 
 
@@ -91,10 +93,19 @@ def _reduced(b: Tensor, a: Tensor, scale: float, most_rank: int) -> tuple[Pair, 
     if a.shape[0] <= most_rank:
         return _pair(b, a, scale), 0.0
     (u, s, v), norm = _decomposed(b, a, most_rank)
-    kept = s[:most_rank]
-    root = kept.sqrt()
-    lost = max(0.0, 1.0 - float((kept**2).sum()) / norm**2) ** 0.5 if norm else 0.0
-    return _pair(u[:, :most_rank] * root, (v[:, :most_rank] * root).T, scale), lost
+    kept, lost = _enough(s[:most_rank], norm)
+    root = s[:kept].sqrt()
+    return _pair(u[:, :kept] * root, (v[:, :kept] * root).T, scale), lost
+
+
+def _enough(values: Tensor, norm: float) -> tuple[int, float]:
+    """How many of the largest singular values are enough, and the relative error that is left; `norm` is of all."""
+    if not norm:
+        return 1, 0.0
+    left = (1.0 - values.double().square().cumsum(0) / norm**2).clamp_min(0).sqrt()
+    good = (left <= SMALL_LOSS).nonzero()
+    kept = int(good[0]) + 1 if len(good) else len(values)
+    return kept, float(left[kept - 1])
 
 
 def _decomposed(left: Tensor, right: Tensor, rank: int) -> tuple[tuple[Tensor, Tensor, Tensor], float]:
