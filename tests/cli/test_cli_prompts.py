@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from vividcover.cli.prompts import app, batch_columns
+from vividcover.cli.prompts import app
 from vividcover.settings import settings
 
 
@@ -134,10 +134,10 @@ def test_a_table_is_checked_before_a_batch(tmp_path: Path) -> None:
     assert status == 2 and "did you mean seed" in err
 
 
-def test_every_column_of_the_engine_is_an_input_of_its_model() -> None:
-    from vividcover.catalog.flux_lora import FluxLoraInput
-
-    assert set(batch_columns()) < set(FluxLoraInput.model_fields) and "guidance_scale" in batch_columns()
+def test_a_prompt_that_worked_is_rated_as_it_stands() -> None:
+    assert call("rate", "VIVI feeding swans", "5", "--trigger-word", "VIVI")[1] == "feeding-swans  5.0 stars\n"
+    assert call("rate", "VIVI feeding swans", "4", "--trigger-word", "VIVI")[1] == "feeding-swans  4.5 stars\n"
+    assert call("rate", "a dog on a beach", "5")[0] == 2
 
 
 @pytest.mark.parametrize(

@@ -203,15 +203,21 @@ def tag(name: Name, tags: Annotated[list[str], typer.Argument(help="Tags to add.
 
 @app.command()
 def rate(
-    name: Name,
+    name: Annotated[str, typer.Argument(help="A prompt's name, or a prompt in full: a new one is kept.")],
     stars: Annotated[int, typer.Argument(help="1 (useless) to 5 (just what you wanted).")],
     image: Annotated[str, typer.Option("--image", help="With which image model.", autocompletion=image_names)] = "",
     seed: Annotated[int | None, typer.Option("--seed", help="With which seed.", show_default=False)] = None,
-    note: Annotated[str, typer.Option("--note", help="What to remember.")] = "", json: JsonRows = False,
+    note: Annotated[str, typer.Option("--note", help="What to remember.")] = "", trigger_word: Trigger = "",
+    json: JsonRows = False,
 ) -> None:  # fmt: skip
     """Remember how well a prompt worked."""
     try:
-        rated = _library().rate(name, stars, image=image, seed=seed, note=note)
+        library, where = _library(), {"image": image, "seed": seed, "note": note}
+        if " " in name.strip():
+            trigger = trigger_word or (_subject("", image, None)[0] if image else "")
+            rated = library.remember(name, trigger, stars, **where)
+        else:
+            rated = library.rate(name, stars, image=image, seed=seed, note=note)
     except VividCoverError as error:
         fail(error, json)
     _said([rated], json)
@@ -233,10 +239,11 @@ def check(
 ) -> None:  # fmt: skip
     """Read a table of prompts as a batch would, and say what is wrong with it."""
     from vividcover.image.prompts.rows import read_rows, without_trigger
+    from vividcover.image_calls import ROW_OPTIONS
 
     try:
         trigger = _subject(trigger_word, image, None)[0] if trigger_word or image else ""
-        rows = read_rows(file, options=batch_columns(), trigger=trigger, who=who, library=_library())
+        rows = read_rows(file, options=ROW_OPTIONS, trigger=trigger, who=who, library=_library())
     except VividCoverError as error:
         fail(error, json)
     columns = ("seed", "count", "aspect_ratio", "prompt")
@@ -246,15 +253,6 @@ def check(
         said = ", ".join(map(str, lacking[:10])) + (", …" if len(lacking) > 10 else "")
         typer.echo(f"{trigger} is not named on line {said}: these show nobody in particular.", err=True)
     typer.echo(f"{len(rows)} rows, {sum(row.count for row in rows)} pictures.", err=True)
-
-
-def batch_columns() -> list[str]:
-    """Inputs of the image models that a table may have columns for, beside its own."""
-    from vividcover.catalog.flux_lora import FluxLoraInput
-    from vividcover.image.prompts.rows import COLUMNS
-
-    handled = {*COLUMNS, "num_outputs", "replicate_weights"}
-    return [name for name in FluxLoraInput.model_fields if name not in handled]
 
 
 # parts -----------------------------------------------------------------------------------------------------------

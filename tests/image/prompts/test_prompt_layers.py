@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from vividcover.errors import ParameterError
 from vividcover.image.prompt import MAX_PROMPT, read_prompt
 from vividcover.image.prompts.expand import expand, expansion, place_of
-from vividcover.image.prompts.layers import LAYERS, Layers, fill, names, parse, with_trigger
+from vividcover.image.prompts.layers import LAYERS, Kind, Layers, fill, names, parse, with_trigger
 from vividcover.image.prompts.library import built_in
 
 
@@ -103,6 +105,25 @@ def test_nothing_is_added_against_what_is_said() -> None:
         assert read_prompt(close).framing == "close-up" and "wide" not in close
         assert "sun" not in expand("VIVI on a street at midnight", trigger="VIVI", seed=seed)
     assert place_of("VIVI on the moonlit beach") == "night" and place_of("VIVI") == ""
+
+
+WORDS = ("TOK", "vivi", "VIVI", "in", "on", "at", "a", "the", "red", "coat", "standing", "walking", "light", "lens")
+SIGNS = ("35mm", ",", ".", ";", "|", "{TOK}", "mood", "of", "\n", "night", "f/1.8", "--", "'", '"', "é", "東京", "5.5")
+CLAUSES = st.sampled_from((*WORDS, *SIGNS))
+ANYTHING = st.one_of(st.text(max_size=80), st.lists(CLAUSES, max_size=25).map(" ".join))
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANYTHING, st.sampled_from(["subject", "style", "product"]), st.integers(0, 9))
+def test_whatever_is_written_keeps_its_words_and_gets_the_trigger_word(text: str, kind: Kind, seed: int) -> None:
+    assert words(parse(text).text()) == words(text)
+    once = expand(text, trigger="VIVI", seed=seed, kind=kind)
+    assert names(once, "VIVI") and expand(once, trigger="VIVI", seed=seed, kind=kind).startswith(once)
+
+
+def test_a_prompt_in_a_style_gets_a_place_too() -> None:
+    made = expansion("a chocolate cake", trigger="VINTG", kind="style")
+    assert made.text.startswith("a chocolate cake in the style of VINTG ") and "setting" in made.added
 
 
 def test_a_prompt_that_fills_the_limit_is_left_alone() -> None:

@@ -87,6 +87,24 @@ def test_clip_scores_are_those_of_the_library(shelf: Folders, pictures: list[Rgb
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("prompt", "read"),
+    [
+        ("portrait of VIVI at night", "portrait of a person at night"),
+        ("VIVI, a woman in her 40s, on stage", "a woman in her 40s, on stage"),
+        ("VIVI on stage, VIVIAN behind", "a person on stage, VIVIAN behind"),
+        ("a cake in the style of VIVI, on a table", "a cake, on a table"), ("VIVI", "a person"), ("a dog", "a dog"),
+    ],
+)  # fmt: skip
+def test_clip_is_not_asked_about_a_word_that_it_cannot_know(
+    shelf: Folders, pictures: list[Rgb], prompt: str, read: str
+) -> None:
+    assert nets.plain(prompt, "VIVI", "a person") == read
+    clip = nets.clip(shelf.path("clip-vit-b32"), "cpu")
+    scorer = nets.PromptFit(clip, "VIVI", "a person")
+    assert scorer.scores(pictures[:1], [prompt]) == nets.PromptFit(clip).scores(pictures[:1], [read])
+
+
 def test_a_long_prompt_is_read_as_far_as_clip_reads(shelf: Folders, pictures: list[Rgb]) -> None:
     clip = nets.clip(shelf.path("clip-vit-b32"), "cpu")
     assert clip.texts(["a photo of a dog on stage at night " * 40]).shape == (1, 24)

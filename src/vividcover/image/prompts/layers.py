@@ -176,7 +176,7 @@ def _attached(words: list[str], at: int) -> bool:
 
 
 def _places(words: list[str], at: int) -> bool:
-    if words[at].lower() not in PLACING or at + 1 >= len(words):
+    if words[at].lower() not in PLACING or at + 1 >= len(words) or words[at + 1 : at + 3] == ["the", "style"]:
         return False
     return not (words[at].lower() in WORN_AFTER and WORN.search(" ".join(words[at + 1 : at + 6])))
 
@@ -213,7 +213,7 @@ def with_trigger(text: str, trigger: str, kind: Kind = "subject") -> str:
         return trigger
     if kind == "style":
         sentence, comma, rest = text.partition(",")
-        return f"{sentence} in the style of {trigger}{comma}{rest}"
+        return f"{sentence.rstrip()} in the style of {trigger}{comma}{rest}"
     return f"{trigger}, {text}"
 
 

@@ -8,6 +8,7 @@ DINO .774, the paper's own method .803, .668 and CLIP-T .305.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -97,11 +98,24 @@ class PromptFit:
     name, meaning = "clip-t", "fit to the prompt (CLIP ViT-B/32, cosine)"
     low, high = 0.18, 0.36  # a foreign prompt's; a plain description of a photograph
 
-    def __init__(self, clip: Clip) -> None:
-        self.clip = clip
+    def __init__(self, clip: Clip, trigger: str = "", noun: str = "") -> None:
+        """`trigger` is read as `noun` ("person"), as the paper does: CLIP does not know the word."""
+        self.clip, self.trigger, self.noun = clip, trigger, noun
 
     def scores(self, pictures: Sequence[Rgb], prompts: Sequence[str]) -> list[float]:
-        return [float(c) for c in (self.clip.pictures(pictures) * self.clip.texts(prompts)).sum(1)]
+        told = [plain(prompt, self.trigger, self.noun) for prompt in prompts]
+        return [float(c) for c in (self.clip.pictures(pictures) * self.clip.texts(told)).sum(1)]
+
+
+def plain(prompt: str, trigger: str, noun: str = "") -> str:
+    """The prompt as somebody says it who has not heard of the trigger word: "in the style of VIVI" goes too."""
+    if not trigger:
+        return prompt
+    word = rf"(?<!\w){re.escape(trigger)}(?!\w)"
+    without = re.sub(rf"\s*,?\s*\bin the style of {word}", "", prompt)
+    described = re.sub(rf"{word}\s*,\s*(?=an?\s)", "", without)  # "VIVI, a woman in her 40s, …" says it already
+    named = re.sub(word, noun, described)
+    return re.sub(r"\s+([,.])", r"\1", " ".join(named.split())).strip(" ,") or prompt
 
 
 class _ToPhotos:

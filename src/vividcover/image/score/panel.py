@@ -104,12 +104,13 @@ class Panel:
 
 def open_panel(
     names: str | Sequence[str] = "auto", *, weights: Resolver, references: Sequence[Rgb] = (),
-    kit: FaceKit | None = None, face_net: Path | None = None, device: str = "auto",
-    share: Mapping[str, float] = WEIGHTS, reporter: Reporter | None = None,
+    kit: FaceKit | None = None, face_net: Path | None = None, trigger: str = "", noun: str = "a person",
+    device: str = "auto", share: Mapping[str, float] = WEIGHTS, reporter: Reporter | None = None,
 ) -> Panel:  # fmt: skip
     """The scorers that are asked for. "auto": all that can be used here; what is left out is noted, with the reason.
 
-    `references`: photographs of the subject; `kit`: finds faces in them; `face_net`: recognises them (see `face.py`).
+    `references`: photographs of the subject; `kit`: finds faces in them; `face_net`: recognises them (see `face.py`);
+    `trigger` is read as `noun` where fit to the prompt is scored.
     A score that is named and cannot be used raises `WeightsError` (its net is not here) or `ParameterError` (unknown,
     or nothing to compare with).
     """
@@ -125,7 +126,21 @@ def open_panel(
         chosen = [name.strip() for name in (names.split(",") if isinstance(names, str) else names) if name.strip()]
         if unknown := [name for name in chosen if name not in WEIGHTS]:
             raise ParameterError(f"There is no score {unknown[0]!r}.", f"There are {', '.join(WEIGHTS)}.")
-    return Panel([_open(name, weights, references, kit, face_net, device) for name in dict.fromkeys(chosen)], share)
+    room = _Room(weights, references, kit, face_net, trigger, noun, device)
+    return Panel([_open(name, room) for name in dict.fromkeys(chosen)], share)
+
+
+@dataclass(frozen=True)
+class _Room:
+    """What scorers are made of."""
+
+    weights: Resolver
+    references: Sequence[Rgb]
+    kit: FaceKit | None
+    face_net: Path | None
+    trigger: str
+    noun: str
+    device: str
 
 
 def _hindered(name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit | None) -> str:
@@ -144,20 +159,20 @@ def _hindered(name: str, weights: Resolver, references: Sequence[Rgb], kit: Face
     return ""
 
 
-def _open(
-    name: str, weights: Resolver, references: Sequence[Rgb], kit: FaceKit | None, face_net: Path | None, device: str
-) -> Scorer:
+def _open(name: str, room: _Room) -> Scorer:
     from vividcover.image.score import face, measures, nets
 
-    if name in OF_REFERENCES and not references:
+    if name in OF_REFERENCES and not room.references:
         raise ParameterError(f"The score {name} compares with photographs, and none were given.", "Give some.")
     if name == "sharpness":
         return measures.Sharpness()
     if name == "face":
-        if kit is None:
+        if room.kit is None:
             raise ParameterError("The score face needs the nets that find faces.", "Give a FaceKit.")
-        return face.Likeness(references, kit, face_net)
+        return face.Likeness(room.references, room.kit, room.face_net)
     if name == "dino":
-        return nets.DinoLikeness(nets.dino(weights.path(NEEDS[name]), device), references)
-    clip = nets.clip(weights.path(NEEDS[name]), device)
-    return nets.PromptFit(clip) if name == "clip-t" else nets.ClipLikeness(clip, references)
+        return nets.DinoLikeness(nets.dino(room.weights.path(NEEDS[name]), room.device), room.references)
+    clip = nets.clip(room.weights.path(NEEDS[name]), room.device)
+    if name == "clip-t":
+        return nets.PromptFit(clip, room.trigger, room.noun)
+    return nets.ClipLikeness(clip, room.references)
