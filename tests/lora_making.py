@@ -1,91 +1,112 @@
-"""A tiny FLUX of ours, LoRAs for it and something for it to see: for tests that need no file and no other library."""
+"""LoRAs of random numbers for a tiny FLUX, and files of them as each program names its tensors."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
-
+import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
+from vividcover.errors import ModelFileError
 from vividcover.image.flux.config import FluxConfig, block_targets, targets
-from vividcover.image.flux.latents import positions
-from vividcover.image.flux.lorafile import Lora, Pair
-from vividcover.image.flux.network import Flux
+from vividcover.image.flux.lorafile import Lora, Pair, read_lora
 
 TINY = FluxConfig(
-    double_blocks=2, single_blocks=2, heads=2, head_dim=32, text_width=32, pooled_width=32, axes=(8, 12, 12)
-)  # fmt: skip
-HEIGHT, WIDTH, TEXT = 8, 12, 7  # of the latent; tokens of the text
-N = HEIGHT * WIDTH // 4  # tokens of the picture
+    double_blocks=2, single_blocks=3, heads=2, head_dim=16, text_width=32, pooled_width=32, axes=(4, 4, 8)
+)
+H = TINY.hidden
+LAYER = "transformer_blocks.0.ff.net.0.proj"  # [128, 32]
+STEM = "lycoris_transformer_blocks_0_ff_net_0_proj"
+State = dict[str, Tensor]
 
 
-def random_flux(config: FluxConfig = TINY, seed: int = 0) -> Flux:
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Flux(config).eval()
-
-
-def random_lora(
-    config: FluxConfig = TINY, names: list[str] | None = None, *, seed: int = 1, rank: int = 4, alpha: float = 2.0
-) -> Lora:
-    random, known = torch.Generator().manual_seed(seed), targets(config)
-    return Lora({
+def lora(names: list[str] | None = None, rank: int = 4, alpha: float | None = None, config: FluxConfig = TINY) -> Lora:
+    generator = torch.Generator().manual_seed(1)
+    known = targets(config)
+    pairs = {
         name: Pair(
-            torch.randn(rank, known[name].inputs, generator=random) * 0.2,
-            torch.randn(known[name].outputs, rank, generator=random) * 0.2, alpha,
+            torch.randn(rank, known[name].inputs, generator=generator) * 0.1,
+            torch.randn(known[name].outputs, rank, generator=generator) * 0.01,
+            rank if alpha is None else alpha,
         )
         for name in names or block_targets(config)
-    })  # fmt: skip
+    }
+    return Lora(pairs)
 
 
-def inputs(config: FluxConfig = TINY, count: int = 2) -> SimpleNamespace:
-    random = torch.Generator().manual_seed(3)
-
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=random)
-
-    return SimpleNamespace(
-        x=normal(count, N, config.in_channels), text=normal(count, TEXT, config.text_width),
-        pooled=normal(count, config.pooled_width), sigma=torch.linspace(0.3, 0.8, count),
-        guidance=torch.ones(count) if config.guidance else None, ids=positions(HEIGHT, WIDTH, TEXT),
-        target=normal(count, N, 64),
-    )  # fmt: skip
+def peft(
+    source: Lora, prefix: str = "transformer.", down: str = "lora_A", up: str = "lora_B", end: str = "weight"
+) -> State:
+    """Diffusers' and PEFT's names."""
+    found = {}
+    for name, pair in source.pairs.items():
+        found[f"{prefix}{name}.{down}.{end}"] = pair.a
+        found[f"{prefix}{name}.{up}.{end}"] = pair.b
+    return found
 
 
-def said(flux: Any, batch: SimpleNamespace) -> Tensor:
-    """The velocity, in the network's number format."""
-    dtype = flux.double_blocks[0].img_q_norm.weight.dtype
-    x, text, pooled = (values.to(dtype) for values in (batch.x, batch.text, batch.pooled))
-    out: Tensor = flux(x, text, pooled, batch.sigma, batch.guidance, batch.ids)
-    return out
+def alphas(source: Lora, prefix: str = "transformer.") -> State:
+    return {f"{prefix}{name}.alpha": torch.tensor(pair.alpha) for name, pair in source.pairs.items()}
 
 
-def added(flux: Flux, *worn: tuple[Lora, float]) -> Flux:
-    """Another network: the same with the LoRAs' whole matrices in its weights."""
-    other = Flux(flux.config).eval()
-    other.load_state_dict(flux.state_dict())
-    known = targets(flux.config)
-    with torch.no_grad():
-        for lora, weight in worn:
-            for name, pair in lora.pairs.items():
-                target = known[name]
-                rows = other.get_submodule(target.module).weight[target.start : target.stop]
-                rows.add_(pair.delta().to(rows), alpha=weight)
-    return other
+def underscored(source: Lora, prefix: str) -> State:
+    """OneTrainer's and LyCORIS' names."""
+    found = {}
+    for name, pair in source.pairs.items():
+        stem = prefix + name.replace(".", "_")
+        found |= {f"{stem}.lora_down.weight": pair.a, f"{stem}.lora_up.weight": pair.b}
+        found[f"{stem}.alpha"] = torch.tensor(pair.alpha)
+    return found
 
 
-def scaled(lora: Lora, factor: float) -> Lora:
-    return replace(lora, pairs={n: Pair(p.a, p.b * factor, p.alpha) for n, p in lora.pairs.items()})
+def fused(source: Lora, names: list[str]) -> tuple[Tensor, Tensor]:
+    """A and B of a layer that holds several: B on the diagonal."""
+    pairs = [source.pairs[name] for name in names]
+    return torch.cat([pair.a for pair in pairs]), torch.block_diag(*(pair.b for pair in pairs))
 
 
-def off_by(found: Tensor, wanted: Tensor) -> float:
-    """The largest difference, relative to the largest value."""
-    return float((found - wanted).detach().abs().max() / wanted.detach().abs().max())
+def bfl_names(source: Lora, config: FluxConfig = TINY) -> dict[str, tuple[Tensor, Tensor]]:
+    """The blocks under Black Forest Labs' names, written out by hand as their checkpoint has them."""
+    found = {}
+    for i in range(config.double_blocks):
+        ours, theirs = f"double_blocks.{i}", f"transformer_blocks.{i}"
+        found[f"{ours}.img_attn.qkv"] = fused(source, [f"{theirs}.attn.to_{x}" for x in "qkv"])
+        found[f"{ours}.txt_attn.qkv"] = fused(source, [f"{theirs}.attn.add_{x}_proj" for x in "qkv"])
+        for name, layer in {
+            "img_attn.proj": "attn.to_out.0", "txt_attn.proj": "attn.to_add_out", "img_mlp.0": "ff.net.0.proj",
+            "img_mlp.2": "ff.net.2", "txt_mlp.0": "ff_context.net.0.proj", "txt_mlp.2": "ff_context.net.2",
+            "img_mod.lin": "norm1.linear", "txt_mod.lin": "norm1_context.linear",
+        }.items():  # fmt: skip
+            found[f"{ours}.{name}"] = fused(source, [f"{theirs}.{layer}"])
+    for i in range(config.single_blocks):
+        ours, theirs = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
+        found[f"{ours}.linear1"] = fused(source, [*(f"{theirs}.attn.to_{x}" for x in "qkv"), f"{theirs}.proj_mlp"])
+        found[f"{ours}.linear2"] = fused(source, [f"{theirs}.proj_out"])
+        found[f"{ours}.modulation.lin"] = fused(source, [f"{theirs}.norm.linear"])
+    return found
 
 
-def cosine(one: list[Tensor], other: list[Tensor]) -> float:
-    first, second = (torch.cat([values.detach().flatten().double() for values in side]) for side in (one, other))
-    return float(first @ second / first.norm() / second.norm())
+def kohya(source: Lora, alpha_per_rank: float = 1.0) -> State:
+    found = {}
+    for name, (a, b) in bfl_names(source).items():
+        stem = "lora_unet_" + name.replace(".", "_")
+        found |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
+        found[f"{stem}.alpha"] = torch.tensor(alpha_per_rank * a.shape[0])
+    return found
+
+
+def bfl(source: Lora, prefix: str) -> State:
+    return {
+        f"{prefix}{name}.lora_{letter}.weight": tensor
+        for name, pair in bfl_names(source).items()
+        for letter, tensor in zip("AB", pair, strict=True)
+    }
+
+
+def refused(state: State, *said: str) -> None:
+    """The file is refused with a hint and a message that has all these words."""
+    with pytest.raises(ModelFileError) as failure:
+        read_lora(save({name: tensor.contiguous() for name, tensor in state.items()}), TINY, "vivi.safetensors")
+    for words in ("vivi.safetensors", *said):
+        assert words in failure.value.message
+    assert failure.value.hint

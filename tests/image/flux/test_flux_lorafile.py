@@ -10,61 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save, save_file
-from torch import Tensor
 
+from lora_making import LAYER, STEM, TINY, H, State, alphas, bfl, kohya, lora, peft, refused, underscored
 from vividcover.errors import ModelFileError, ParameterError
-from vividcover.image.flux.config import FluxConfig, block_targets, targets
+from vividcover.image.flux.config import block_targets, targets
 from vividcover.image.flux.lorafile import EXPORTS, Lora, Pair, bake, check, read_lora, worst_difference, write_lora
 from vividcover.tensors import metadata_of
-
-TINY = FluxConfig(
-    double_blocks=2, single_blocks=3, heads=2, head_dim=16, text_width=32, pooled_width=32, axes=(4, 4, 8)
-)
-H = TINY.hidden
-State = dict[str, Tensor]
-
-
-def lora(names: list[str] | None = None, rank: int = 4, alpha: float | None = None, config: FluxConfig = TINY) -> Lora:
-    generator = torch.Generator().manual_seed(1)
-    known = targets(config)
-    pairs = {
-        name: Pair(
-            torch.randn(rank, known[name].inputs, generator=generator) * 0.1,
-            torch.randn(known[name].outputs, rank, generator=generator) * 0.01,
-            rank if alpha is None else alpha,
-        )
-        for name in names or block_targets(config)
-    }
-    return Lora(pairs)
 
 
 def off(one: Lora, other: Lora) -> float:
     return worst_difference(one, other)[0]
-
-
-def peft(
-    source: Lora, prefix: str = "transformer.", down: str = "lora_A", up: str = "lora_B", end: str = "weight"
-) -> State:
-    """Diffusers' and PEFT's names."""
-    found = {}
-    for name, pair in source.pairs.items():
-        found[f"{prefix}{name}.{down}.{end}"] = pair.a
-        found[f"{prefix}{name}.{up}.{end}"] = pair.b
-    return found
-
-
-def alphas(source: Lora, prefix: str = "transformer.") -> State:
-    return {f"{prefix}{name}.alpha": torch.tensor(pair.alpha) for name, pair in source.pairs.items()}
-
-
-def underscored(source: Lora, prefix: str) -> State:
-    """OneTrainer's and LyCORIS' names."""
-    found = {}
-    for name, pair in source.pairs.items():
-        stem = prefix + name.replace(".", "_")
-        found |= {f"{stem}.lora_down.weight": pair.a, f"{stem}.lora_up.weight": pair.b}
-        found[f"{stem}.alpha"] = torch.tensor(pair.alpha)
-    return found
 
 
 # --- what every program writes ---------------------------------------------------------------------------------------
@@ -128,50 +83,6 @@ def test_onetrainers_newer_files_number_the_parts_of_fused_layers() -> None:
     wanted = {name: pair for name, pair in source.pairs.items() if name in found.pairs}
     assert (found.format, off(Lora(wanted), found), len(wanted)) == ("omi", 0, len(block_targets(TINY)) + 2)
     assert "2 tensors for the text encoder" in found.notes[0]
-
-
-def fused(source: Lora, names: list[str]) -> tuple[Tensor, Tensor]:
-    """A and B of a layer that holds several: B on the diagonal."""
-    pairs = [source.pairs[name] for name in names]
-    return torch.cat([pair.a for pair in pairs]), torch.block_diag(*(pair.b for pair in pairs))
-
-
-def bfl_names(source: Lora, config: FluxConfig = TINY) -> dict[str, tuple[Tensor, Tensor]]:
-    """The blocks under Black Forest Labs' names, written out by hand as their checkpoint has them."""
-    found = {}
-    for i in range(config.double_blocks):
-        ours, theirs = f"double_blocks.{i}", f"transformer_blocks.{i}"
-        found[f"{ours}.img_attn.qkv"] = fused(source, [f"{theirs}.attn.to_{x}" for x in "qkv"])
-        found[f"{ours}.txt_attn.qkv"] = fused(source, [f"{theirs}.attn.add_{x}_proj" for x in "qkv"])
-        for name, layer in {
-            "img_attn.proj": "attn.to_out.0", "txt_attn.proj": "attn.to_add_out", "img_mlp.0": "ff.net.0.proj",
-            "img_mlp.2": "ff.net.2", "txt_mlp.0": "ff_context.net.0.proj", "txt_mlp.2": "ff_context.net.2",
-            "img_mod.lin": "norm1.linear", "txt_mod.lin": "norm1_context.linear",
-        }.items():  # fmt: skip
-            found[f"{ours}.{name}"] = fused(source, [f"{theirs}.{layer}"])
-    for i in range(config.single_blocks):
-        ours, theirs = f"single_blocks.{i}", f"single_transformer_blocks.{i}"
-        found[f"{ours}.linear1"] = fused(source, [*(f"{theirs}.attn.to_{x}" for x in "qkv"), f"{theirs}.proj_mlp"])
-        found[f"{ours}.linear2"] = fused(source, [f"{theirs}.proj_out"])
-        found[f"{ours}.modulation.lin"] = fused(source, [f"{theirs}.norm.linear"])
-    return found
-
-
-def kohya(source: Lora, alpha_per_rank: float = 1.0) -> State:
-    found = {}
-    for name, (a, b) in bfl_names(source).items():
-        stem = "lora_unet_" + name.replace(".", "_")
-        found |= {f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}
-        found[f"{stem}.alpha"] = torch.tensor(alpha_per_rank * a.shape[0])
-    return found
-
-
-def bfl(source: Lora, prefix: str) -> State:
-    return {
-        f"{prefix}{name}.lora_{letter}.weight": tensor
-        for name, pair in bfl_names(source).items()
-        for letter, tensor in zip("AB", pair, strict=True)
-    }
 
 
 def test_fused_layers_come_apart_exactly_with_the_rank_that_each_had() -> None:
@@ -243,9 +154,6 @@ def test_xlabs_files_change_attention_only() -> None:
 
 
 # --- products --------------------------------------------------------------------------------------------------------
-
-LAYER = "transformer_blocks.0.ff.net.0.proj"  # [128, 32]
-STEM = "lycoris_transformer_blocks_0_ff_net_0_proj"
 
 
 def test_a_lokr_of_two_low_rank_factors_is_an_exact_pair() -> None:
@@ -344,98 +252,6 @@ def test_baking_the_scale_changes_nothing_and_gives_a_a_power_of_two() -> None:
         assert torch.allclose(baked.delta(), pair.delta(), rtol=1e-5)
         ratio = baked.a[0, 0] / pair.a[0, 0]
         assert float(torch.log2(ratio)) == int(torch.log2(ratio))
-
-
-# --- refused ---------------------------------------------------------------------------------------------------------
-
-
-def refused(state: State, *said: str) -> None:
-    with pytest.raises(ModelFileError) as failure:
-        read_lora(save({name: tensor.contiguous() for name, tensor in state.items()}), TINY, "vivi.safetensors")
-    for words in ("vivi.safetensors", *said):
-        assert words in failure.value.message
-    assert failure.value.hint
-
-
-def test_a_lora_of_which_a_part_is_missing_is_refused_and_the_part_named() -> None:
-    for state, key in [
-        (peft(lora()), "transformer.transformer_blocks.0.attn.to_k.lora_B.weight"),
-        (kohya(lora()), "lora_unet_double_blocks_1_img_mlp_0.lora_down.weight"),
-        (underscored(lora(), "lycoris_"), "lycoris_single_transformer_blocks_2_proj_out.lora_up.weight"),
-    ]:
-        del state[key]
-        refused(state, "is not whole", key)
-    refused({f"{STEM}.lokr_w1": torch.eye(2)}, f"{STEM}.lokr_w2")
-
-
-def test_keys_that_flux_has_no_layer_for_are_refused_by_name() -> None:
-    state = peft(lora())
-    state["transformer.transformer_blocks.7.attn.to_q.lora_A.weight"] = torch.zeros(4, H)
-    state["transformer.somewhere.else"] = torch.zeros(4, H)
-    refused(state, "2 keys", "transformer_blocks.7.attn.to_q.lora_A.weight", "somewhere.else", "Nothing of it was used")
-
-
-def test_a_lora_that_holds_a_layer_twice_is_refused() -> None:
-    twice = peft(lora()) | peft(lora(), down="lora_down", up="lora_up")
-    refused(twice, "twice")
-    refused(peft(lora()) | kohya(lora()), "mixes two key styles")
-    refused(peft(lora()) | peft(lora(), prefix=""), "twice")
-
-
-def test_numbers_that_are_no_numbers_are_refused() -> None:
-    for bad, name in ((float("nan"), "NaN"), (float("inf"), "infinite numbers")):
-        state = peft(lora())
-        state["transformer.transformer_blocks.1.ff.net.2.lora_B.weight"][0, 0] = bad
-        refused(state, "is broken", "transformer_blocks.1.ff.net.2", name)
-        refused({f"{STEM}.lokr_w1": torch.eye(2), f"{STEM}.lokr_w2": torch.full((64, 16), bad)}, "is broken", name)
-
-
-@pytest.mark.parametrize(
-    ("key", "shape", "model"),
-    [
-        ("lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k", (4, 768), "Stable Diffusion 1.x"),
-        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k", (4, 2048), "Stable Diffusion XL"),
-        ("unet.down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", (4, 320), "Stable Diffusion 1, 2 or XL"),
-        ("lora_unet_joint_blocks_0_x_block_attn_qkv", (4, 1536), "Stable Diffusion 3"),
-        ("transformer.transformer_blocks.0.attn.to_q", (4, 1536), "Stable Diffusion 3 medium"),
-        ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", (4, 6144), "FLUX.2"),
-        ("diffusion_model.double_blocks.0.img_attn.qkv", (4, 6144), "FLUX.2 dev"),
-        ("transformer.transformer_blocks.0.img_mlp.net.0.proj", (4, 3072), "Qwen-Image"),
-        ("lora_unet_distilled_guidance_layer_layers_0_in_layer", (4, 3072), "Chroma"),
-        ("diffusion_model.blocks.0.self_attn.q", (4, 5120), "Wan"),
-        ("diffusion_model.double_blocks.0.img_attn_qkv", (4, 3072), "HunyuanVideo"),
-        ("diffusion_model.layers.0.attention.to_q", (4, 3840), "Z-Image"),
-    ],
-)
-def test_a_lora_for_another_model_is_called_by_that_models_name(key: str, shape: tuple[int, int], model: str) -> None:
-    state = {f"{key}.lora_down.weight": torch.zeros(shape), f"{key}.lora_up.weight": torch.zeros(64, 4)}
-    refused(state, f"is a LoRA for {model}", "not for FLUX.1")
-
-
-def test_a_file_that_is_no_lora_is_called_what_it_is() -> None:
-    refused({"transformer_blocks.0.attn.to_q.weight": torch.zeros(H, H)}, "is not a LoRA", "a whole model")
-    refused({"emb_params": torch.zeros(2, 8)}, "text embeddings")
-    refused({"lora_te1_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": torch.zeros(4, 8)}, "text encoder only")
-    refused({"oft_unet_double_blocks_0_img_mlp_2.oft_blocks.0": torch.zeros(2, 8)}, "is not a LoRA", "an OFT")
-    refused({"hello": torch.zeros(2)}, "is not a LoRA", "hello")
-    with pytest.raises(ModelFileError, match="web page"):
-        read_lora(b"<!DOCTYPE html><html></html>", TINY)
-
-
-def test_what_no_pair_can_say_is_refused_with_the_reason() -> None:
-    one = peft(lora([LAYER]))
-    refused(one | {f"transformer.{LAYER}.dora_scale": torch.ones(128, 1)}, "is a DoRA")
-    refused(one | {f"transformer.{LAYER}.lora_magnitude_vector": torch.ones(128)}, "is a DoRA")
-    refused(one | {f"transformer.{LAYER}.diff": torch.ones(128, 32)}, "changes whole layers")
-    refused({name: (tensor * 100).to(torch.int8) for name, tensor in one.items()}, "int8", "quantised")
-
-
-def test_a_lora_of_other_shapes_is_refused() -> None:
-    state = peft(lora())
-    state["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"] = torch.zeros(H, 5)
-    refused(state, "of different rank")
-    state["transformer.transformer_blocks.0.attn.to_q.lora_B.weight"] = torch.zeros(H + 1, 4)
-    refused(state, f"makes a matrix of {H + 1} x {H}", f"the layer is {H} x {H}")
 
 
 # --- left out, and said ----------------------------------------------------------------------------------------------
