@@ -87,12 +87,13 @@ def licences(
 ) -> dict[str, Any]:  # fmt: skip
     """The licences behind an output, and what they allow together.
 
-    `nets`: {name, licence, commercial, allows}; `materials`: trained models {kind, name, consent, licence};
+    `nets`: {name, licence, commercial, allows}; `materials`: trained models {kind, name, consent, licence, commercial};
     `inputs`: what was given, by the input's name, each with its `source`; `hosted`: the model that ran elsewhere.
     """
     if hosted:
         nets = [*nets, {"name": hosted, "licence": HOSTED, "allows": "what its page says", "commercial": False}]
     forbidding = [n["name"] for n in nets if not n.get("commercial", True)]
+    forbidding += [f"{m['kind']} {m['name']}" for m in materials if m.get("commercial") is False]
     missing = [f"{m['kind']} {m['name']}" for m in materials if not m.get("consent")]
     if synthetic:
         trained = {m.get("sha256") for m in materials}

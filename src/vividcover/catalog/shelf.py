@@ -88,7 +88,7 @@ def taken(kind: Kind, path: Path, context: Context) -> Trained:
         {
             "kind": kind, "name": trained.card.get("name", trained.name), "engine": trained.card.get("engine"),
             "sha256": context.workspace.hash_of(path), "consent": trained.card.get("consent"),
-            "licence": trained.card.get("licence", ""),
+            "licence": trained.card.get("licence", ""), "commercial": trained.card.get("commercial"),
         }
     )  # fmt: skip
     return trained
