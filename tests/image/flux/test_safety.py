@@ -194,7 +194,11 @@ def test_files_in_their_published_spelling_are_read(
     if make:
         deeper["vision_model.vision_model.embeddings.position_ids"] = torch.arange(17)[None]
     assert set(deeper) != set(tensors)
-    save_file(deeper, folder / "model.safetensors", {"format": "pt"})
+    if make:
+        (folder / "model.safetensors").unlink()
+        torch.save(deeper, folder / "pytorch_model.bin")
+    else:
+        save_file(deeper, folder / "model.safetensors", {"format": "pt"})
     if make:
         assert make(folder, device=CPU).scores(PHOTOS) == make(nets / name, device=CPU).scores(PHOTOS)
     else:
@@ -248,15 +252,19 @@ def test_redux_sees_what_stock_diffusers_does(nets: Path) -> None:
     torch.testing.assert_close(redux.tokens(PHOTOS[0], 0.5), expected / 2, atol=1e-6, rtol=0)
 
 
-def test_redux_takes_the_makers_one_file_beside_siglip(nets: Path, tmp_path: Path) -> None:
-    (tmp_path / "siglip").mkdir()
-    for part in ("image_encoder", "feature_extractor"):
-        for file in (nets / "redux" / part).iterdir():
-            (tmp_path / "siglip" / file.name).write_bytes(file.read_bytes())
-    single = tmp_path / "flux1-redux-dev.safetensors"
-    single.write_bytes(next((nets / "redux/image_embedder").glob("*.safetensors")).read_bytes())
-    whole = Redux(nets / "redux", device=CPU, dtype=torch.float32).tokens(PHOTOS[0])
-    assert torch.equal(Redux(single, tmp_path / "siglip", device=CPU, dtype=torch.float32).tokens(PHOTOS[0]), whole)
+def test_redux_takes_the_makers_one_file_beside_the_whole_of_siglip(nets: Path, tmp_path: Path) -> None:
+    import transformers as t
+
+    text = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
+    whole = t.SiglipModel(t.SiglipConfig(vision_config=VISION, text_config={**text, "vocab_size": 9}))
+    seen = t.SiglipVisionModel.from_pretrained(str(nets / "redux/image_encoder"))
+    whole.vision_model.load_state_dict(seen.state_dict())
+    whole.save_pretrained(tmp_path / "siglip")
+    shutil.copy(nets / "redux/feature_extractor/preprocessor_config.json", tmp_path / "siglip")
+    single = shutil.copy(next((nets / "redux/image_embedder").glob("*.safetensors")), tmp_path / "redux.safetensors")
+    expected = Redux(nets / "redux", device=CPU, dtype=torch.float32).tokens(PHOTOS[0])
+    found = Redux(Path(single), tmp_path / "siglip", device=CPU, dtype=torch.float32).tokens(PHOTOS[0])
+    assert torch.equal(found, expected)
 
 
 def test_what_is_not_redux_is_named(nets: Path, tmp_path: Path) -> None:
