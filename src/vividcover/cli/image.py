@@ -40,7 +40,7 @@ def train(
     from vividcover import sdk
 
     options |= {"lora_type": type} if type in ("subject", "style") else {"kind": type}
-    perform(lambda s: sdk.train_image_in(s, photos, name, consent, options), Common(engine, json, quiet), _advice)
+    perform(lambda s: sdk.train_image_in(s, photos, name, consent, options), Common(engine, json, quiet), _learnt)
 
 
 @app.command()
@@ -67,6 +67,24 @@ def generate(
         options.setdefault("aspect_ratio", "custom")
     values = {"replicate_weights": trained, "prompt": prompt, **options}
     perform(lambda s: sdk.run_model(FluxLora(), values, output, s), Common(engine, json, quiet))
+
+
+def _learnt(made: Any) -> None:
+    """What a training has to say to a person: what its photos lack, how far it came, what it cost."""
+    report = made.result.details.get("report", {})
+    if "validation" not in report:
+        return _advice(made)
+    for finding in report["findings"]:
+        if finding["level"] in ("mend", "drop", "add"):
+            typer.echo(f"  {finding['text']}", err=True)
+    loss, steps = report["validation"], report["steps"]
+    typer.echo(
+        f"  {steps} steps, {report['steps_per_second']:.2f} a second; loss {loss['before']:.4f} → {loss['after']:.4f} "
+        f"on {report['validation_on']}; {report['gpu_seconds']:.0f} s on {report['device']}, "
+        f"about {report['cost_usd']:.2f} USD at this machine's price",
+        err=True,
+    )
+    return None
 
 
 @app.command("list")
