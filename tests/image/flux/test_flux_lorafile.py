@@ -328,6 +328,17 @@ def test_the_file_says_what_it_is_to_other_programs(tmp_path: Path) -> None:
     assert read_lora(tmp_path / "x.safetensors", TINY).base == "schnell"
 
 
+def test_what_a_file_does_not_say_is_not_made_up_and_what_no_longer_holds_is_left_out(tmp_path: Path) -> None:
+    source = replace(lora(), metadata={"sshs_model_hash": "ab", "modelspec.hash_sha256": "cd", "ss_tag": "VIVI"})
+    write_lora(tmp_path / "x.safetensors", source, "kohya", config=TINY)
+    said = metadata_of(tmp_path / "x.safetensors")
+    assert not {"sshs_model_hash", "modelspec.hash_sha256", "modelspec.architecture", "lora_adapter_metadata"} & set(
+        said
+    )
+    assert said["ss_tag"] == "VIVI"
+    assert read_lora(tmp_path / "x.safetensors", TINY).base == ""
+
+
 def test_a_control_loras_norms_and_biases_survive_in_diffusers_names_only(tmp_path: Path) -> None:
     extras = {"proj_out.bias": torch.randn(64), "transformer_blocks.0.attn.norm_q.weight": torch.randn(16)}
     source = replace(lora(), extras=extras)

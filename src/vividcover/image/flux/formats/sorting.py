@@ -58,7 +58,7 @@ def sort(file: File, tensors: dict[str, Tensor], config: FluxConfig) -> Style:
             file.modules[stem][role] = mine[key]
             if role in (parts.DOWN, parts.UP):
                 file.spellings[stem] = key[len(stem) :]
-    file.extras |= {whole[key]: mine[key] for key in mine if key in whole}
+    file.extras |= {whole[key]: mine[key].flatten() for key in mine if key in whole}
     if left_out:
         file.notes.append(
             f"{len(left_out)} tensors for the text encoder were left out: only the transformer's part is used."

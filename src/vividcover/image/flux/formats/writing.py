@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 DTYPES = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32"}
 MOST_OFF = {"fp16": 2e-3, "bf16": 2e-2, "fp32": 1e-6}  # relative, of a layer's output, that a number format may cost
 SOFTWARE = "vividcover"
+IMPLEMENTATION = "https://github.com/black-forest-labs/flux"
+STALE = (diffusers.ADAPTER, "modelspec.hash_sha256", "sshs_model_hash", "sshs_legacy_hash")  # of the file that was read
 
 
 def write_lora(
@@ -131,17 +133,17 @@ def _metadata(
     lora: Lora, pairs: dict[str, Pair], format: str, config: FluxConfig, more: Mapping[str, str]
 ) -> dict[str, str]:
     """What stands beside the tensors: for diffusers PEFT's settings, for kohya's readers rank and base."""
-    rank = str(lora.rank)
-    base = str(more.get("vividcover.base") or lora.base)
-    found = {
-        "format": "pt", "software": SOFTWARE, "vividcover.base": base, "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": f"flux-1-{base or 'dev'}/lora", "modelspec.implementation":
-        "https://github.com/black-forest-labs/flux", "ss_base_model_version": "flux1", "ss_network_dim": rank,
-        "ss_network_alpha": rank,
-    }  # fmt: skip
+    rank, base = str(lora.rank), str(more.get("vividcover.base") or lora.base)
+    found = {"format": "pt", "software": SOFTWARE, "ss_base_model_version": "flux1", "ss_network_dim": rank,
+             "ss_network_alpha": rank}  # fmt: skip
+    if base:
+        found |= {
+            "vividcover.base": base, "modelspec.sai_model_spec": "1.0.0",
+            "modelspec.architecture": f"flux-1-{base}/lora", "modelspec.implementation": IMPLEMENTATION,
+        }  # fmt: skip
     if format == "diffusers" and not lora.extras:
         found[diffusers.ADAPTER] = diffusers.adapter_settings(pairs, config)
-    kept = {name: text for name, text in lora.metadata.items() if name not in found and name != diffusers.ADAPTER}
+    kept = {name: text for name, text in lora.metadata.items() if name not in STALE}
     return {name: text for name, text in (kept | found | dict(more)).items() if text}
 
 
