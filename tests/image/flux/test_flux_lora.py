@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_making import TINY, cosine, inputs, off_by, random_flux, random_lora, said
+from small_flux import TINY, cosine, inputs, off_by, random_flux, random_lora, said
 from vividcover.errors import EngineError, ModelFileError, ParameterError
 from vividcover.image.flux import lora as module
 from vividcover.image.flux.config import DEV, Target, block_targets

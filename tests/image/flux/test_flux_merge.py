@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_making import TINY, added, inputs, off_by, random_flux, random_lora, said
+from small_flux import TINY, added, inputs, off_by, random_flux, random_lora, said
 from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.checkpoint import published
 from vividcover.image.flux.config import block_targets

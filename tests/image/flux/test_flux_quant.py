@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lora_making import TINY, cosine, inputs, off_by, random_flux, random_lora, said
+from small_flux import TINY, cosine, inputs, off_by, random_flux, random_lora, said
 from vividcover.errors import ParameterError
 from vividcover.image.flux import fp8
 from vividcover.image.flux.fp8 import Fp8Linear

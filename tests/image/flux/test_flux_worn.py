@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lora_making import TEXT, TINY, N, added, inputs, off_by, random_flux, random_lora, said
+from small_flux import TEXT, TINY, N, added, inputs, off_by, random_flux, random_lora, said
 from vividcover.errors import EngineError, ModelFileError, ParameterError
 from vividcover.image.flux.config import block_targets, targets
 from vividcover.image.flux.lora import Wearing, attach, wear
@@ -241,3 +241,24 @@ def test_parts_of_a_fused_file_are_computed_once(flux: Flux) -> None:
         assert worn.layers["double_blocks.0.img_qkv"].a.shape[0] == 8
         assert worn.layers["double_blocks.0.txt_qkv"].a.shape[0] == 24
         assert off_by(said(flux, inputs()), wanted) < 1e-5
+
+
+def test_a_compiler_sees_one_graph_of_each_kind_of_block(flux: Flux) -> None:
+    """Also with regions; and other weights need no second compilation."""
+    from torch._dynamo.testing import CompileCounter
+
+    lora, batch, counter = random_lora(), inputs(), CompileCounter()
+    for mask in (None, torch.linspace(0, 1, N)):
+        with wear(flux, TINY, [Wearing(lora, 0.5, mask)], room=8) as worn, torch.no_grad():
+            wanted = said(flux, batch)
+            for block in (*flux.double_blocks, *flux.single_blocks):
+                block.compile(backend=counter, fullgraph=True)
+            assert off_by(said(flux, batch), wanted) < 1e-5
+            frames = counter.frame_count
+            if mask is None:
+                assert worn.swap([Wearing(lora, -0.5)])
+                assert off_by(said(flux, batch), wanted) > 0.01
+            assert counter.frame_count == frames <= 4
+        for block in (*flux.double_blocks, *flux.single_blocks):
+            block._compiled_call_impl = None
+    torch._dynamo.reset()

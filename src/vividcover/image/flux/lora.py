@@ -106,7 +106,7 @@ class Adapted(nn.Module):
         thin = F.dropout(x, self.dropout) if self.dropout and learning else x
         for side in cast(list[Side], list(self.sides)):
             a, b = side.matrices(x.dtype)
-            change = F.linear(F.linear(thin, a), b) * self.scale
+            change = F.linear(F.linear(thin, a), b if self.scale == 1 else b * self.scale)
             if change.shape[-1] < y.shape[-1]:
                 change = F.pad(change, (side.start, y.shape[-1] - side.stop))
             y = y + change

@@ -45,30 +45,35 @@ class Wearing:
 class Regions:
     """The masks of all that is worn, as the layers need them: for tokens of the picture, of the text, or both."""
 
-    def __init__(self, masks: Sequence[Tensor | None]) -> None:
+    def __init__(self, masks: Sequence[Tensor | None], like: Tensor) -> None:
         tokens = {mask.numel() for mask in masks if mask is not None}
         if len(tokens) > 1:
             raise ParameterError(f"The LoRAs' masks have {sorted(tokens)} tokens.", "Make them for one picture size.")
-        self.tokens = tokens.pop() if tokens else 0
+        self.tokens = tokens.pop()
         whole = torch.ones(self.tokens)
-        self.masks = torch.stack([whole if m is None else m.detach().cpu().float().flatten() for m in masks], 1)
-        self.kept: dict[Any, Tensor] = {}
+        each = [whole if mask is None else mask.detach().cpu().float().flatten() for mask in masks]
+        self.masks = torch.stack(each, 1).to(like)  # [N, LoRAs]
+        self.mean = torch.stack(each, 1).mean(0, keepdim=True).to(like)
+        self.gates: dict[tuple[str, int, tuple[int, ...]], Tensor] = {}
 
-    def gate(self, where: str, length: int, columns: tuple[int, ...], like: Tensor) -> Tensor:
-        """[length or 1, R]; `columns` says of each of the R columns which LoRA it is of."""
-        key = (where, length, columns, like.dtype, like.device)
-        if key not in self.kept:
-            mean = self.masks.mean(0, keepdim=True)
-            gate, text = mean, length - self.tokens
-            if where == "picture" or (where == "both" and text >= 0):
-                gate = self.masks if where == "picture" else torch.cat((mean.expand(text, -1), self.masks))
-            if len(gate) not in (1, length) or (text < 0 and where != "rest"):
-                raise ParameterError(
-                    f"The LoRA's mask is for {self.tokens} tokens, and the picture has another number.",
-                    "Make the mask for the size of the picture: a token is 16 x 16 px.",
-                )
-            self.kept[key] = gate[:, list(columns)].to(like)
-        return self.kept[key]
+    def gate(self, where: str, length: int, columns: tuple[int, ...], places: Tensor) -> Tensor:
+        """[length or 1, R]; `columns`, as a tensor `places`, say of each of the R columns which LoRA it is of."""
+        text = 0 if where == "picture" else length - self.tokens
+        if where == "rest":
+            rows = self.mean
+        elif text < 0 or length != self.tokens + text:
+            raise ParameterError(
+                f"The LoRA's mask is for {self.tokens} tokens, and the picture has another number.",
+                "Make the mask for the size of the picture: a token is 16 x 16 px.",
+            )
+        else:
+            rows = torch.cat((self.mean.expand(text, -1), self.masks)) if text else self.masks
+        if torch.compiler.is_compiling():  # it joins this with what the gate is for
+            return rows.index_select(1, places)
+        key = (where, length, columns)
+        if key not in self.gates:
+            self.gates[key] = rows.index_select(1, places)
+        return self.gates[key]
 
 
 class WornLinear(nn.Module):
@@ -76,6 +81,7 @@ class WornLinear(nn.Module):
 
     a: Tensor  # [R, in]
     b: Tensor  # [stop - start, R]
+    places: Tensor | None  # [R]: `columns`
 
     def __init__(self, base: Any, start: int, a: Tensor, b: Tensor) -> None:
         super().__init__()
@@ -86,13 +92,14 @@ class WornLinear(nn.Module):
         self.regions: Regions | None = None
         self.where = "rest"
         self.columns: tuple[int, ...] = ()
+        self.register_buffer("places", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
         y: Tensor = self.base(x)
         h = F.linear(x, self.a.to(x.dtype))
-        if self.regions is not None:
-            h = h * self.regions.gate(self.where, x.shape[-2], self.columns, h)
+        if self.regions is not None and self.places is not None:
+            h = h * self.regions.gate(self.where, x.shape[-2], self.columns, self.places)
         b = self.b.to(x.dtype)
         if torch.compiler.is_compiling() or torch.is_grad_enabled():
             change = F.linear(h, b)
@@ -154,8 +161,9 @@ class Worn:
 
     # --- how -------------------------------------------------------------------------------------------------------
 
-    def _beside(self, stacks: dict[str, Stack], regions: Regions | None) -> None:
+    def _beside(self, stacks: dict[str, Stack], masks: Sequence[Tensor | None]) -> None:
         like = next(p for p in self.flux.parameters() if p.is_floating_point())  # some layer is never quantised
+        regions = Regions(masks, like.detach()) if any(mask is not None for mask in masks) else None
         whole = {t.module: t for t in targets(self.config).values()} if self.room else {}
         names = [*stacks, *(n for n in whole if n not in stacks and "_blocks." in n)]
         bad = torch.zeros((), dtype=torch.bool, device=like.device)
@@ -171,7 +179,9 @@ class Worn:
                 stack.fill(a, b, start)
                 bad |= ~(torch.isfinite(a).all() & torch.isfinite(b).all())
                 layer.columns = (*stack.columns, *[0] * (rank - stack.rank))
-            layer.regions, layer.where = regions, place_of(name)
+            if regions is not None and layer.columns:
+                layer.places = torch.tensor(layer.columns, device=like.device)
+                layer.regions, layer.where = regions, place_of(name)
             put(self.flux, name, layer)
             self.layers[name] = layer
         _check_finite(bad)
@@ -297,7 +307,7 @@ def wear(
             if merged:
                 result._into(stacks)
             else:
-                result._beside(stacks, Regions([w.mask for w in worn]) if masked else None)
+                result._beside(stacks, [each.mask for each in worn])
         except BaseException:
             result.off()
             raise
