@@ -23,6 +23,7 @@ def test_layers_are_written_and_read_back_exactly() -> None:
     layers = Layers("VIVI", "jumping", "on a lane", "under a low sky", "35mm", "carefree")
     assert layers.text() == "VIVI jumping on a lane, under a low sky, 35mm, carefree"
     assert Layers.read(layers.line()) == layers
+    assert Layers("VIVI, sleeves rolled up,", "reading").text() == "VIVI, sleeves rolled up, reading"
     assert Layers.read("VIVI || on a roof").missing() == ("action", "lighting", "camera", "mood")
 
 
@@ -96,6 +97,14 @@ def test_a_full_prompt_is_not_contradicted(prompt: str) -> None:
     added = expansion(prompt, trigger="VIVI").added
     assert "setting" not in added or not parse(prompt).setting
     assert "camera" not in added or not parse(prompt).camera
+
+
+@pytest.mark.parametrize("prompt", ["VIVI riding a horse", "VIVI as an astronaut with a red flag", "VIVI sleeping"])
+def test_no_place_is_invented_for_what_may_not_go_there(prompt: str) -> None:
+    for seed in range(8):
+        made = expansion(prompt, trigger="VIVI", seed=seed)
+        assert set(made.added) == {"lighting", "camera", "mood"} and made.text.startswith(f"{prompt}, ")
+    assert place_of("VIVI at a birthday party") == "indoors"
 
 
 def test_nothing_is_added_against_what_is_said() -> None:

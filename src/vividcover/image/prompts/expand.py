@@ -31,7 +31,16 @@ PLACE_WORDS: dict[str, str] = {
     "night": "night midnight moon moonlit stars neon nocturnal",
     "studio": "headshot backdrop plinth cyclorama",
 }
+EVERYDAY = {"birthday", "wedding", "dinner", "breakfast", "lunch", "kitchen"}  # indoors, whatever else is said
+    ["birthday", "wedding", "dinner", "breakfast", "lunch", "kitchen"]
+)  # indoors, whatever the other words say
+BARE = 4  # words of a subject that says nothing of a place: "a portrait of VIVI"
 LIGHTING: dict[str, tuple[str, ...]] = {
+    "": (  # anywhere
+        "soft light from the left, gentle falloff", "warm, low light and long soft shadows",
+        "clear, even light with delicate contrast", "a rim of light from behind, soft fill in front",
+        "directional light that models every form",
+    ),
     "stage": (
         "one warm spotlight cutting through drifting haze", "crossing beams of magenta and blue from the rig above",
         "a bright rim of backlight with soft fill in front", "amber footlights and deep shadow behind",
@@ -82,6 +91,7 @@ CAMERA: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 MOOD: dict[str, tuple[str, ...]] = {
+    "": ("candid and alive", "calm, timeless mood", "confident mood", "quiet wonder", "warm and inviting atmosphere"),
     "stage": ("electric, breath held", "smoky and intimate", "triumphant energy", "raw and heartfelt mood"),
     "night": (
         "restless city mood",
@@ -133,9 +143,9 @@ def expansion(prompt: str, *, trigger: str = "", seed: int = 0, kind: Kind = "su
     layers = parse(prompt)
     draw = random.Random(f"{seed} {prompt}")
     place, added = place_of(prompt, trigger), dict[str, str]()
-    if not place and not layers.setting:
+    subject = layers.subject.replace(f" in the style of {trigger}", "")
+    if not place and not layers.setting and not layers.action and len(subject.split()) <= BARE:
         place, added["setting"] = draw.choice(SETTING[kind])
-    place = place or "indoors"
     if not LIGHTING_WORDS & set(re.findall(r"[a-z]+", prompt.lower())):
         added["lighting"] = _fitting(prompt, LIGHTING[place], draw)
     if not layers.camera:
@@ -161,6 +171,7 @@ def place_of(prompt: str, trigger: str = "") -> str:
     night = bool(words & set(PLACE_WORDS["night"].split()))
     seen = read_prompt(prompt[:MAX_PROMPT], trigger_word=trigger)
     place = PLACES.get(seen.scene, "") if seen.scene_given else ""
+    place = "indoors" if words & EVERYDAY else place
     if not place:
         found = (name for name, listed in PLACE_WORDS.items() if name != "night" and words & set(listed.split()))
         place = next(found, "")

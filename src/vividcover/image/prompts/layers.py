@@ -84,9 +84,9 @@ class Layers:
 
     def text(self) -> str:
         """One line of English: subject, action and setting make the sentence, the others follow it."""
-        sentence = " ".join(part.strip(" ,") for part in (self.subject, self.action, self.setting) if part.strip(" ,"))
-        rest = (self.lighting, self.camera, self.mood)
-        return ", ".join(part for part in (sentence, *(r.strip(" ,") for r in rest)) if part)
+        sentence = " ".join(part.strip() for part in (self.subject, self.action, self.setting) if part.strip(" ,"))
+        parts = (part.strip(" ,") for part in (sentence, self.lighting, self.camera, self.mood))
+        return ", ".join(part for part in parts if part)
 
     def line(self) -> str:
         """All six, in order, as files keep them."""

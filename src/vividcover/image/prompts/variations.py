@@ -32,53 +32,42 @@ HIDING = re.compile(
     r"overhead|vertigo|jellyfish|print|comic|pixel|charcoal|linocut|diorama|paper-cut|watercolour|woodblock|dissolving|"
     r"wing|closed|stained-glass)\b"
 )
-LENSES = {
+LENSES = {  # such as go with any scene
     "subject": (
         *CAMERA["subject"],
-        "50mm lens at f/2, eyes tack sharp", "28mm lens, the surroundings given room",
-        "135mm lens, layers of blur", "40mm lens at eye level, natural perspective",
-        "large-format photograph, 150mm lens", "35mm lens, slide film, deep colour",
-        "handheld 50mm reportage frame", "low viewpoint, 24mm lens",
+        "50mm lens at f/2, eyes tack sharp", "28mm lens, the surroundings given room", "135mm lens, layers of blur",
+        "40mm lens at eye level, natural perspective", "large-format photograph, 150mm lens",
+        "35mm lens, slide film, deep colour", "handheld 50mm reportage frame", "low viewpoint, 24mm lens",
         "tall vertical framing, 70mm lens",
     ),
     "product": (
-        *CAMERA["product"], "120mm lens, tilt-shift precision", "50mm lens, table-height view with soft blur behind",
-        "tight crop on the texture, 90mm macro", "tall vertical framing, 85mm lens",
-        "wide establishing shot, 35mm lens", "isometric view, clean geometry",
-        "three-quarter view from above, 60mm lens",
+        "70mm lens, natural perspective", "85mm lens, shallow depth of field", "100mm lens, everything in focus",
+        "clean composition with room at the left", "tall vertical framing, 85mm lens", "three-quarter view, 60mm lens",
+        "low angle, 50mm lens", "50mm lens, soft blur behind", "square framing, 70mm lens, crisp edges",
+        "centred composition, 80mm lens, fine texture", "large-format photograph, 150mm lens",
     ),
     "style": (
         *CAMERA["style"], "a tall, narrow composition", "a diagonal composition full of movement",
-        "a tiny figure giving the scale", "a bird's-eye view", "a frame within the frame", "generous empty space",
+        "a frame within the frame", "generous empty space", "a composition in three clear depths",
+        "strong shapes against a quiet ground", "a cropped, unexpected view", "rhythm of repeated forms",
     ),
 }  # fmt: skip
-OF_THIS_WORLD = ("professional", "casual", "portrait", "travel", "stage", "product")  # categories that take a detail
+OF_THIS_WORLD = ("professional", "casual", "travel", "stage")  # categories that take a detail
 DETAILS = {  # a thing seen once, by kind of place
     "stage": (
-        "a set list taped to the floor", "dust turning slowly in the beams", "a hand from the front row just in frame",
-        "a cable coiled at one side", "a single petal on the boards", "the rim of a cymbal catching the light",
+        "dust turning slowly in the beams", "a hand from the front row just in frame", "warm haze near the floor",
     ),
-    "night": (
-        "steam rising from a grate", "a moth circling a lamp", "a distant train drawing a line of light",
-        "a cat watching from a ledge", "breath showing in the cold", "one lit window high above",
-    ),
+    "night": ("steam rising behind", "a moth circling a lamp", "breath showing in the cold", "one lit window far off"),
     "city": (
-        "pigeons taking off behind", "a paper bag lifted by the wind", "laundry strung between windows",
-        "a tram wire crossing the frame", "a child's chalk drawing on the ground", "a bicycle leaning on a wall",
+        "pigeons taking off behind", "passers-by blurred by movement", "a bicycle leaning on a wall",
+        "a scrap of paper in the wind",
     ),
     "indoors": (
-        "dust hanging in the air", "a half-empty glass of water", "a clock stopped at ten past four",
-        "a vase with one tired tulip", "a coat thrown over a chair", "a folded letter on the sill",
+        "dust hanging in the air", "faint reflections on the floor", "soft clutter at the edges of the frame",
+        "an empty chair behind",
     ),
-    "outdoors": (
-        "two gulls far off", "a single kite in the distance", "seeds drifting past", "a dry-stone wall running away",
-        "grass bent by the wind", "a thread of smoke on the horizon",
-    ),
-    "studio": (
-        "a strip of gaffer tape left on the floor", "the edge of the backdrop just visible",
-        "one ribbon hanging in the air", "a small wooden stool", "a soft reflection underneath",
-        "a faint haze near the floor",
-    ),
+    "outdoors": ("two gulls far off", "a few leaves in the air", "birds turning high above", "wind in the clothes"),
+    "studio": ("a faint haze near the floor", "a soft reflection underneath", "the edge of the backdrop just visible"),
 }  # fmt: skip
 TEMPLATE = (
     "Write {count} prompts for an image generation model. The prompts should describe {concept} in various scenarios. "
@@ -135,7 +124,7 @@ def variations(
     turns = _in_turns(_scenes(entries or built_in(), kind, categories, clear_face), draw)
     for entry in islice(turns, TRIES * count):
         layers = entry.layers
-        place = place_of(layers.text()) if entry.category in OF_THIS_WORLD else ""
+        place = place_of(layers.setting) if entry.category in OF_THIS_WORLD else ""
         if place:
             layers = replace(layers, setting=f"{layers.setting}, {details[place].next()}")
         if "lens" in layers.camera or kind != "subject":
