@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from flux_making import tiny_flux_folder
+from small_flux import cosine, off_by, random_lora
 from vividcover.image.flux.checkpoint import read_flux
-from vividcover.image.flux.config import block_targets, targets
+from vividcover.image.flux.config import block_targets
 from vividcover.image.flux.latents import positions
 from vividcover.image.flux.lora import Adapter, Wearing, attach, wear
-from vividcover.image.flux.lorafile import Lora, Pair
+from vividcover.image.flux.lorafile import Lora
 
 RANK, ALPHA = 4, 2.0
 HEIGHT, WIDTH, TEXT = 8, 12, 7  # of the latent; tokens of the text
@@ -42,26 +43,14 @@ def batch() -> SimpleNamespace:
     )  # fmt: skip
 
 
-def random_lora(config: Any, names: list[str], seed: int = 1, rank: int = RANK, alpha: float = ALPHA) -> Lora:
-    random = torch.Generator().manual_seed(seed)
-    known = targets(config)
-    return Lora({
-        name: Pair(
-            torch.randn(rank, known[name].inputs, generator=random) * 0.3,
-            torch.randn(known[name].outputs, rank, generator=random) * 0.3, alpha,
-        )
-        for name in names
-    })  # fmt: skip
-
-
 class Peer:
     """diffusers' transformer with peft's LoRA in it."""
 
-    def __init__(self, folder: Path, lora: Lora) -> None:
+    def __init__(self, folder: Path, lora: Lora, dtype: torch.dtype = torch.float32) -> None:
         from diffusers import FluxTransformer2DModel
         from peft import LoraConfig
 
-        self.net = FluxTransformer2DModel.from_pretrained(str(folder)).eval()
+        self.net = FluxTransformer2DModel.from_pretrained(str(folder), torch_dtype=dtype).eval()
         self.net.requires_grad_(False)
         pair = next(iter(lora.pairs.values()))
         self.net.add_adapter(LoraConfig(r=pair.rank, lora_alpha=pair.alpha, target_modules=list(lora.pairs)))
@@ -89,6 +78,10 @@ def ours(flux: Any, batch: SimpleNamespace) -> Tensor:
     return out
 
 
+def cast(batch: SimpleNamespace, dtype: torch.dtype) -> SimpleNamespace:
+    return SimpleNamespace(**{**vars(batch), **{n: getattr(batch, n).to(dtype) for n in ("x", "text", "pooled")}})
+
+
 def gradients(adapter: Adapter) -> dict[str, Tensor]:
     """By diffusers' names, as `Peer.weights`."""
     found = {}
@@ -100,9 +93,10 @@ def gradients(adapter: Adapter) -> dict[str, Tensor]:
     return found
 
 
-def cosine(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    first, second = (torch.cat([side[name].flatten() for name in sorted(one)]).double() for side in (one, other))
-    return float(first @ second / first.norm() / second.norm())
+def alike(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """The cosine of all of them."""
+    assert one.keys() == other.keys()
+    return cosine(list(one.values()), [other[name] for name in one])
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ def both(folder: Path) -> Iterator[tuple[Peer, Any, Adapter]]:
 def test_loss_and_every_gradient_are_those_of_diffusers_and_peft(both: Any, batch: SimpleNamespace) -> None:
     peer, flux, adapter = both
     theirs, mine = peer(batch), ours(flux, batch)
-    assert float((theirs - mine).detach().abs().max() / theirs.abs().max()) < 1e-5
+    assert off_by(mine, theirs) < 1e-5
     losses = [(out - batch.target).square().mean() for out in (theirs, mine)]
     assert float((losses[0] - losses[1]).abs() / losses[0]) < 1e-6
     for loss in losses:
@@ -125,10 +119,9 @@ def test_loss_and_every_gradient_are_those_of_diffusers_and_peft(both: Any, batc
 
     found = gradients(adapter)
     wanted = {name: weight.grad for name, weight in peer.weights.items()}
-    assert found.keys() == wanted.keys()
-    assert cosine(found, wanted) > 0.999999
+    assert alike(found, wanted) > 0.999999
     for name, gradient in found.items():
-        assert cosine({name: gradient}, {name: wanted[name]}) > 0.9999, name
+        assert alike({name: gradient}, {name: wanted[name]}) > 0.9999, name
         assert float(gradient.norm() / wanted[name].norm()) == pytest.approx(1, abs=1e-4), name
 
 
@@ -149,7 +142,26 @@ def test_three_steps_of_adamw_end_at_the_same_weights(both: Any, batch: SimpleNa
             was = getattr(before.pairs[name], which)
             steps[f"{name}.{which}"] = getattr(pair, which) - was
             theirs[f"{name}.{which}"] = peer.weights[f"{name}.{which}"].detach() - was
-    assert cosine(steps, theirs) > 0.9999
+    assert alike(steps, theirs) > 0.9999
+
+
+def test_in_bfloat16_it_is_as_near_to_the_truth_as_the_peer(folder: Path, batch: SimpleNamespace) -> None:
+    """The base and its activations in bfloat16, the LoRA's weights in float32, as all trainers have it."""
+    truth, lora = read_flux(folder), None
+    found: list[dict[str, Tensor]] = []
+    for dtype in (torch.float32, torch.bfloat16):
+        flux = truth if dtype == torch.float32 else read_flux(folder, dtype=dtype)
+        lora = random_lora(flux.config, block_targets(flux.config))
+        adapter = attach(flux, flux.config, rank=RANK, alpha=ALPHA)
+        adapter.load(lora)
+        (ours(flux, cast(batch, dtype)).float() - batch.target).square().mean().backward()
+        found.append(gradients(adapter))
+    assert lora is not None
+    peer = Peer(folder, lora, torch.bfloat16)
+    (peer(cast(batch, torch.bfloat16)).float() - batch.target).square().mean().backward()
+    theirs = alike(found[0], {name: weight.grad for name, weight in peer.weights.items()})
+    assert alike(found[0], found[1]) > 0.999
+    assert 1 - alike(found[0], found[1]) < 1.5 * (1 - theirs)
 
 
 def test_a_part_of_the_layers_learns_as_with_peft(folder: Path, batch: SimpleNamespace) -> None:
@@ -162,7 +174,7 @@ def test_a_part_of_the_layers_learns_as_with_peft(folder: Path, batch: SimpleNam
     peer = Peer(folder, lora)
     for out in (peer(batch), ours(flux, batch)):
         (out - batch.target).square().mean().backward()
-    assert cosine(gradients(adapter), {name: weight.grad for name, weight in peer.weights.items()}) > 0.999999
+    assert alike(gradients(adapter), {name: weight.grad for name, weight in peer.weights.items()}) > 0.999999
 
 
 def test_several_loras_with_weights_are_those_of_diffusers_set_adapters(folder: Path, batch: SimpleNamespace) -> None:
@@ -170,7 +182,7 @@ def test_several_loras_with_weights_are_those_of_diffusers_set_adapters(folder: 
 
     flux = read_flux(folder)
     names = block_targets(flux.config)
-    loras = [random_lora(flux.config, names, 1, 4, 2.0), random_lora(flux.config, names[::3], 2, 2, 8.0)]
+    loras = [random_lora(flux.config, names), random_lora(flux.config, names[::3], seed=2, rank=2, alpha=8.0)]
     peer = Peer(folder, loras[0])
     peer.net.add_adapter(LoraConfig(r=2, lora_alpha=8.0, target_modules=list(loras[1].pairs)), adapter_name="second")
     with torch.no_grad():
@@ -183,4 +195,4 @@ def test_several_loras_with_weights_are_those_of_diffusers_set_adapters(folder: 
         for merged in (False, True):
             with wear(flux, flux.config, [Wearing(loras[0], 0.7), Wearing(loras[1], 0.4)], merged=merged):
                 found = ours(flux, batch)
-            assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-5
+            assert off_by(found, wanted) < 1e-5
