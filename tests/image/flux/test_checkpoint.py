@@ -231,6 +231,15 @@ def test_damaged_absent_and_doubtful_files_are_refused(tmp_path: Path) -> None:
         read_flux(empty)
 
 
+def test_files_in_four_bits_of_others_are_called_so(tmp_path: Path) -> None:
+    (tmp_path / "q4.gguf").write_bytes(b"GGUF" + bytes(60))
+    with pytest.raises(ModelFileError, match="is a GGUF file"):
+        read_flux(tmp_path / "q4.gguf")
+    four = changed(tmp_path, lambda s: s.update({"img_in.weight.absmax": torch.zeros(2)}), bfl=True)
+    with pytest.raises(ModelFileError, match="bitsandbytes' 4 bits"):
+        read_flux(four)
+
+
 def test_an_index_cannot_lead_out_of_its_folder(tmp_path: Path) -> None:
     shutil.copy(folder() / "config.json", tmp_path)
     (tmp_path / f"{WEIGHTS}.index.json").write_text(json.dumps({"weight_map": {"x": "../../secret.safetensors"}}))

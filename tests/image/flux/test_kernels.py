@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flux_making import tiny_flux_folder
+from vividcover.image.flux.checkpoint import read_flux
 from vividcover.image.flux.kernels import EPS, Rope, gated, heads_of, heads_plainly, join, modulated
 from vividcover.image.flux.latents import positions
 
@@ -61,10 +63,13 @@ def test_in_half_the_bits_the_result_is_nearer_to_the_exact_one_than_a_step_of_t
     for a, b in zip(half[:2], exact[:2], strict=True):
         assert a.dtype == torch.bfloat16
         assert (a.float() - b).norm() / b.norm() < 2**-7
-    x16 = x.detach().bfloat16().requires_grad_()
-    torch.stack(heads_of(x16, HEADS, weights.detach().bfloat16(), rope())[:2]).float().square().sum().backward()
-    torch.stack(exact[:2]).square().sum().backward()
-    assert F.cosine_similarity(x16.grad.float().flatten(), x.grad.flatten(), 0) > 0.999
+    x16, weights16 = (values.detach().bfloat16().requires_grad_() for values in (x, weights))
+    pull = drawn(2, B, HEADS, L, D, grad=False, seed=4)
+    (torch.stack(heads_of(x16, HEADS, weights16, rope())[:2]) * pull).sum().backward()
+    (torch.stack(exact[:2]) * pull).sum().backward()
+    for small, whole in ((x16, x), (weights16, weights)):
+        assert small.grad.dtype == torch.bfloat16
+        assert F.cosine_similarity(small.grad.float().flatten(), whole.grad.flatten(), 0) > 0.999
 
 
 def test_turning_keeps_lengths_and_depends_on_distance_only() -> None:
@@ -96,3 +101,26 @@ def test_the_wide_layer_is_joined_as_written() -> None:
     wanted = torch.autograd.grad((plain * weight).sum(), (met, wide))
     given = torch.autograd.grad((join(met, wide) * weight).sum(), (met, wide))
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(given, wanted, strict=True))
+
+
+def test_float16_stays_finite_where_the_sum_is_not() -> None:
+    x = torch.full((1, 2, 4), 60000.0, dtype=torch.float16)
+    out = gated(x, torch.ones(1, 4, dtype=torch.float16), x)
+    assert torch.isfinite(out).all()
+    assert out.max() == 65504
+
+
+def test_blocks_can_be_compiled_in_one_piece() -> None:
+    """Traced by torch.compile without a break, to the same numbers and gradients."""
+    net = read_flux(tiny_flux_folder()).requires_grad_(True)
+    turns = net.rotary(positions(4, 6, L - 6))
+    img, txt, vec = drawn(1, 6, 32), drawn(1, L - 6, 32, seed=1), drawn(1, 32, seed=2)
+    for block, given in ((net.double_blocks[0], (img, txt, vec)), (net.single_blocks[0], (drawn(1, L, 32), vec))):
+        found = []
+        for way in (block, torch.compile(block, fullgraph=True, backend="aot_eager")):
+            block.zero_grad()
+            out = way(*given, turns)
+            out = torch.cat(out, 1) if isinstance(out, tuple) else out
+            out.square().sum().backward()
+            found.append((out.detach(), torch.cat([p.grad.flatten() for p in block.parameters()])))
+        assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(*found, strict=True))

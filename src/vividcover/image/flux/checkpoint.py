@@ -51,6 +51,8 @@ OTHERS = (  # what a file is that is no transformer of FLUX.1, by a piece of one
     (r"input_blocks\.|down_blocks\.", "Stable Diffusion 1, 2 or XL, or an autoencoder"),
     (r"encoder\.block\.|text_model\.", "a text encoder"),
 )
+FOUR_BITS = (".absmax", ".quant_map")
+WHOLE = "Choose the file in 16 or 8 bits; `quantise` makes it as small in memory."
 TAKE = "Choose FLUX.1's transformer: the file flux1-….safetensors, or the folder with model_index.json."
 
 
@@ -119,6 +121,9 @@ class Source:
             raise ModelFileError(
                 f"{self.files[0].name} does not hold FLUX.1's transformer{f': it is {kind}' if kind else ''}.", TAKE
             )
+        if any(name.endswith(FOUR_BITS) for name in names):
+            self._open.close()
+            raise ModelFileError(f"{self.files[0].name} is in bitsandbytes' 4 bits, which are not read here.", WHOLE)
         beside = BESIDE if prefix else ()
         self._where = {
             name.removeprefix(prefix): where for name, where in self._where.items() if not name.startswith(beside)
@@ -162,6 +167,8 @@ class Source:
             ) from error
         except (SafetensorError, OSError) as error:
             self._open.close()
+            if _starts_with(file, b"GGUF"):
+                raise ModelFileError(f"{file.name} is a GGUF file, which is not read here.", WHOLE) from error
             raise ModelFileError(
                 f"{file.name} is not a whole safetensors file.", "It is cut short, damaged or another kind of file."
             ) from error
@@ -191,6 +198,14 @@ def _files(path: Path) -> tuple[list[Path], FluxConfig | None]:
         return files, from_published(config) if config is not None else None
     except (KeyError, TypeError, ValueError) as error:
         raise ModelFileError(f"{folder / 'config.json'} does not describe FLUX.1's transformer.", TAKE) from error
+
+
+def _starts_with(file: Path, start: bytes) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def _json(path: Path) -> dict[str, Any]:

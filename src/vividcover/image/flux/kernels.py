@@ -15,13 +15,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 EPS = 1e-6
+HALF = 65504.0  # the largest number of float16
 
 
 @dataclass(frozen=True)
 class Rope:
     """Rotary positions: pair number j of a head at position l is turned by an angle."""
 
-    turns: Tensor  # [L, head_dim / 2] complex64: cos + i sin of the angle
+    cos: Tensor  # [L, head_dim / 2] float32
+    sin: Tensor
+    turns: Tensor  # complex64: both in one
 
     @classmethod
     def of(cls, ids: Tensor, axes: tuple[int, int, int], theta: float) -> Rope:
@@ -32,7 +35,8 @@ class Rope:
             speeds = theta ** -(torch.arange(0, width, 2, dtype=wide, device=ids.device) / width)
             angles.append(torch.outer(ids[:, axis].to(wide), speeds))
         angle = torch.cat(angles, -1)
-        return cls(torch.complex(angle.cos().float(), angle.sin().float()))
+        cos, sin = angle.cos().float(), angle.sin().float()
+        return cls(cos, sin, torch.complex(cos, sin))
 
 
 # --- norms and gates ----------------------------------------------------------------------------------------------
@@ -47,8 +51,9 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 def gated(x: Tensor, gate: Tensor, y: Tensor) -> Tensor:
-    """x + gate · y; gate [B, h]"""
-    return torch.addcmul(x, gate[:, None], y)
+    """x + gate · y; gate [B, h]. In float16 it stays finite: FLUX goes beyond what that can hold."""
+    y = torch.addcmul(x, gate[:, None], y)
+    return y.clamp(-HALF, HALF) if y.dtype == torch.float16 else y
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -80,7 +85,7 @@ def heads_plainly(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[T
     b, tokens, _ = x.shape
     d = weights.shape[-1]
     q, k, v, rest = torch.split(x, [*[heads * d] * 3, x.shape[-1] - 3 * heads * d], -1)
-    cos, sin = rope.turns.real[:, None], rope.turns.imag[:, None]
+    cos, sin = rope.cos[:, None], rope.sin[:, None]
     both = []
     for part, weight in ((q, weights[:, 0]), (k, weights[:, 1])):
         wide = part.view(b, tokens, heads, d).float()

@@ -18,6 +18,8 @@ Peebles & Xie 2023, arXiv:2212.09748 (modulated blocks); Esser et al. 2024, arXi
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -117,7 +119,7 @@ def spelt(level: Tensor, dtype: torch.dtype) -> Tensor:
     """[B] 0..1 → [B, 256]: cosines and sines of many periods."""
     half = FREQUENCIES // 2
     steps = torch.arange(half, dtype=torch.float32, device=level.device)
-    angles = THOUSAND * level.float()[:, None] * torch.exp(-torch.log(torch.tensor(PERIOD)) * steps / half)
+    angles = THOUSAND * level.float()[:, None] * torch.exp(-math.log(PERIOD) / half * steps)
     return torch.cat((angles.cos(), angles.sin()), -1).to(dtype)
 
 

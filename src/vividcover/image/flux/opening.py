@@ -36,7 +36,7 @@ PARTS = ("flux", "text", "vae")
 CLIP_TOKENS = 77
 TEXTS_AT_ONCE = 8  # through T5, which at 512 tokens takes 0.2 GB for each
 PIXELS_AT_ONCE = 1536 * 1536  # through the autoencoder in one piece; more are done in tiles
-ROOMY = 40 << 30  # bytes of a device's memory from which four times as many are
+ROOMS = ((40 << 30, 4.0), (20 << 30, 1.0), (0, 0.5))  # bytes of a GPU, and how many times as many it takes
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,9 @@ class Base:
     def encode_text(self, prompts: Sequence[str], length: int = 512) -> Text:
         """Prompts, each cut or filled up to `length` tokens of T5. On the device, in the base's number format."""
         reader: _Reader = self._part("text", self._load_text)
-        with torch.inference_mode():
+        with torch.no_grad():
             parts = [reader(prompts[i : i + TEXTS_AT_ONCE], length) for i in range(0, len(prompts), TEXTS_AT_ONCE)]
-        tokens, pooled = (torch.cat(part).clone() for part in zip(*parts, strict=True))
+        tokens, pooled = (torch.cat(part) for part in zip(*parts, strict=True))
         return Text(tokens, pooled)
 
     def left_out(self, prompt: str, length: int = 512) -> str:
@@ -142,7 +142,7 @@ class Base:
         """
         vae = self._vae()
         pixels = pixels.to(self.device, self.dtype)
-        with torch.inference_mode():
+        with torch.no_grad():
             found = torch.cat([self._encoded(vae, picture[None]) for picture in pixels])
         mean, logvar = found.float().chunk(2, 1)
         if generator is not None:
@@ -155,7 +155,7 @@ class Base:
         """Latents [B, 16, h, w] → [B, 3, 8h, 8w] float32, about -1..1. In tiles where the picture is large."""
         vae = self._vae()
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
-        with torch.inference_mode():
+        with torch.no_grad():
             return torch.cat([self._decoded(vae, one[None].to(self.device, self.dtype)) for one in latents])
 
     def release(self, part: Literal["text", "vae", "flux"]) -> None:
@@ -176,7 +176,8 @@ class Base:
     def _part(self, name: str, load: Any) -> Any:
         with self._loading:
             if name not in self._parts:
-                self._parts[name] = load()
+                with torch.inference_mode(False):  # whatever the first caller is in: others may learn with it
+                    self._parts[name] = load()
             return self._parts[name]
 
     def _load_flux(self) -> Flux:
@@ -230,9 +231,10 @@ class Base:
         return tiled(pixels, latents, 1, DOWN) if self._large(*latents.shape[2:]) else pixels(latents)
 
     def _large(self, h: int, w: int) -> bool:
-        most = PIXELS_AT_ONCE
-        if self.device.type == "cuda" and torch.cuda.get_device_properties(self.device).total_memory >= ROOMY:
-            most *= 4
+        most = float(PIXELS_AT_ONCE)
+        if self.device.type == "cuda":
+            room = torch.cuda.get_device_properties(self.device).total_memory
+            most *= next(times for least, times in ROOMS if room >= least)
         return h * w * DOWN * DOWN > most
 
 
