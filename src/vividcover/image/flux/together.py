@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,7 +21,7 @@ from typing import Any
 import torch
 from torch import distributed
 
-from vividcover.errors import EngineError, ParameterError, VividCoverError
+from vividcover.errors import Canceled, EngineError, ParameterError, VividCoverError
 from vividcover.files import canonical, write_text
 from vividcover.image.flux.course import Job, course_of
 from vividcover.image.flux.loop import Learnt, learn
@@ -32,7 +33,7 @@ PATIENCE = timedelta(minutes=10)  # that one process waits for another
 
 
 def learn_together(job: Job, device: torch.device, reporter: Reporter) -> Learnt:
-    """Starts the processes, tells how far they are, and stops them on cancel. Their newest state is kept."""
+    """Starts the processes, tells how far they are, and stops them on cancel. Their state is kept."""
     count = job.options.processes
     if device.type == "cuda" and count > torch.cuda.device_count():
         raise ParameterError(
@@ -86,15 +87,25 @@ def _failure(folder: Path, said: Path) -> VividCoverError:
 # --- in each process ------------------------------------------------------------------------------------------------
 
 
-class _Teller(Silent):
-    """The first process's reporter: leaves its progress in a file for the one that started it."""
+class _Worker(Silent):
+    """The reporter of a process: the launcher's signal to end is a cancel, so that the state is kept. The first
+    process (`folder`) leaves its progress in a file for the one that started it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         super().__init__()
-        self.folder = folder
+        self.folder, self.ended = folder, False
+        signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, *_: object) -> None:
+        self.ended = True
+
+    def check(self) -> None:
+        if self.ended:
+            raise Canceled
 
     def progress(self, fraction: float, text: str = "") -> None:
-        write_text(self.folder / "progress.json", json.dumps({"fraction": fraction, "text": text}))
+        if self.folder is not None:
+            write_text(self.folder / "progress.json", json.dumps({"fraction": fraction, "text": text}))
 
 
 def main(path: Path) -> None:
@@ -109,14 +120,14 @@ def main(path: Path) -> None:
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     use_threads(job.threads or 1)
     try:
-        course = course_of(job, device, rank=rank, world=world)
-        learn(course, _Teller(job.folder) if rank == 0 else Silent())
+        learn(course_of(job, device, rank=rank, world=world), _Worker(job.folder if rank == 0 else None))
         distributed.barrier()
     except VividCoverError as error:
-        write_text(job.folder / f"failed_{rank}.json", json.dumps({"message": error.message, "hint": error.hint}))
-        raise SystemExit(1) from error
-    finally:
-        distributed.destroy_process_group()
+        if not isinstance(error, Canceled):
+            told = {"message": error.message, "hint": error.hint}
+            write_text(job.folder / f"failed_{rank}.json", json.dumps(told))
+        os._exit(1)  # at once: the others may never come to where this one is awaited
+    distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

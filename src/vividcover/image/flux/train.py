@@ -23,7 +23,7 @@ import torch
 
 from vividcover.errors import ConsentError, ModelFileError, ParameterError
 from vividcover.files import canonical
-from vividcover.image import captions
+from vividcover.image import captions, doctor, masks
 from vividcover.image.dataset import Dataset, DatasetOptions, prepare
 from vividcover.image.flux import package
 from vividcover.image.flux.checkpoint import read_config
@@ -45,7 +45,7 @@ from vividcover.weights.licences import licence_of
 from vividcover.workspace import Reporter, Silent
 
 __all__ = ["Surroundings", "TrainOptions", "train", "train_lora"]
-PREPARED, CAPTIONED, ENCODED, LEARNT = 0.02, 0.06, 0.12, 0.98  # of the whole
+PREPARED, CAPTIONED, EXAMINED, MASKED, ENCODED, LEARNT = 0.02, 0.06, 0.07, 0.08, 0.13, 0.98  # of the whole
 
 
 @dataclass(frozen=True)
@@ -96,13 +96,9 @@ def train(method: Method, source: Path, out: Path, options: TrainOptions, around
         reporter.note(f"The device's {plan.memory / 1e9:.0f} GB are enough for pictures of {kept} px, not for larger.")
         options = options.with_(resolution=kept)
 
-    dataset = _dataset(source, options, around, Part(reporter, 0.0, PREPARED))
-    dataset = captions.caption(
-        dataset, options.captioner, prefix=options.caption_prefix, suffix=options.caption_suffix,
-        weights=around.weights, device=around.device, reporter=Part(reporter, PREPARED, CAPTIONED),
-    )  # fmt: skip
+    dataset, findings = _dataset(source, options, around)
     opened = open_base(base, device=device, dtype=dtype, quantise=plan.quantise)
-    job, lessons = _job(method, dataset, opened, plan, options, around, Part(reporter, CAPTIONED, ENCODED))
+    job, lessons = _job(method, dataset, opened, plan, options, around, Part(reporter, MASKED, ENCODED))
     teaching = Part(reporter, ENCODED, LEARNT)
     if options.processes > 1:
         from vividcover.image.flux.together import learn_together
@@ -114,7 +110,7 @@ def train(method: Method, source: Path, out: Path, options: TrainOptions, around
     reporter.progress(LEARNT, "packing")
     opened.release("flux")
     lora, more = method.end(learnt.file, config, options)
-    report = _report(dataset, learnt, job, began, around.usd_per_second) | more
+    report = _report(dataset, learnt, job, began, around.usd_per_second) | {"findings": findings} | more
     card = package.card(
         around.name, trigger_word=options.trigger_word, type=options.kind, consent=around.consent.strip(),
         base=base.kind, rank=lora.rank, steps=learnt.steps, licence=licence.text, commercial=licence.commercial,
@@ -168,15 +164,20 @@ def _job(
     return job, lessons
 
 
-def _dataset(source: Path, options: TrainOptions, around: Surroundings, reporter: Reporter) -> Dataset:
+def _dataset(source: Path, options: TrainOptions, around: Surroundings) -> tuple[Dataset, list[dict[str, Any]]]:
+    """Photos with captions and, where they are asked for, masks; and what the doctor says of them, JSON."""
+    reporter = around.reporter
     smallest = min(256, options.resolutions[0])
     wanted = DatasetOptions(options.trigger_word, options.kind, options.resolutions, smallest)
-    dataset = prepare(source, around.work / "photos", wanted, reporter)
+    dataset = prepare(source, around.work / "photos", wanted, Part(reporter, 0.0, PREPARED))
+    dataset = captions.caption(
+        dataset, options.captioner, prefix=options.caption_prefix, suffix=options.caption_suffix,
+        weights=around.weights, device=around.device, reporter=Part(reporter, PREPARED, CAPTIONED),
+    )  # fmt: skip
+    examined = doctor.examine(dataset, reporter=Part(reporter, CAPTIONED, EXAMINED))
     if options.background < 1.0:
-        from vividcover.image import masks
-
-        dataset = masks.add(dataset, reporter)
-    return dataset
+        dataset = masks.add(dataset, Part(reporter, EXAMINED, MASKED), looks=examined.looks or None)
+    return dataset, examined.to_json()["findings"]
 
 
 def _memory(device: torch.device) -> float:

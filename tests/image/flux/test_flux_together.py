@@ -1,0 +1,77 @@
+"""Several processes share a training, and end where one would."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from flux_making import tiny_flux_folder, tiny_photos
+from vividcover.errors import Canceled, EngineError
+from vividcover.image.flux.opening import BaseFiles
+from vividcover.image.flux.options import TrainOptions
+from vividcover.image.flux.state import states
+from vividcover.image.flux.train import train_lora
+from vividcover.tensors import read_tensors
+from vividcover.workspace import Silent
+
+torch.set_num_threads(1)
+OPTIONS: dict[str, Any] = {
+    "trigger_word": "VIVI", "steps": 8, "resolution": "64", "text_length": 16, "rank": 4, "captioner": "template",
+    "optimizer": "adamw", "caption_dropout": 0.3,
+}  # fmt: skip
+
+
+def trained(folder: Path, reporter: Silent | None = None, **changes: Any) -> dict[str, Any]:
+    where, source = tiny_flux_folder(), folder.parent / "photos"
+    if not source.exists():
+        tiny_photos(source, 4, side=64)
+    return train_lora(
+        source, folder / "vivi.tar", TrainOptions(**(OPTIONS | changes)), base=BaseFiles(where, where, where),
+        work=folder / "work", consent="She does not exist.", name="vivi", device="cpu", threads=1, reporter=reporter,
+    )  # fmt: skip
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    (training,) = (folder / "work").glob("training-*")
+    return read_tensors(states(training / "states")[-1])
+
+
+def test_two_processes_share_the_pictures_of_a_step(tmp_path: Path) -> None:
+    """Eight pictures: two processes see four each, in four steps of two, which is what one with batches of two does."""
+    two = trained(tmp_path / "two", processes=2, sample_prompts=("VIVI",), sample_size=64, sample_steps=2)
+    one = trained(tmp_path / "one", batch_size=2, steps=4)
+    assert (two["steps"], one["steps"], two["processes"]) == (4, 4, 2)
+    assert two["last_loss"] == pytest.approx(one["last_loss"], rel=1e-4)
+    assert two["validation"]["after"] == pytest.approx(one["validation"]["after"], rel=1e-4)
+    together, alone = (end_of(tmp_path / name)["weights"] for name in ("two", "one"))
+    apart = torch.cat([(value - together[name]).abs().flatten() for name, value in alone.items()])
+    assert float(apart.mean()) < 1e-5
+    assert float(apart.max()) <= 8.1e-4 * 4  # where a gradient is zero, AdamW may step either way
+    assert (tmp_path / "two" / "vivi.tar").exists()
+
+
+class StopsWhen(Silent):
+    """Cancels when there is a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stop = False
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.stop |= text.startswith("step ")
+
+    def check(self) -> None:
+        if self.stop:
+            raise Canceled
+
+
+def test_several_processes_are_canceled_go_on_and_tell_their_errors(tmp_path: Path) -> None:
+    with pytest.raises(Canceled):
+        trained(tmp_path / "t", StopsWhen(), processes=2, steps=2000, save_every=1000)
+    assert 0 < end_of(tmp_path / "t")["step"] < 1000  # where they stood, not where they last saved
+    with pytest.raises(EngineError, match="The pattern 'nothing' finds no layer"):
+        trained(tmp_path / "u", processes=2, pattern="nothing")
+    assert not list(tmp_path.glob("*/vivi.tar"))
