@@ -65,6 +65,15 @@ def test_it_is_laid_out_as_readers_of_replicates_tar_expect_with_exactly_one_lor
     assert {f"{FOLDER}/captions/{name}.txt" for name in ("a", "a-2", "b")} <= set(names)
 
 
+def test_a_photo_may_be_called_anything(tmp_path: Path) -> None:
+    names = ["../x.jpg", "deep/er/x.png", ".hidden", "", "model.safetensors.jpg", "C:\\me\\y.jpg", "Süß 写真.webp"]
+    out = write_package(tmp_path / "vivi.tar", lora(), story(), dict.fromkeys(names, "VIVI"), config=TINY)
+    with tarfile.open(out) as tar:
+        found = {name.removeprefix(f"{FOLDER}/captions/") for name in tar.getnames() if "/captions/" in name}
+    assert found == {"x.txt", "x-2.txt", "hidden.txt", "photo.txt", "model.safetensors.txt", "y.txt", "Süß 写真.txt"}
+    assert read_package(out, TINY)[1]["name"] == "vivi"
+
+
 def test_the_same_parts_give_the_same_bytes(tmp_path: Path) -> None:
     sums = {hashlib.sha256(package(tmp_path / f"{i}.tar").read_bytes()).hexdigest() for i in range(3)}
     assert len(sums) == 1

@@ -67,7 +67,8 @@ def write_package(
     if config_yaml:
         members[SETTINGS] = config_yaml.encode()
     for name, text in captions.items():
-        members[_free(f"{FOLDER}/captions/{_plain(Path(name).stem)}", members)] = (text.strip() + "\n").encode()
+        stem = PurePosixPath(name.replace("\\", "/")).stem.lstrip(".") or "photo"  # a photo may be called anything
+        members[_free(f"{FOLDER}/captions/{stem}", members)] = (text.strip() + "\n").encode()
     for name, picture in (samples or {}).items():
         members[f"{FOLDER}/samples/{_plain(name)}"] = picture
     said = {"vividcover.base": str(card.get("base", "")), "vividcover.trigger_word": str(card.get("trigger_word", "")),
