@@ -83,6 +83,16 @@ def test_what_cannot_be_told_apart_is_said_and_the_first_is_taken(shop: Shop) ->
     assert done.ranking[-1].name == "dark"
 
 
+def test_chance_alone_seldom_promotes(shop: Shop) -> None:
+    """Forty comparisons of two that are equally good, 16 pictures each: about two may seem clear."""
+    clear = 0
+    for number in range(40):
+        prompts = [f"VIVI {number} {i}" for i in range(8)]
+        ways = {"a": {"level": 100.0 + number}, "b": {"level": 100.001 + number}}
+        clear += run(shop, ways, prompts=prompts, folder=shop.folder / f"ab{number}").clear
+    assert clear <= 6
+
+
 def test_leads_are_measured_pair_by_pair() -> None:
     ahead, error = lead([0.9, 0.5, 0.7], [0.8, 0.4, 0.6])
     assert ahead == pytest.approx(0.1) and error == pytest.approx(0, abs=1e-12)

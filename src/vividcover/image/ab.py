@@ -38,7 +38,7 @@ from vividcover.workspace import Reporter, Silent
 FORMAT = 1
 MOST = 24  # ways to train
 PAIRS = 6  # prompts x seeds, below which a comparison says nothing
-CHANCE = 0.05  # how likely the best may seem better than any of the others by chance
+CHANCE = 0.05  # how often chance may make a lead
 REPORT, STATE, TABLE = "report.json", "state.json", "report.md"
 
 
@@ -285,11 +285,14 @@ def lead(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
     return mean, statistics.stdev(differences) / math.sqrt(len(differences))
 
 
-def _certain(pairs: int, others: int) -> float:
-    """Standard errors that a lead must be worth: Student's t, one-sided, for as many comparisons (Bonferroni)."""
+def _certain(pairs: int) -> float:
+    """Standard errors that a lead must be worth: Student's t, two-sided, for the best may be any of them.
+
+    Of ways to train that are equally good, one is then called better in 5 of 100 comparisons of two, in fewer of more.
+    """
     from scipy.stats import t as student
 
-    return float(student.ppf(1 - CHANCE / others, pairs - 1)) if pairs > 1 else math.inf
+    return float(student.ppf(1 - CHANCE / 2, pairs - 1)) if pairs > 1 else math.inf
 
 
 def _decide(found: list[Variant], prompts: list[str], seeds: list[int]) -> Outcome:
@@ -303,7 +306,7 @@ def _decide(found: list[Variant], prompts: list[str], seeds: list[int]) -> Outco
     if len(scored) == 1:
         return Outcome(ranking, best, f"{best.name} is promoted: the others failed.", False, prompts, seeds)
 
-    needed = _certain(len(best.totals), len(scored) - 1)
+    needed = _certain(len(best.totals))
 
     def no_worse(v: Variant) -> bool:
         ahead, error = lead(best.totals, v.totals)

@@ -32,8 +32,6 @@ PLACE_WORDS: dict[str, str] = {
     "studio": "headshot backdrop plinth cyclorama",
 }
 EVERYDAY = {"birthday", "wedding", "dinner", "breakfast", "lunch", "kitchen"}  # indoors, whatever else is said
-    ["birthday", "wedding", "dinner", "breakfast", "lunch", "kitchen"]
-)  # indoors, whatever the other words say
 BARE = 4  # words of a subject that says nothing of a place: "a portrait of VIVI"
 LIGHTING: dict[str, tuple[str, ...]] = {
     "": (  # anywhere
