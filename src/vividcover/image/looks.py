@@ -53,9 +53,10 @@ class Look:
     """A photo's measures, 0..1 unless said otherwise.
 
     `sharp`: variance of its Laplacian; `brightness` and `contrast` of its grey; `clipped`: share of black and white
-    pixels; `warmth`: mean of b in Lab, -1..1; `colour`: mean distance from grey; `busy`: share of edges; `bars`: share
-    of plain borders; `blocks`: strength of JPEG's 8 px grid (1: none); `colours`: histogram; `bits`: difference hash;
-    `shape`: a 12 x 12 grey picture of even brightness.
+    pixels; `studio`: whether its corners are, as before a white wall; `warmth`: mean of b in Lab, -1..1; `colour`: mean
+    distance from grey; `busy`: share of edges; `bars`: share of plain borders; `blocks`: strength of JPEG's 8 px grid
+    (1: none); `colours`: histogram; `texture`: histogram of steps between pixels, fine and coarse; `bits`: difference
+    hash; `shape`: a 12 x 12 grey picture of even brightness.
     """
 
     photo: Photo
@@ -63,12 +64,14 @@ class Look:
     brightness: float
     contrast: float
     clipped: float
+    studio: bool
     warmth: float
     colour: float
     busy: float
     bars: float
     blocks: float
     colours: NDArray[Any]
+    texture: NDArray[Any]
     bits: NDArray[Any]
     shape: NDArray[Any]
     person: Person | None = None
@@ -84,8 +87,9 @@ def look_at(photos: list[Photo], kit: FaceKit | None, reporter: Reporter) -> lis
     with Patient(reporter) as patient:
         for i, photo in enumerate(photos):
             reporter.progress(i / len(photos), f"looking at {photo.name}")
-            rgb = small(photo)
-            looks.append(patient.call(measure, photo, rgb))
+            whole = photo.rgb()
+            rgb = shrunk(whole)
+            looks.append(patient.call(measure, photo, rgb, whole))
             faces = patient.call(kit.detect, rgb) if kit else []
             large = [face for face in faces if face_height(face) >= LEAST_FACE]
             seen.append([(face, signature(face, rgb), rgb) for face in large])
@@ -102,34 +106,40 @@ def look_at(photos: list[Photo], kit: FaceKit | None, reporter: Reporter) -> lis
     return looks
 
 
-def small(photo: Photo) -> NDArray[Any]:
+def shrunk(rgb: NDArray[Any]) -> NDArray[Any]:
     """uint8 [H,W,3], at most 1024 px."""
-    rgb = photo.rgb()
     scale = SIDE / max(rgb.shape[:2])
     if scale >= 1:
         return rgb
     return np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def measure(photo: Photo, rgb: NDArray[Any]) -> Look:
-    """What needs no net."""
+def measure(photo: Photo, rgb: NDArray[Any], whole: NDArray[Any]) -> Look:
+    """What needs no net; `whole` is the photo before it was made smaller."""
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     tiny = cv2.resize(rgb, (SMALL, SMALL), interpolation=cv2.INTER_AREA)
     lab = cv2.cvtColor(tiny.astype(np.float32) / 255, cv2.COLOR_RGB2LAB)
     shape = cv2.resize(grey, (12, 12), interpolation=cv2.INTER_AREA).astype(np.float32)
+    pure = (grey < 3) | (grey > 252)
+    rim = max(4, min(grey.shape) // 20)
+    corners = np.array(
+        [pure[y, x].mean() for y in (slice(rim), slice(-rim, None)) for x in (slice(rim), slice(-rim, None))]
+    )
     edges = cv2.Canny(cv2.resize(grey, (256, 256), interpolation=cv2.INTER_AREA), 80, 160)
     return Look(
         photo=photo,
         sharp=photo.sharpness,
         brightness=float(grey.mean()) / 255,
         contrast=float(grey.std()) / 128,
-        clipped=float(((grey < 3) | (grey > 252)).mean()),
+        clipped=float(pure.mean()),
+        studio=int((corners > 0.95).sum()) >= 3,
         warmth=float(lab[..., 2].mean()) / 128,
         colour=float(np.hypot(lab[..., 1], lab[..., 2]).mean()) / 128,
         busy=float((edges > 0).mean()),
         bars=plain_borders(grey),
-        blocks=blockiness(grey) if photo.rgb().shape == rgb.shape else 1.0,
+        blocks=blockiness(cv2.cvtColor(whole[:SIDE, :SIDE], cv2.COLOR_RGB2GRAY)),
         colours=histogram(tiny, np.ones(tiny.shape[:2], bool)),
+        texture=texture(grey),
         bits=difference_hash(grey),
         shape=(shape - shape.mean()) / (shape.std() + 1e-3),
     )
@@ -154,9 +164,20 @@ def blockiness(grey: NDArray[Any]) -> float:
         steps = np.abs(np.diff(lines, axis=1)).mean(axis=0)[: (lines.shape[1] // 8) * 8 - 1]
         if len(steps) < 32:
             return 1.0
-        sums = [float(steps[k::8].mean()) for k in range(8)]
-        found.append(max(sums) / (float(np.median(sums)) + 0.1))
+        sums = [float(np.median(steps[k::8])) for k in range(8)]
+        found.append(max(sums) / (float(np.median(sums)) + 0.3))
     return min(found)
+
+
+def texture(grey: NDArray[Any]) -> NDArray[np.float32]:
+    """How large steps between pixels are, at 512 and at 128 px: brushwork, flat colour and photos differ. Sum 1."""
+    counts = []
+    for side in (512, 128):
+        scale = side / max(grey.shape)
+        level = cv2.resize(grey, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.float32)
+        steps = np.hypot(cv2.Sobel(level, cv2.CV_32F, 1, 0), cv2.Sobel(level, cv2.CV_32F, 0, 1))
+        counts.append(np.histogram(np.log2(steps + 1), 8, (0, 10))[0] / steps.size)
+    return np.asarray(np.concatenate(counts) / 2, np.float32)
 
 
 def histogram(rgb: NDArray[Any], where: NDArray[np.bool_]) -> NDArray[np.float32]:

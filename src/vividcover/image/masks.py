@@ -17,7 +17,7 @@ from PIL import Image
 from vividcover.errors import ParameterError
 from vividcover.image.classic.cutout import face_height
 from vividcover.image.dataset import Dataset
-from vividcover.image.looks import Look, Person, look_at, small
+from vividcover.image.looks import Look, Person, look_at, shrunk
 from vividcover.image.photos import Photo
 from vividcover.patience import Patient
 from vividcover.portrait.faces import FaceKit, guided_filter
@@ -74,7 +74,7 @@ def add(
 
 
 def _mask(photo: Photo, what: str, look: Look | None) -> NDArray[np.uint8] | None:
-    rgb = small(photo)
+    rgb = shrunk(photo.rgb())
     if what == "product":
         mask = product(rgb)
     elif look is None or look.person is None:
@@ -206,10 +206,10 @@ def sheet(photos: list[Photo], side: int = 240, columns: int = 6) -> NDArray[np.
             blue = np.array([10, 20, 110], np.float32)
             rgb = rgb * weight + (0.25 * rgb + blue) * (1 - weight)
         scale = side / max(rgb.shape[:2])
-        shrunk = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        little = cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         cell = np.full((side, side, 3), 30, np.uint8)
-        top, left = (side - shrunk.shape[0]) // 2, (side - shrunk.shape[1]) // 2
-        cell[top : top + shrunk.shape[0], left : left + shrunk.shape[1]] = np.clip(shrunk, 0, 255).astype(np.uint8)
+        top, left = (side - little.shape[0]) // 2, (side - little.shape[1]) // 2
+        cell[top : top + little.shape[0], left : left + little.shape[1]] = np.clip(little, 0, 255).astype(np.uint8)
         cells.append(cell)
     columns = min(columns, len(cells))
     cells += [np.full((side, side, 3), 30, np.uint8)] * (-len(cells) % columns)
