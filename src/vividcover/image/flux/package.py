@@ -65,10 +65,10 @@ def write_package(
     reporter, out = reporter or Silent(), Path(out)
     members: dict[str, Path | bytes] = {CARD: (json.dumps(dict(card), indent=1, sort_keys=True) + "\n").encode()}
     if config_yaml:
-        members[SETTINGS] = config_yaml.encode()
+        members[SETTINGS] = config_yaml.encode(errors="replace")
     for name, text in captions.items():
         stem = PurePosixPath(name.replace("\\", "/")).stem.lstrip(".") or "photo"  # a photo may be called anything
-        members[_free(f"{FOLDER}/captions/{stem}", members)] = (text.strip() + "\n").encode()
+        members[_free(f"{FOLDER}/captions/{stem}", members)] = (text.strip() + "\n").encode(errors="replace")
     for name, picture in (samples or {}).items():
         members[f"{FOLDER}/samples/{_plain(name)}"] = picture
     said = {"vividcover.base": str(card.get("base", "")), "vividcover.trigger_word": str(card.get("trigger_word", "")),
