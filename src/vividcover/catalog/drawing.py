@@ -33,6 +33,7 @@ Kind = Literal["dev", "schnell", "fill", "canny", "depth"]
 GUARDS = ("safety-checker", "nsfw-detector")
 PLACEHOLDER = "TOK"  # what prompts call the subject whose trigger word they do not know
 SMALL_GPU, TINY_GPU = 40e9, 20e9  # bytes: below, FLUX is held in 8 and in 4 bits
+ROOMY_GPU = 48e9  # bytes: from here on, text encoders, FLUX and autoencoder stay beside each other
 
 
 @dataclass(frozen=True)
@@ -120,9 +121,22 @@ def drawn(model: str, wish: Wish, context: Context) -> StageResult:
         "precision": place.precision, "own": {k: str(v) for k, v in place.weight_files.items() if k in nets},
         "writer": [place.llm_url, place.llm_model] if wish.upsampling else None,
     }  # fmt: skip
+    _say_licence(wish, context)
     done = context.stage("image/paint", version=1, inputs=files, params=params, compute=compute)
     context.nets.update(nets)
     return done
+
+
+def _say_licence(wish: Wish, context: Context) -> None:
+    """What may be done with the pictures; once, however many are drawn."""
+    from vividcover.weights import licence_of
+
+    bases = [wish.kind, *(["redux"] if wish.redux else [])]
+    trained_on = {str(worn.trained.card.get("base", "")) for worn in wish.loras}
+    text = licence_of(*bases, doing="generation", trained_on="dev" if "dev" in trained_on else "").text
+    if text not in context.loaded.setdefault("said", set()):
+        context.loaded["said"].add(text)
+        context.workspace.note(text)
 
 
 def _paint(model: str, wish: Wish, files: dict[str, Path], context: Context, stage: Stage) -> None:
@@ -176,8 +190,9 @@ def _painter(wish: Wish, context: Context, stage: Stage) -> Painter:
     if context.loaded.get("painter") != name:
         context.loaded.pop(context.loaded.pop("painter", ""), None)
         stage.progress(0.0, f"loading FLUX.1 [{wish.kind}]")
-        base = open_base(base_files(wish.kind, weights), device=device, dtype=dtype, quantise=held)
-        context.loaded |= {name: Painter(base, compiled=device.type == "cuda" and wish.fast), "painter": name}
+        base = open_base(base_files(wish.kind, weights), device=device, dtype=dtype, quantise=held, training=False)
+        fresh = Painter(base, lean=_lean(device), compiled=device.type == "cuda" and wish.fast)
+        context.loaded |= {name: fresh, "painter": name}
     painter: Painter = context.loaded[name]
     if wish.checked and painter.guard is None:
         painter.guard = Guard.from_weights(weights, device=device)
@@ -201,6 +216,13 @@ def _held(device: Any, wish: Wish, stage: Stage) -> Literal["none", "fp8", "nf4"
     if size < TINY_GPU:
         return "nf4"
     return "fp8" if wish.fast or size < SMALL_GPU else "none"
+
+
+def _lean(device: Any) -> bool:
+    """Whether the text encoders (10 GB) have to go before FLUX itself (24 GB, or less in 8 or 4 bits) draws."""
+    import torch
+
+    return device.type == "cuda" and bool(torch.cuda.get_device_properties(device).total_memory < ROOMY_GPU)
 
 
 # --- LoRAs and words ----------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from vividcover.cli.complete import image_names
-from vividcover.cli.console import Common, Consent, Engine, Json, Quiet, parsed, perform, table
+from vividcover.cli.console import Common, Consent, Engine, Json, Quiet, parsed, perform
 from vividcover.errors import NotFoundError, ParameterError
 
 Kind = Annotated[
@@ -82,8 +82,9 @@ def about(lora: Lora, json: Json = False) -> None:
     from vividcover import image_calls
 
     def show(told: dict[str, Any]) -> None:
-        rows = [{"what": key.replace("_", " "), "value": _plain(value)} for key, value in told.items() if value]
-        table(rows, ["what", "value"], False, "")
+        for key, value in told.items():
+            if value not in (None, "", []):
+                typer.echo(f"{key.replace('_', ' '):14}{_plain(value)}")
 
     _perform(lambda s: image_calls.lora_about_in(s, lora), json, True, show)
 
