@@ -45,8 +45,13 @@ def test_several_with_weights_are_the_sum_of_their_matrices(flux: Flux, merged: 
 def test_a_merged_bfloat16_base_is_given_back_bit_for_bit() -> None:
     flux = random_flux().bfloat16().requires_grad_(False)
     weights = {name: value.clone() for name, value in flux.state_dict().items()}
-    with wear(flux, TINY, [Wearing(random_lora())], merged=True):
-        assert not torch.equal(flux.double_blocks[0].img_qkv.weight, weights["double_blocks.0.img_qkv.weight"])
+    lora, other = random_lora(), random_lora(seed=2)
+    with wear(flux, TINY, [Wearing(lora, 0.5), Wearing(other, -1.0)], merged=True):
+        target = targets(TINY)[NAMES[0]]
+        was = weights[f"{target.module}.weight"][target.start : target.stop].float()
+        exact = was + lora.pairs[NAMES[0]].delta() * 0.5 - other.pairs[NAMES[0]].delta()
+        now = flux.get_submodule(target.module).weight[target.start : target.stop]
+        assert ((now.float() - exact).abs() <= 2**-8 * exact.abs() * 1.001 + 1e-7).all()  # rounded once
     assert all(torch.equal(value, weights[name]) for name, value in flux.state_dict().items())
 
 
@@ -225,8 +230,11 @@ def test_others_take_their_place_in_the_same_memory(flux: Flux) -> None:
         assert not worn.swap([Wearing(random_lora(rank=60))])
         assert not worn.swap([Wearing(first, 1.0, torch.ones(N))])
         assert not worn.swap([Wearing(random_lora(names=["proj_out"]))])
-        with pytest.raises(ModelFileError):
-            worn.swap([Wearing(Lora({"none": first.pairs[NAMES[0]]}))])
+        pair = first.pairs[NAMES[0]]
+        for wrong in (Lora({"none": pair}), Lora({NAMES[0]: replace(pair, a=pair.a * float("inf"))}),
+                      replace(first, extras={"none.bias": torch.ones(1)})):  # fmt: skip
+            with pytest.raises(ModelFileError):
+                worn.swap([Wearing(wrong)])
         assert off_by(said(flux, inputs()), wanted[1]) < 1e-5
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vividcover.errors import EngineError, ModelFileError, ParameterError
-from vividcover.image.flux.checkpoint import layout
+from vividcover.image.flux.checkpoint import Place, layout
 from vividcover.image.flux.config import FluxConfig, Target, targets
 from vividcover.image.flux.formats.checks import DIVERGED, check
 from vividcover.image.flux.lorafile import Lora, Pair
@@ -150,13 +150,16 @@ class Worn:
                 return False
             if stack.start < layer.start or stack.stop > layer.stop:
                 return False
+        new = {name: (torch.zeros_like(layer.a), torch.zeros_like(layer.b)) for name, layer in self.layers.items()}
+        for name, stack in stacks.items():
+            stack.fill(*new[name], self.layers[name].start)
+        _check_finite(*(matrix for pair in new.values() for matrix in pair))
+        extras = self._extras(wearing)
         self._restore()
+        self._change(extras)
         for name, layer in self.layers.items():
-            layer.a.zero_()
-            layer.b.zero_()
-            if name in stacks:
-                stacks[name].fill(layer.a, layer.b, layer.start)
-        self._extras(wearing)
+            layer.a.copy_(new[name][0])
+            layer.b.copy_(new[name][1])
         return True
 
     # --- how -------------------------------------------------------------------------------------------------------
@@ -166,7 +169,6 @@ class Worn:
         regions = Regions(masks, like.detach()) if any(mask is not None for mask in masks) else None
         whole = {t.module: t for t in targets(self.config).values()} if self.room else {}
         names = [*stacks, *(n for n in whole if n not in stacks and "_blocks." in n)]
-        bad = torch.zeros((), dtype=torch.bool, device=like.device)
         for name in names:
             base: Any = self.flux.get_submodule(name)
             stack = stacks.get(name)
@@ -177,17 +179,16 @@ class Worn:
             layer = WornLinear(base, start, a, b)
             if stack:
                 stack.fill(a, b, start)
-                bad |= ~(torch.isfinite(a).all() & torch.isfinite(b).all())
                 layer.columns = (*stack.columns, *[0] * (rank - stack.rank))
             if regions is not None and layer.columns:
                 layer.places = torch.tensor(layer.columns, device=like.device)
                 layer.regions, layer.where = regions, place_of(name)
             put(self.flux, name, layer)
             self.layers[name] = layer
-        _check_finite(bad)
+        _check_finite(*(matrix for layer in self.layers.values() for matrix in (layer.a, layer.b)))
 
     def _into(self, stacks: dict[str, Stack]) -> None:
-        bad = torch.zeros((), dtype=torch.bool)
+        used: list[Tensor] = []
         for name, stack in stacks.items():
             base = self.flux.get_submodule(name)
             if type(base) is not nn.Linear:
@@ -197,34 +198,41 @@ class Worn:
                     "Leave `merged` out, or choose quantise none.",
                 )
             weight = self._changing(base.weight.detach())
+            whole = weight.float()  # rounded once, however many LoRAs there are; float32 is itself
             for part in stack.parts:
-                rows = weight[part.target.start : part.target.stop]
-                a, b = (part.pair.a.to(weight.device).float(), part.pair.b.to(weight.device).float())
-                bad = bad.to(a.device) | ~(torch.isfinite(a).all() & torch.isfinite(b).all())
-                rows.copy_(torch.addmm(rows.float(), b, a, alpha=part.scale))
-        _check_finite(bad)
+                a, b = (matrix.to(weight.device).float() for matrix in (part.pair.a, part.pair.b))
+                used += [a, b]
+                whole[part.target.start : part.target.stop].addmm_(b, a, alpha=part.scale)
+            if whole is not weight:
+                weight.copy_(whole)
+        _check_finite(*used)
 
-    def _extras(self, wearing: Sequence[Wearing]) -> None:
-        """Biases are added to; norms are replaced, by a weight of 0..1 in between."""
-        places = layout(self.config, bfl=False)
+    def _extras(self, wearing: Sequence[Wearing]) -> list[tuple[Tensor, Place, Tensor, float]]:
+        """What of the base norms and biases change, how, and with which weight."""
+        places, found = layout(self.config, bfl=False), []
         for worn in wearing:
             share = worn.weight * (1.0 if worn.mask is None else float(worn.mask.float().mean()))
             for name, tensor in worn.lora.extras.items():
                 place = places.get(name)
                 layer, _, leaf = place.name.rpartition(".") if place else ("", "", "")
-                wrapped = self.layers.get(layer)
-                module = self.flux.get_submodule(layer) if wrapped is None else wrapped.base
+                module = self.layers[layer].base if layer in self.layers else self.flux.get_submodule(layer)
                 own = getattr(module, leaf, None)
                 if place is None or own is None or own.detach()[place.rows].shape != tensor.shape:
                     raise ModelFileError(
                         f"The LoRA changes {name} {list(tensor.shape)}, which the network does not have.",
                         "It was made for another model.",
                     )
-                rows = self._changing(own.detach())[place.rows]
-                if leaf == "bias":
-                    rows.add_(tensor.to(rows), alpha=share)
-                else:
-                    rows.lerp_(tensor.to(rows), share)
+                found.append((own.detach(), place, tensor.to(own.detach()), share))
+        return found
+
+    def _change(self, extras: Sequence[tuple[Tensor, Place, Tensor, float]]) -> None:
+        """Biases are added to; norms are replaced, by a weight of 0..1 in between."""
+        for own, place, tensor, share in extras:
+            rows = self._changing(own)[place.rows]
+            if place.name.endswith(".bias"):
+                rows.add_(tensor, alpha=share)
+            else:
+                rows.lerp_(tensor, share)
 
     def _changing(self, weight: Tensor) -> Tensor:
         """A weight of the base, to be changed in place: what it was is kept."""
@@ -303,7 +311,7 @@ def wear(
     stacks = _stacks(config, fitting)
     with torch.no_grad():
         try:
-            result._extras(worn)
+            result._change(result._extras(worn))
             if merged:
                 result._into(stacks)
             else:
@@ -314,9 +322,9 @@ def wear(
     return result
 
 
-def _check_finite(bad: Tensor) -> None:
-    """Asked once for all layers, since the answer waits for the device."""
-    if bad:
+def _check_finite(*matrices: Tensor) -> None:
+    """Asked once for all, since the answer waits for the device."""
+    if matrices and not torch.stack([matrix.isfinite().all() for matrix in matrices]).all():
         raise ModelFileError("A LoRA is broken: it holds numbers that are not finite.", DIVERGED)
 
 
