@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ import pytest
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 
+sys.path.insert(0, str(BENCH / "peers"))
+
 import figures  # noqa: E402
+import image as flux_bench  # noqa: E402
 import judges  # noqa: E402
 
 
@@ -85,3 +89,41 @@ def test_phones_may_be_a_little_late_but_not_in_other_places() -> None:
     clean = ["SIL"] * 5 + ["AA"] * 10 + ["T"] * 10
     assert judges.agreement(clean, ["SIL"] * 2 + clean) == 1.0
     assert judges.agreement(clean, ["SIL"] * 12 + clean[:13]) < 0.5
+
+
+# bench/image.py ----------------------------------------------------------------------------------------------------
+
+
+def steps(who: str, sides: str, seconds: float) -> dict[str, Any]:
+    return {"who": who, "sides": sides, "s_per_1000": seconds}
+
+
+def painting(*seconds: float) -> list[dict[str, Any]]:
+    return [{"who": f"{number}", "seconds": value} for number, value in enumerate(seconds)]
+
+
+def test_a_gpu_is_held_against_the_aims_with_its_best_rung_on_the_mix_of_all_sizes() -> None:
+    rows = [
+        steps("peer", "512", 200.0), steps("eager", "512", 90.0),
+        steps("peer", "512+768+1024", 400.0), steps("eager", "512+768+1024", 250.0),
+        steps("fp8", "512+768+1024", 125.0),
+    ]  # fmt: skip
+    found = flux_bench.aims(rows, painting(8.0, 4.0, 2.5), counts_here=True)
+    assert found["best_rung"] == "fp8" and found["eager_ratio"] == pytest.approx(3.2)
+    assert found["recipe_ratio"] == pytest.approx(1.2) and found["paint_ratio"] == pytest.approx(1.04)
+    assert figures.verdict(found) == ["record_ratio"]
+
+
+def test_off_a_gpu_the_ladder_has_no_aims_to_meet() -> None:
+    rows = [steps("peer", "64+128", 200.0), steps("eager", "64+128", 160.0)]
+    found = flux_bench.aims(rows, painting(2.0, 1.0), counts_here=False)
+    assert found["ladder_speedup"] == pytest.approx(1.25) and not [name for name in found if name.endswith("_ratio")]
+
+
+def test_both_sides_of_the_bench_change_the_same_layers_of_flux() -> None:
+    import flux_peer
+
+    from vividcover.image.flux.config import DEV, block_targets, from_published
+
+    assert from_published({"in_channels": 64, "guidance_embeds": True, **flux_peer.SIZES["full"]}) == DEV
+    assert sorted(flux_peer.names(flux_peer.SIZES["full"])) == sorted(block_targets(DEV))
