@@ -3,8 +3,9 @@
     note = licence_of("dev", doing="training")
     note.commercial, note.text      # said before a training begins, and written into what it makes
 
-The sentences follow the licences' own words; section numbers are those of the FLUX.1 [dev] Non-Commercial License as
-its makers publish it with their code (github.com/black-forest-labs/flux, model_licenses). They are no legal advice.
+The sentences follow the licences' own words; section numbers are those of the FLUX.1 [dev] Non-Commercial License,
+which is at version 1.1.1 beside the weights and in its makers' repository (github.com/black-forest-labs/flux,
+model_licenses), and at 2.0 on their site; the sections are the same. They are no legal advice.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ DEV_TERMS = "https://bfl.ai/licensing"
 DEV_COMMON = (
     "{model} is under the FLUX.1 [dev] Non-Commercial License: it may be used, changed and passed on for "
     "non-commercial purposes only, that is where no direct or indirect payment arises from the use of the model or its "
-    "output, and not in production (1.c, 2.b, 4.a); nor for surveillance, military or biometric purposes."
+    "output, and neither in production nor where it meets end users (1.c, 2.b, 4.a); nor for surveillance, military or "
+    "biometric purposes."
 )
 DEV_TRAINING = (
     "A LoRA or a fine-tune of it is a Derivative under the same terms (1.a, 2.a). Whoever passes one on must add the "
@@ -30,7 +32,8 @@ DEV_TRAINING = (
 DEV_GENERATION = (
     "Its makers claim no rights in the pictures, and allow their use for any purpose, commercial too, except as the "
     "licence prohibits (2.d): running the model for a commercial purpose is what it prohibits. Pictures may not "
-    "be used to train a model that competes with it."
+    "be used to train a model that competes with it. Whoever runs it is asked to filter or review what it paints, and "
+    "to say that it was made by AI."
 )
 DEV_BUY = f"For commercial work ask Black Forest Labs for a licence ({DEV_TERMS}), or use FLUX.1 [schnell]."
 SCHNELL_COMMON = "FLUX.1 [schnell] is under Apache-2.0: commercial use allowed; keep its notice."
