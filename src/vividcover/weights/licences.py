@@ -5,7 +5,7 @@
 
 The sentences follow the licences' own words; section numbers are those of the FLUX.1 [dev] Non-Commercial License,
 which is at version 1.1.1 beside the weights and in its makers' repository (github.com/black-forest-labs/flux,
-model_licenses), and at 2.0 on their site; the sections are the same. They are no legal advice.
+model_licenses), and at 2.0 on their site. They are no legal advice.
 """
 
 from __future__ import annotations
