@@ -57,6 +57,8 @@ def test_numbers_that_are_no_numbers_are_refused() -> None:
         ("transformer.single_transformer_blocks.0.attn.to_qkv_mlp_proj", (4, 6144), "FLUX.2"),
         ("diffusion_model.double_blocks.0.img_attn.qkv", (4, 6144), "FLUX.2 dev"),
         ("transformer.transformer_blocks.0.img_mlp.net.0.proj", (4, 3072), "Qwen-Image"),
+        ("transformer.transformer_blocks.42.attn.add_q_proj", (4, 3072), "Qwen-Image or another"),
+        ("lora_unet_txtfusion_refiner_blocks_1_mlp_down", (4, 3072), "Krea 2"),
         ("lora_unet_distilled_guidance_layer_layers_0_in_layer", (4, 3072), "Chroma"),
         ("diffusion_model.blocks.0.self_attn.q", (4, 5120), "Wan"),
         ("diffusion_model.double_blocks.0.img_attn_qkv", (4, 3072), "HunyuanVideo"),

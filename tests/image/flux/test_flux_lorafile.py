@@ -153,6 +153,14 @@ def test_xlabs_files_change_attention_only() -> None:
     assert (found.format, off(Lora(wanted), found)) == ("xlabs", 0)
 
 
+def test_a_lora_of_the_attention_rows_of_a_single_block_is_read() -> None:
+    a, b = torch.randn(4, H), torch.randn(3 * H, 4)
+    stem = "diffusion_model.single_blocks.0.linear1_qkv"
+    found = read_lora(save({f"{stem}.lora_down.weight": a, f"{stem}.lora_up.weight": b}), TINY)
+    whole = torch.cat([found.pairs[f"single_transformer_blocks.0.attn.to_{x}"].delta() for x in "qkv"])
+    assert torch.allclose(whole, b @ a)
+
+
 # --- products --------------------------------------------------------------------------------------------------------
 
 

@@ -55,6 +55,17 @@ def _single(ours: str, theirs: str) -> dict[str, Covers]:
     }
 
 
+def modules_read(config: FluxConfig) -> dict[str, Covers]:
+    """With one more that converters of XLabs' files write: the first rows of `linear1`."""
+    attention = {
+        f"single_blocks.{i}.linear1_qkv": Covers(
+            tuple(f"single_transformer_blocks.{i}.attn.to_{part}" for part in "qkv")
+        )
+        for i in range(config.single_blocks)
+    }
+    return modules(config) | attention
+
+
 def norms(config: FluxConfig) -> dict[str, str]:
     """The norms of queries and keys: this style's parameter → diffusers'."""
     found = {}
@@ -72,4 +83,4 @@ def norms(config: FluxConfig) -> dict[str, str]:
 
 
 PREFIX = "diffusion_model."  # with this and .lora_down, ComfyUI and diffusers read it too
-STYLE = Style("bfl", (PREFIX, "", "model.diffusion_model.", "base_model.model.", "transformer."), modules, norms)
+STYLE = Style("bfl", (PREFIX, "", "model.diffusion_model.", "base_model.model.", "transformer."), modules_read, norms)

@@ -65,7 +65,7 @@ def _tensors(found: Mapping[str, Any], what: str) -> dict[str, Tensor]:
     small = {torch.float16, torch.bfloat16, torch.float32}
     return {
         key: tensor if tensor.dtype in small else tensor.to(torch.bfloat16 if _eight_bits(tensor) else torch.float32)
-        for key, tensor in tensors.items()
+        for key, tensor in sorted(tensors.items())
     }
 
 
