@@ -19,12 +19,17 @@ if TYPE_CHECKING:
     from vividcover.errors import VividCoverError
     from vividcover.sdk import (
         Made,
+        caption_photos,
+        compare_trainings,
         convert_song,
+        draw_batch,
+        examine_photos,
         examine_recordings,
         generate_image,
         make_cover,
         make_dataset,
         make_portrait,
+        merge_loras,
         run,
         separate_song,
         train_image,
@@ -32,8 +37,9 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
-    "Made", "VividCoverError", "__version__", "convert_song", "examine_recordings", "generate_image", "make_cover",
-    "make_dataset", "make_portrait", "run", "separate_song", "train_image", "train_voice",
+    "Made", "VividCoverError", "__version__", "caption_photos", "compare_trainings", "convert_song", "draw_batch",
+    "examine_photos", "examine_recordings", "generate_image", "make_cover", "make_dataset", "make_portrait",
+    "merge_loras", "run", "separate_song", "train_image", "train_voice",
 ]  # fmt: skip
 
 

@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from vividcover.image.batch import Batch, Painted
     from vividcover.image.dataset import Dataset
     from vividcover.image.flux.lorafile import Lora
+    from vividcover.image.photos import Photo
     from vividcover.image.prompts.rows import Row
     from vividcover.image.score.panel import Panel
 
 PLACEHOLDER = drawing.PLACEHOLDER
+NOUNS = {"subject": "a person", "product": "a product"}  # what a trigger word of that type stands for
 ROW_OPTIONS = frozenset(FluxLoraInput.model_fields) - {
     "prompt", "replicate_weights", "seed", "num_outputs", "aspect_ratio", "output_format",
 }  # fmt: skip
@@ -196,7 +198,8 @@ def batch_in(
     library = Library(session.settings.home / "prompts.json")
     found = read_rows(rows, options=ROW_OPTIONS, trigger=trigger, library=library)
     engine = _engine(session, trained, values, context)
-    panel = None if scores == "none" else _panel(session, context, scores, references)
+    noun = NOUNS.get(str(card.get("type")), "")
+    panel = None if scores == "none" else _panel(session, context, scores, references, trigger, noun)
 
     def draw(row: Row, seed: int) -> Result:
         asked = {
@@ -243,8 +246,13 @@ def _painted(draw: Callable[[Row, int], Result], row: Row, session: Session) -> 
     return made
 
 
-def _panel(session: Session, context: Context, scores: str, references: Source | None) -> Panel:
-    """Who judges: nets that are here, and the face as the classic engine knows it."""
+def _panel(
+    session: Session, context: Context, scores: str, references: Source | None, trigger: str, noun: str
+) -> Panel:
+    """Who judges: nets that are here, and the face as the classic engine knows it.
+
+    CLIP cannot know a trigger word: it reads `noun` in its place.
+    """
     from vividcover.image.photos import read_photos
     from vividcover.image.score.panel import open_panel
     from vividcover.weights import Shelf
@@ -253,11 +261,19 @@ def _panel(session: Session, context: Context, scores: str, references: Source |
     if references:
         source = context.file("references", str(references), folder=True)
         with tempfile.TemporaryDirectory(prefix="vividcover-photos-") as folder:
-            pictures = [photo.rgb() for photo in read_photos(source, Path(folder), reporter=session.workspace).photos]
+            pictures = [photo.rgb() for photo in read_photos(source, Path(folder)).photos]
     return open_panel(
         scores, weights=Shelf(session.settings.weights), references=pictures, device=session.settings.device,
-        kit=face_kit(context) if pictures else None, reporter=session.workspace,
+        kit=face_kit(context) if pictures else None, trigger=trigger, noun=noun, reporter=session.workspace,
     )  # fmt: skip
+
+
+def _photos(session: Session, source: Path) -> list[Photo]:
+    """Their names and captions; the pictures themselves are gone again."""
+    from vividcover.image.photos import read_photos
+
+    with tempfile.TemporaryDirectory(prefix="vividcover-photos-") as folder:
+        return list(read_photos(source, Path(folder)).photos)
 
 
 # --- several ways to train --------------------------------------------------------------------------------------------
@@ -303,12 +319,13 @@ def compare_in(
         made = [FluxLora().run(values | {"seed": seed}, session.context()) for seed in seeds]
         return [Painted(seed, result.path) for seed, result in zip(seeds, made, strict=True)]
 
-    panel = _panel(session, context, scores, photos)
+    panel = _panel(session, context, scores, photos, trigger, NOUNS.get(kind, ""))
+    captions = [photo.caption for photo in _photos(session, source) if photo.caption]
     told = {"photos": context.inputs["input_images"]["sha256"], "options": dict(shared), "drawing": dict(drawing or {})}
     tar = folder / f"{name}.tar"
     outcome = compare(
         variants, train, paint, panel.judge, prompts=list(prompts) or held_out(trigger, _kind(kind)), seeds=seeds,
-        folder=folder, out=tar, trigger=trigger, about=told, reporter=session.workspace,
+        folder=folder, out=tar, trigger=trigger, captions=captions, about=told, reporter=session.workspace,
     )  # fmt: skip
     shelf.shelve("image", name, tar, session.settings)
     return outcome

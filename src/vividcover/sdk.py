@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vividcover.calls import (
     Made,
@@ -35,17 +35,33 @@ from vividcover.catalog.flux_lora import FluxLora
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloning
 from vividcover.catalog.sonic import Sonic
 from vividcover.cover import get
+from vividcover.image_calls import (
+    batch_in,
+    caption_photos_in,
+    compare_in,
+    convert_lora_in,
+    examine_photos_in,
+    merge_loras_in,
+)
 from vividcover.workspace import Event
+
+if TYPE_CHECKING:
+    from vividcover.image.ab import Outcome
+    from vividcover.image.batch import Batch
 
 __all__ = [
     "Made",
     "Session",
     "Source",
+    "caption_photos",
+    "compare_trainings",
     "convert_song",
     "convert_voice_in",
     "convert_voices_in",
     "cover_in",
     "dataset_in",
+    "draw_batch",
+    "examine_photos",
     "examine_recordings",
     "generate_image",
     "hand_over",
@@ -53,6 +69,7 @@ __all__ = [
     "make_dataset",
     "make_portrait",
     "may_hold",
+    "merge_loras",
     "run",
     "run_model",
     "separate_in",
@@ -172,3 +189,56 @@ def separate_song(
     """
     with session(home=home, on_event=on_event, cookies=cookies) as opened:
         return separate_in(opened, song, Path(folder), separator)
+
+
+# --- photos, LoRAs, many prompts --------------------------------------------------------------------------------------
+
+
+def examine_photos(
+    photos: Source, *, trigger_word: str = "TOK", type: str = "subject", home: Source | None = None
+) -> dict[str, Any]:
+    """What photos are good for, before a training: what to add, drop and mend. Makes nothing."""
+    with session(home=home) as opened:
+        return examine_photos_in(opened, photos, trigger_word, type)
+
+
+def caption_photos(photos: Source, folder: Source, *, home: Source | None = None, **options: Any) -> dict[str, Any]:
+    """Photos with a caption beside each, in `folder`. `options`: captioner, kind, trigger_word, prefix, suffix."""
+    with session(home=home) as opened:
+        return caption_photos_in(opened, photos, Path(folder), **options)
+
+
+def merge_loras(
+    loras: Sequence[str], output: Source, *, rank: int = 0, format: str = "diffusers", dtype: str = "fp16",
+    home: Source | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """One LoRA (.safetensors) of several, `NAME@0.8` each; of one alone, the same in another program's `format`."""
+    with session(home=home) as opened:
+        if len(loras) == 1:
+            return convert_lora_in(opened, loras[0], Path(output), format, dtype, rank)
+        return merge_loras_in(opened, loras, Path(output), format, dtype, rank)
+
+
+def draw_batch(
+    trained: Source, prompts: Source | Sequence[Any], folder: Source, *, home: Source | None = None,
+    engine: Engine = "auto", on_event: Callable[[Event], None] | None = None, **options: Any,
+) -> Batch:  # fmt: skip
+    """Many prompts (a .csv, a text file or a list) drawn, scored, the best chosen.
+
+    `options`: top, per_row, seed, scores, references, and `options`, inputs of `vividcover/flux-lora` for all.
+    """
+    rows = Path(prompts) if isinstance(prompts, str | os.PathLike) else prompts
+    with session(home=home, engine=engine, on_event=on_event) as opened:
+        return batch_in(opened, str(trained), rows, Path(folder), **options)
+
+
+def compare_trainings(
+    photos: Source, variants: Mapping[str, Mapping[str, Any]], folder: Source, *, name: str, consent: str,
+    home: Source | None = None, on_event: Callable[[Event], None] | None = None, **options: Any,
+) -> Outcome:  # fmt: skip
+    """Several ways to train on the same photos, scored on prompts that none saw; the best is shelved as `name`.
+
+    `variants`: name → inputs of `ostris/flux-dev-lora-trainer`; `options`: those of all, prompts, seeds, scores.
+    """
+    with session(home=home, on_event=on_event) as opened:
+        return compare_in(opened, photos, variants, name, consent, Path(folder), **options)
