@@ -84,7 +84,7 @@ def test_the_joint_products_have_the_gradients_of_the_plain_formula() -> None:
     for rows in ([6], [4, 4, 8]):
         base = nn.Linear(5, sum(rows)).double().requires_grad_(False)
         parts = [Target("m", sum(rows[:i]), sum(rows[: i + 1]), 5) for i in range(len(rows))]
-        side = Side([str(i) for i in range(len(rows))], parts, 3, base.weight, torch.float64)
+        side = Side([str(i) for i in range(len(rows))], parts, 3, base.weight.device, torch.float64, torch.float64)
         layer = Adapted(base, [side], 0.7, 0.0)
         x, a, b = (torch.randn(t.shape, generator=random, dtype=torch.float64, requires_grad=True)
                    for t in (torch.empty(2, 4, 5), side.a, side.b))  # fmt: skip

@@ -58,23 +58,24 @@ def _blocks(rows: list[int]) -> Tensor:
 class Side(nn.Module):
     """What lies beside rows `start` to `stop` of a layer: neighbouring parts that share the input, each of rank r."""
 
-    places: Tensor | None  # [rows, n]; None: one part
+    places: Tensor | None  # [rows, n], in the number format that is computed with; None: one part
 
-    def __init__(self, names: list[str], parts: list[Target], rank: int, like: Tensor, dtype: torch.dtype) -> None:
+    def __init__(
+        self, names: list[str], parts: list[Target], rank: int, device: torch.device, dtype: torch.dtype,
+        computed: torch.dtype,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.names, self.rank = names, rank
         self.rows = [part.outputs for part in parts]
         self.start, self.stop = parts[0].start, parts[-1].stop
-        place: dict[str, Any] = {"device": like.device, "dtype": dtype}
-        self.a = nn.Parameter(torch.zeros(len(parts) * rank, parts[0].inputs, **place))
-        self.b = nn.Parameter(torch.zeros(self.stop - self.start, rank, **place))
+        self.a = nn.Parameter(torch.zeros(len(parts) * rank, parts[0].inputs, device=device, dtype=dtype))
+        self.b = nn.Parameter(torch.zeros(self.stop - self.start, rank, device=device, dtype=dtype))
         places = _blocks(self.rows) if len(parts) > 1 else None
-        self.register_buffer("places", None if places is None else places.to(**place), persistent=False)
+        self.register_buffer("places", None if places is None else places.to(device, computed), persistent=False)
 
     def matrices(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """A [n·r, in] and the block-diagonal B [rows, n·r] to compute with."""
-        places = None if self.places is None else self.places.to(dtype)
-        return self.a.to(dtype), spread(self.b.to(dtype), places)
+        return self.a.to(dtype), spread(self.b.to(dtype), self.places)
 
 
 class Adapted(nn.Module):
@@ -129,7 +130,7 @@ class _Joint(torch.autograd.Function):
             places = None  # B is not built
         else:
             rows = [len(b)]
-        thin, wide = a.to(x.dtype), spread(b, places).to(x.dtype)
+        thin, wide = a.to(x.dtype), spread(b.to(x.dtype), places)
         y = base.product(flat) if isinstance(base, Frozen) else F.linear(flat, base.weight, base.bias)
         h = flat @ thin.t()  # [M, n·r]
         for of_y, of_h, of_b in _each(rows, y, h, wide):
@@ -153,7 +154,7 @@ class _Joint(torch.autograd.Function):
             dx = base.back(dy) if isinstance(base, Frozen) else dy @ base.weight
             dx = dx.addmm_(dh, thin).view(*shape, -1)
         da = (dh.t() @ flat).to(ctx.dtype)
-        return dx, da, gathered(db.to(ctx.dtype), places), None, None, None, None
+        return dx, da, gathered(db, places).to(ctx.dtype), None, None, None, None
 
 
 def _each(rows: list[int], y: Tensor, h: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
@@ -271,11 +272,12 @@ def attach(
     trained = [parameter for parameter in flux.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
+    computed = next(weight.dtype for weight in flux.parameters())  # a layer that is never quantised
     layers: dict[str, Adapted] = {}
     for module, parts in by_module(config, chosen(config, pattern)).items():
         base = flux.get_submodule(module)
-        like = next(chain(base.parameters(), base.buffers()))
-        sides = [Side([n for n, _ in run], [t for _, t in run], rank, like, dtype) for run in _runs(parts)]
+        device = next(chain(base.parameters(), base.buffers())).device
+        sides = [Side([n for n, _ in run], [t for _, t in run], rank, device, dtype, computed) for run in _runs(parts)]
         for side in sides:
             width = side.a.shape[1] ** -0.5  # as peft: Kaiming, uniform, with a = √5
             noise = torch.empty(side.a.shape).uniform_(-width, width, generator=random)

@@ -134,7 +134,7 @@ class Nf4Linear(Frozen):
         blocks = weight.view(weight.shape[0], -1, self.block)
         scale = blocks.abs().amax(-1).clamp(min=1e-12).bfloat16()
         between = (code[1:] + code[:-1]) / 2
-        place = torch.bucketize(blocks / scale.float()[..., None], between).flatten(1).to(torch.uint8)
+        place = torch.bucketize(blocks / scale.float()[..., None], between, out_int32=True).flatten(1).to(torch.uint8)
         byte = torch.arange(256, device=weight.device)
         self.register_buffer("q", place[:, 0::2] * 16 + place[:, 1::2])
         self.register_buffer("scale", scale)
