@@ -241,6 +241,17 @@ def test_the_metadatas_patterns_and_rslora_count(tmp_path: Path) -> None:
     assert {pair.scale for pair in rslora.values()} == {8 / 4**0.5}
 
 
+def test_pefts_own_file_takes_its_scale_from_the_settings_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "adapter_model.safetensors"
+    save_file(peft(lora(), prefix="base_model.model."), str(path))
+    assert "used with scale 1" in read_lora(path, TINY).notes[0]
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 8, "alpha_pattern": {"to_q": 2}}))
+    found = read_lora(path, TINY)
+    assert {pair.alpha for name, pair in found.pairs.items() if not name.endswith("to_q")} == {8}
+    assert found.pairs["transformer_blocks.0.attn.to_q"].alpha == 2
+    assert found.notes == []
+
+
 def test_a_scale_that_cannot_be_known_is_refused(tmp_path: Path) -> None:
     some = dict(list(alphas(lora()).items())[:3])
     with pytest.raises(ModelFileError, match="alpha for 3 layers and none for 43"):

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.config import FluxConfig, block_targets, targets
@@ -116,6 +117,17 @@ def test_a_zip_and_a_bare_file_are_read_too(tmp_path: Path) -> None:
         found, said = read_package(path, TINY)
         assert worst_difference(lora(), found)[0] < 1e-3
         assert (said["kind"], said["engine"], said["card"]) == ("vividcover-image", "neural", False)
+
+
+def test_pefts_settings_in_an_archive_give_the_scale(tmp_path: Path) -> None:
+    bare = write_lora(tmp_path / "x.safetensors", lora(), config=TINY)
+    tensors = {name.replace("transformer.", "base_model.model.", 1): t for name, t in load_file(str(bare)).items()}
+    save_file(tensors, str(bare))
+    with zipfile.ZipFile(tmp_path / "vivi.zip", "w") as zipped:
+        zipped.write(bare, "out/adapter_model.safetensors")
+        zipped.writestr("out/adapter_config.json", '{"r": 4, "lora_alpha": 2}')
+    found, _ = read_package(tmp_path / "vivi.zip", TINY)
+    assert {pair.scale for pair in found.pairs.values()} == {0.5}
 
 
 def test_two_loras_in_one_tar_are_refused_by_name(tmp_path: Path) -> None:

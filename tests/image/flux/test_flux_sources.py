@@ -115,6 +115,17 @@ def test_of_a_repository_the_lora_is_taken_and_nothing_beside_it(tmp_path: Path,
     assert choose(plan("o/m"), json.dumps(listing).encode()).trigger == "VIVI"
 
 
+def test_what_peft_saved_is_fetched_with_the_file_that_holds_its_scale(tmp_path: Path) -> None:
+    listing, at = hub("adapter_model.safetensors", "adapter_config.json"), f"{HUB}/o/m/resolve/main"
+    site = Site({f"{HUB}/api/models/o/m/revision/main": listing, f"{at}/adapter_model.safetensors": b"weights",
+                 f"{at}/adapter_config.json": {"r": 4, "lora_alpha": 8}})  # fmt: skip
+    path = bring("o/m", tmp_path, fetch=site)
+    assert (path.name, path.read_bytes()) == ("adapter_model.safetensors", b"weights")
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["lora_alpha"] == 8
+    with pytest.raises(NotFoundError, match=r"no o/m with a file 'adapter_config\.json'"):
+        bring("o/m", tmp_path, fetch=Site({key: site.answers[key] for key in list(site.answers)[:2]}))
+
+
 def test_a_repository_of_several_loras_or_none_is_refused_with_their_names(tmp_path: Path) -> None:
     for names, said in (
         (["a.safetensors", "b.safetensors"], r"2 LoRAs \(a.safetensors, b.safetensors\)"),

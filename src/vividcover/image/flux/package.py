@@ -97,8 +97,8 @@ def read_package(path: Path, config: FluxConfig = DEV) -> tuple[Lora, dict[str, 
     if found.get("engine") != ENGINE or found.get("format") not in (FORMAT, PUBLISHED["image"]):
         made = f"the engine {found.get('engine')!r}, format {found.get('format')!r}"
         raise ModelFileError(f"{path.name} is no FLUX LoRA: it was made by {made}.", HINT)
-    source, settings = _inside(path)
-    lora = read_lora(source, config, path.name)
+    source, settings, peft = _inside(path)
+    lora = read_lora(source, config, "" if source == path else path.name, peft)
     if found["format"] == FORMAT:
         return lora, found
     trigger = lora.metadata.get("vividcover.trigger_word") or _trigger(settings)
@@ -106,19 +106,20 @@ def read_package(path: Path, config: FluxConfig = DEV) -> tuple[Lora, dict[str, 
     return lora, {**found, **{key: value for key, value in known.items() if value}}
 
 
-def _inside(path: Path) -> tuple[Path | bytes, str]:
-    """The LoRA (the file itself, or the bytes of the one in the archive) and the text of a `config.yaml` beside it."""
+def _inside(path: Path) -> tuple[Path | bytes, str, str]:
+    """The LoRA (the file itself, or the archive's as bytes), `config.yaml` and PEFT's settings beside it."""
     if not (zipfile.is_zipfile(path) or tarfile.is_tarfile(path)):
-        return path, ""
+        return path, "", ""
     try:
         with _members(path) as (names, read):
             loras = [name for name in names if name.endswith(".safetensors") and not _hidden(name)]
             if len(loras) != 1:
                 inside = f"{len(loras)} LoRAs ({', '.join(loras[:4])})" if loras else "no .safetensors file"
                 raise ModelFileError(f"{path.name} holds {inside}, where one is needed.", "Give the one you mean.")
-            beside = str(PurePosixPath(loras[0]).parent / "config.yaml")
-            settings = read(beside, MOST_SETTINGS).decode(errors="replace") if beside in names else ""
-            return read(loras[0], MOST_BYTES), settings
+            folder = PurePosixPath(loras[0]).parent
+            beside = [str(folder / "config.yaml"), str(folder / "adapter_config.json")]
+            settings, peft = (read(n, MOST_SETTINGS).decode(errors="replace") if n in names else "" for n in beside)
+            return read(loras[0], MOST_BYTES), settings, peft
     except DAMAGED as error:
         raise ModelFileError(f"{path.name} is damaged: {error}.", HINT) from error
 

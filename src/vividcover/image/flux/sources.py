@@ -23,7 +23,7 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
@@ -40,6 +40,7 @@ FINAL = (
     "pytorch_lora_weights.safetensors",
     "adapter_model.safetensors",
 )  # of several, in this order
+PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 PART_OF_ANOTHER = re.compile(r"(_emb|embeddings?|optimizer|text_encoder\w*)\.safetensors$")
 CHECKPOINT = re.compile(r"[_-](step|epoch)?[_-]?\d{3,}\.safetensors$")
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -137,7 +138,12 @@ def bring(
             step = choose(step, answer.read_bytes(), tokens)
         finally:
             answer.unlink(missing_ok=True)
-    return _fetched(step, folder, fetch, tokens)
+    path = _fetched(step, folder, fetch, tokens)
+    if step.file.endswith(PEFT_FILE):  # its scale is in another file, which has to lie beside it
+        other = replace(step, url=step.url.removesuffix(PEFT_FILE) + PEFT_SETTINGS, file=PEFT_SETTINGS)
+        _fetched(other, folder, fetch, tokens).replace(folder / PEFT_SETTINGS)
+        path = path.replace(folder / PEFT_FILE)
+    return path
 
 
 # --- sites ------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from vividcover.errors import ModelFileError
 from vividcover.image.flux.config import DEV, FluxConfig
+from vividcover.image.flux.formats import diffusers
 from vividcover.image.flux.formats.checks import check
 from vividcover.image.flux.formats.pairing import pairs_of, without_guidance
 from vividcover.image.flux.formats.pairs import Lora
@@ -18,16 +19,22 @@ from vividcover.tensors import metadata_of, read_tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
+PEFT_FILE, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 
-def read_lora(source: Path | bytes, config: FluxConfig = DEV, what: str = "") -> Lora:
+
+def read_lora(source: Path | bytes, config: FluxConfig = DEV, what: str = "", peft: str = "") -> Lora:
     """Reads a LoRA of any key style in `STYLES`; tensors stay in the file's number format.
 
-    `what` names it in errors. Raises `ModelFileError` for a file that is damaged, not a LoRA, for another model,
-    not whole, of unknown keys, with numbers that are not finite, or whose scale cannot be known.
+    `what` names it in errors. `peft`: the text of the `adapter_config.json` that PEFT writes beside its
+    `adapter_model.safetensors`, and that alone knows the scale; beside a file it is found.
+    Raises `ModelFileError` for a file that is damaged, not a LoRA, for another model, not whole, of unknown keys, with
+    numbers that are not finite, or whose scale cannot be known.
     """
     name = what or (source.name if isinstance(source, Path) else "The LoRA")
     tensors = _tensors(read_tensors(source, name), name)
-    file = File(name, metadata_of(source))
+    file = File(name, _metadata(source, peft))
+    if isinstance(source, Path) and source.name == PEFT_FILE and diffusers.ADAPTER not in file.metadata:
+        file.notes.append(f"Its scale stands in {PEFT_SETTINGS}, which is not beside it: used with scale 1.")
     style = sort(file, tensors, replace(config, guidance=True))
     pairs = pairs_of(file, style, replace(config, guidance=True))
     if not config.guidance:
@@ -37,6 +44,15 @@ def read_lora(source: Path | bytes, config: FluxConfig = DEV, what: str = "") ->
         raise ModelFileError(f"{name} changes nothing that this model has.", ANOTHER)
     check(lora, config, name)
     return lora
+
+
+def _metadata(source: Path | bytes, peft: str) -> dict[str, str]:
+    """What stands in the file's header, with PEFT's settings where they are in a file of their own."""
+    found = metadata_of(source)
+    if not peft and isinstance(source, Path) and source.name == PEFT_FILE:
+        beside = source.with_name(PEFT_SETTINGS)
+        peft = beside.read_text("utf-8", errors="replace") if beside.is_file() else ""
+    return {diffusers.ADAPTER: peft, **found} if peft else found
 
 
 def base_of(metadata: Mapping[str, str]) -> str:
