@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vividcover.errors import ArchiveError, ImageError, NotFoundError
+from vividcover.image.decode import Limits, decode
 from vividcover.image.photos import LONGEST_SIDE, read_photos
 
 
@@ -27,14 +28,29 @@ def close_to(a: np.ndarray, image: Image.Image, tolerance: float) -> bool:
     return float(np.abs(a.astype(float) - np.asarray(image, float)).mean()) < tolerance
 
 
-def test_a_photo_turned_by_exif_comes_out_upright(picture: Image.Image, tmp_path: Path) -> None:
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_photo_turned_by_exif_comes_out_upright(picture: Image.Image, tmp_path: Path, orientation: int) -> None:
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.crop((0, 0, 480, 400)).save(tmp_path / "in" / "a.jpg", exif=exif, quality=95)
+    turned = ImageOps.exif_transpose(Image.open(tmp_path / "in" / "a.jpg"))
+    pixels, notes = only(tmp_path / "in", tmp_path)
+    assert close_to(pixels, turned, 0.01)
+    assert any("EXIF" in note for note in notes)
+
+
+def test_damaged_exif_does_not_cost_the_photo(picture: Image.Image, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
-    picture.rotate(90, expand=True).save(tmp_path / "in" / "a.jpg", exif=exif, quality=95)
-    pixels, notes = only(tmp_path / "in", tmp_path)
+    picture.save(tmp_path / "in" / "a.jpg", exif=exif, quality=95)
+    raw = bytearray((tmp_path / "in" / "a.jpg").read_bytes())
+    at = raw.index(b"Exif\0\0") + 6
+    raw[at : at + 8] = b"\xff" * 8
+    (tmp_path / "in" / "a.jpg").write_bytes(bytes(raw))
+    pixels, _ = only(tmp_path / "in", tmp_path)
     assert close_to(pixels, picture, 4)
-    assert any("EXIF" in note for note in notes)
 
 
 @pytest.mark.parametrize("kind", ["cmyk", "alpha", "palette", "sixteen bits", "animated", "grey"])
@@ -125,3 +141,38 @@ def test_nothing_to_read_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.zip").write_bytes(b"PK\x03\x04 this is no zip")
     with pytest.raises(ArchiveError):
         read_photos(tmp_path / "bad.zip", tmp_path / "prepared")
+
+
+def test_damage_of_any_kind_is_an_error_that_says_so(picture: Image.Image, tmp_path: Path) -> None:
+    """Bytes changed at random in every format that is read: a picture comes out, or an `ImageError`."""
+    dice = np.random.default_rng(0)
+    small = picture.resize((48, 40))
+    (tmp_path / "whole").mkdir()
+    for kind in ("jpg", "png", "webp", "gif", "bmp", "tif", "avif", "ppm", "tga", "jp2"):
+        small.save(
+            tmp_path / "whole" / f"a.{kind}", **({"save_all": True, "append_images": [small]} if kind == "gif" else {})
+        )
+    for file in sorted((tmp_path / "whole").iterdir()):
+        whole = np.frombuffer(file.read_bytes(), np.uint8)
+        for i in range(40):
+            raw = whole.copy()
+            where = dice.integers(0, min(len(raw), 300 if i % 2 else len(raw)), dice.choice([1, 3, 20]))
+            raw[where] = dice.integers(0, 256, len(where))
+            bad = tmp_path / f"bad{file.suffix}"
+            bad.write_bytes(raw.tobytes()[: len(raw) if i % 4 else int(dice.integers(1, len(raw)))])
+            try:
+                assert decode(bad, Limits(16, 64)).rgb.ndim == 3
+            except ImageError as error:
+                assert error.message and "\n" not in error.message and len(error.message) < 200
+
+
+def test_no_format_that_starts_programs_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 300 300\n%%EndComments\nshowpage\n")
+    with pytest.raises(ImageError, match="text, not a picture"):
+        decode(tmp_path / "a.jpg", Limits(16, 64))
+    (tmp_path / "b.jpg").write_bytes(b"%PDF-1.7\n" + bytes(100))
+    with pytest.raises(ImageError, match="a PDF"):
+        decode(tmp_path / "b.jpg", Limits(16, 64))
+    (tmp_path / "c.png").write_bytes(b'<?xml version="1.0"?><svg width="300" height="300"/>')
+    with pytest.raises(ImageError, match="SVG"):
+        decode(tmp_path / "c.png", Limits(16, 64))

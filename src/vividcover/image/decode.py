@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, UnidentifiedImageError
 
 from vividcover.errors import ImageError
 
@@ -27,7 +27,16 @@ SUFFIXES = {
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif",
     ".ppm", ".tga", ".jp2", ".ico", ".psd", ".mpo", ".apng",
 }  # fmt: skip
+FORMATS = (
+    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "PSD",
+)  # fmt: skip  # of Pillow; it knows others too, some of which start programs (EPS)
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}  # what cameras' sensors saw
+ORIENTATION = 0x0112  # EXIF's tag; its values are CIPA DC-008, 4.6.5
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _bomb_lock = threading.Lock()  # Pillow's limit is a global
 
@@ -64,31 +73,37 @@ def decode(file: Path, limits: Limits) -> Decoded:
     _refuse_by_head(file, head)
     notes: list[str] = []
     try:
-        with _our_limits(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(file)
-        with image:
-            size = image.size
-            _reduce_while_decoding(image, limits, notes)
-            if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
-                notes.append("animated: its first picture is used")
-                image.seek(0)
-            image.load()
-            upright = _upright(image, notes)
-            pixels, alpha = _srgb(upright, limits, notes)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what damaged files make Pillow say, the errors are enough
+            size, pixels, alpha = _read(file, limits, notes)
     except ImageError:
         raise
     except UnidentifiedImageError:
-        kind = "text" if _is_text(head) else "not a picture that can be read"
-        raise ImageError(f"{kind}, not a picture" if kind == "text" else kind) from None
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError, Image.DecompressionBombError) as error:
-        raise ImageError(f"damaged: {error}".rstrip(".")) from error
+        raise ImageError(_what(head)) from None
+    except Exception as error:  # readers of damaged files fail in every way there is
+        why = " ".join(str(error).split())[:120]
+        raise ImageError(f"damaged: {why or type(error).__name__}".rstrip(".")) from error
     if min(pixels.shape[:2]) < limits.smallest:
         raise ImageError(f"too small: {size[0]} x {size[1]} px, at least {limits.smallest} px are needed")
     pixels, alpha = _shrunk(pixels, limits.longest), None if alpha is None else _shrunk(alpha, limits.longest)
     if min(pixels.shape[:2]) < limits.smallest:
         raise ImageError(f"too narrow: {size[0]} x {size[1]} px")
     return Decoded(pixels, size, tuple(notes), alpha)
+
+
+def _read(file: Path, limits: Limits, notes: list[str]) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any] | None]:
+    """(size as given, sRGB uint8 [H,W,3], alpha). Raises whatever Pillow raises."""
+    Image.init()
+    with _our_limits():
+        image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    with image:
+        size = image.size
+        _reduce_while_decoding(image, limits, notes)
+        if getattr(image, "n_frames", 1) > 1 and image.format != "MPO":
+            notes.append("animated: its first picture is used")
+            image.seek(0)
+        image.load()
+        return (size, *_srgb(_upright(image, notes), limits, notes))
 
 
 def _shrunk(pixels: NDArray[Any], longest: int) -> NDArray[Any]:
@@ -121,8 +136,15 @@ def _looks_like_picture(file: Path) -> bool:
     return head.startswith(starts) or webp or (head[4:8] == b"ftyp" and head[8:12] in (*HEIC, b"avif", b"avis"))
 
 
-def _is_text(head: bytes) -> bool:
-    return all(b in b"\t\n\r" or 32 <= b < 127 for b in head)
+def _what(head: bytes) -> str:
+    """What a file is that is no picture."""
+    if head.startswith(b"%PDF"):
+        return "a PDF, not a picture: save its pictures as JPEG or PNG"
+    if head.lstrip(b"\xef\xbb\xbf \t\r\n").startswith((b"<svg", b"<?xml")):
+        return "a drawing (SVG), not a picture: save it as PNG"
+    if all(b in b"\t\n\r" or 32 <= b < 127 for b in head):
+        return "text, not a picture"
+    return "not a picture that can be read"
 
 
 @contextlib.contextmanager
@@ -152,10 +174,15 @@ def _reduce_while_decoding(image: Image.Image, limits: Limits, notes: list[str])
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
-    turned = ImageOps.exif_transpose(image)
-    if image.getexif().get(0x0112, 1) not in (0, 1):
-        notes.append("turned upright by its EXIF orientation")
-    return turned
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # as above; the pixels may be whole all the same
+        notes.append("its EXIF data are damaged: whether it is upright is not known")
+        return image
+    if orientation not in TURNS:
+        return image
+    notes.append("turned upright by its EXIF orientation")
+    return image.transpose(TURNS[orientation])
 
 
 def _srgb(image: Image.Image, limits: Limits, notes: list[str]) -> tuple[NDArray[Any], NDArray[Any] | None]:

@@ -57,8 +57,8 @@ def clean(text: str) -> str:
 
 
 def key(file: Path) -> str:
-    """What a photo and its caption share: folder and name, without regard to upper and lower case."""
-    return str(file.with_suffix("")).casefold()
+    """What a photo and its caption share: folder and name, whatever their case and their way to write an umlaut."""
+    return unicodedata.normalize("NFC", str(file.with_suffix("")).casefold())
 
 
 def caption_key(file: Path) -> str:
@@ -71,7 +71,7 @@ def mask_key(file: Path) -> str:
     """The key of the photo that a file would be the mask of; "" when its name is no mask's."""
     stem = file.stem.casefold()
     end = next((end for end in MASKS if stem.endswith(end) and len(stem) > len(end)), "")
-    return str(file.with_name(stem.removesuffix(end))).casefold() if end else ""
+    return unicodedata.normalize("NFC", str(file.with_name(stem.removesuffix(end))).casefold()) if end else ""
 
 
 def read_mask(file: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:

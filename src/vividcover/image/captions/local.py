@@ -11,26 +11,24 @@ from typing import Any
 from vividcover import tensors
 from vividcover.errors import EngineError, ModelFileError
 
-AGAIN = "Pull its weights again: `vividcover weights pull {name}`."
+AGAIN = "Pull its weights again (`vividcover weights pull`), or another captioner's."
 
 
 def open_folder(folder: Path, kind: str, name: str, device: str) -> tuple[Any, Any]:
     """(model, torch device): the class `kind` of transformers with the folder's weights, for inference only.
 
-    Nothing is fetched and no code of the folder runs. Raises `ModelFileError` where a weight is missing, of another
-    shape or not known to the class, `EngineError` without torch and transformers.
+    Nothing is fetched and no code of the folder runs. Raises `ModelFileError` where a weight is missing or of
+    another shape, `EngineError` without torch and transformers.
     """
     chosen = tensors.pick_device(device)
     dtype = tensors.pick_dtype(chosen)
     library()
     with reading(folder, name):
-        model, told = opened(kind, folder, output_loading_info=True, dtype=dtype)
-    faults = {"missing_keys": "missing:", "unexpected_keys": "not known:", "mismatched_keys": "of another shape:"}
+        model, told = opened(kind, folder, output_loading_info=True, ignore_mismatched_sizes=True, dtype=dtype)
+    faults = {"missing_keys": "missing:", "mismatched_keys": "of another shape:"}
     wrong = [f"{said} {', '.join(sorted(map(str, told[k]))[:3])}" for k, said in faults.items() if told.get(k)]
     if wrong:
-        raise ModelFileError(
-            f"{folder} does not hold the weights of {name}. {'; '.join(wrong)}.", AGAIN.format(name=name)
-        )
+        raise ModelFileError(f"{folder} does not hold the weights of {name}. {'; '.join(wrong)}.", AGAIN)
     return model.to(chosen).eval(), chosen
 
 
@@ -60,7 +58,7 @@ def reading(folder: Path, name: str) -> Iterator[None]:
         yield
     except Exception as error:  # the readers of JSON, safetensors and tokenizers fail in ways of their own
         why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelFileError(f"{folder} cannot be read as {name}: {why}", AGAIN.format(name=name)) from error
+        raise ModelFileError(f"{folder} cannot be read as {name}: {why}", AGAIN) from error
     finally:
         logging.set_verbosity(level)
         if bars:

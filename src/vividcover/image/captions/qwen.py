@@ -37,7 +37,7 @@ class Qwen:
             self._tokens: Any = opened("AutoTokenizer", folder)
         self._picture, self._end = (self._tokens.convert_tokens_to_ids(token) for token in (PICTURE, END))
         if self._picture != self._model.config.image_token_id or self._end in (None, self._tokens.unk_token_id):
-            raise ModelFileError(f"The tokenizer in {folder} is not that of {self.name}.", AGAIN.format(name=self.name))
+            raise ModelFileError(f"The tokenizer in {folder} is not that of {self.name}.", AGAIN)
         self._kinds = "mm_token_type_ids" in inspect.signature(self._model.forward).parameters
 
     def describe(self, rgb: NDArray[Any], wording: Wording) -> str:
