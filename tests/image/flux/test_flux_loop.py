@@ -18,6 +18,7 @@ from vividcover.errors import Canceled, EngineError, ModelFileError
 from vividcover.image.flux import loop
 from vividcover.image.flux.config import FluxConfig
 from vividcover.image.flux.data import Item, Store, TrainingSet
+from vividcover.image.flux.generate import compile_blocks
 from vividcover.image.flux.loop import Course, learn
 from vividcover.image.flux.lora import attach
 from vividcover.image.flux.lorafile import Pair, read_lora
@@ -351,6 +352,17 @@ def test_losses_and_looks_are_written_down(tmp_path: Path) -> None:
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert learnt.validation["after"] < learnt.validation["before"]
     assert learnt.to_json()["steps_per_second"] > 0
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True, "dropout": 0.1}], ids=["plain", "computed twice"])
+def test_compiled_blocks_learn_the_same(tmp_path: Path, options: dict[str, Any]) -> None:
+    """One graph for each kind of block, LoRA included; what is made of the graph is up to the device."""
+    plain = learn(course(tmp_path / "plain", steps=2, **options), Silent())
+    compiled = course(tmp_path / "compiled", steps=2, **options)
+    compile_blocks(compiled.trainee.network, "eager")
+    learnt = learn(compiled, Silent())
+    assert learnt.last_loss == pytest.approx(plain.last_loss, rel=1e-5)
+    assert learnt.validation == pytest.approx(plain.validation, rel=1e-5)
 
 
 def test_tensorboard_is_written_when_asked_for_and_missed_with_a_word(

@@ -66,6 +66,9 @@ def test_several_processes_share_the_steps() -> None:
     """1000 pictures on eight devices are 125 steps of eight, as the published fast trainers count."""
     assert TrainOptions(steps=1000, processes=8).optimizer_steps == 125
     assert TrainOptions(steps=1000, processes=8, shared=False).optimizer_steps == 1000
+    assert TrainOptions(learning_rate=1e-4, processes=4).rate == 2e-4
+    assert TrainOptions(learning_rate=1e-4, processes=4, shared=False).rate == 1e-4
+    assert TrainOptions(learning_rate=1.0, processes=4, optimizer="prodigy").rate == 1.0
 
 
 def test_options_survive_a_way_through_json() -> None:

@@ -40,9 +40,10 @@ def end_of(folder: Path) -> dict[str, Any]:
 
 
 def test_two_processes_share_the_pictures_of_a_step(tmp_path: Path) -> None:
-    """Eight pictures: two processes see four each, in four steps of two, which is what one with batches of two does."""
+    """Eight pictures: two processes see four each, in four steps of two, which is what one with batches of two
+    and the rate times √2 does."""
     two = trained(tmp_path / "two", processes=2, sample_prompts=("VIVI",), sample_size=64, sample_steps=2)
-    one = trained(tmp_path / "one", batch_size=2, steps=4)
+    one = trained(tmp_path / "one", batch_size=2, steps=4, learning_rate=4e-4 * 2**0.5)
     assert (two["steps"], one["steps"], two["processes"]) == (4, 4, 2)
     assert two["last_loss"] == pytest.approx(one["last_loss"], rel=1e-4)
     assert two["validation"]["after"] == pytest.approx(one["validation"]["after"], rel=1e-4)

@@ -91,6 +91,23 @@ def test_photos_become_a_tar_that_says_all_of_itself(tmp_path: Path) -> None:
     assert found["device"] == "cpu"
 
 
+def test_sample_pictures_are_those_that_painting_gives() -> None:
+    from vividcover.image.flux.data import Store
+    from vividcover.image.flux.generate import Painter
+    from vividcover.image.flux.request import Request
+    from vividcover.image.flux.samples import Samples
+    from vividcover.patience import Patient
+
+    base, prompt = open_base(files()), "a photo of VIVI"
+    options = TrainOptions(sample_prompts=(prompt,), sample_size=64, sample_steps=3, sample_guidance=4.0)
+    text, store = base.encode_text([prompt], 16), Store()
+    store.put("prompt_00000", {"tokens": text.tokens[0], "pooled": text.pooled[0]})
+    with Patient(Silent()) as patient:
+        (on_the_way,) = Samples(base, base.flux, store, options, torch.float32)(patient).values()
+    request = Request(prompt, 64, 64, seed=42, steps=3, guidance=4.0, text_length=16, checked=False)
+    assert (on_the_way == Painter(base).paint(request)[0].rgb).all()
+
+
 def test_a_training_that_was_stopped_anywhere_gives_the_same_lora(tmp_path: Path) -> None:
     trained(tmp_path / "whole")
     for words in ("caption 2", "text 2", "picture 3", "step 1 ", "packing"):

@@ -17,6 +17,7 @@ import torch
 
 from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.data import TrainingSet
+from vividcover.image.flux.generate import compile_blocks
 from vividcover.image.flux.log import Board, TensorBoard, WandB
 from vividcover.image.flux.loop import Course, Painter
 from vividcover.image.flux.opening import Base, BaseFiles, open_base
@@ -82,7 +83,9 @@ def course_of(
     network.requires_grad_(False)
     trainee = method_of(job.method).begin(network, base.config, options, job.files.kind)
     if options.compile:
-        compile_blocks(network, device)
+        if device.type != "cuda":
+            raise ParameterError(f"Compiling is for CUDA devices, not for {device.type}.", "Leave `compile` out.")
+        compile_blocks(network)
     painter: Painter | None = None
     if options.sample_prompts and rank == 0:
         painter = Samples(base, network, lessons.store, options, dtype)
@@ -90,14 +93,6 @@ def course_of(
         job.name, trainee, lessons, job.taught, job.tested, job.folder, options, job.plan, device, dtype, job.key,
         painter, _boards(job) if rank == 0 else (), rank, world,
     )  # fmt: skip
-
-
-def compile_blocks(network: Any, device: torch.device) -> None:
-    """Compiles the two kinds of blocks, each once for a size of pictures."""
-    if device.type != "cuda":
-        raise ParameterError(f"Compiling is for CUDA devices, not for {device.type}.", "Leave `compile` out.")
-    for block in (*network.double_blocks, *network.single_blocks):
-        block.compile(dynamic=False)
 
 
 def _boards(job: Job) -> list[Board]:

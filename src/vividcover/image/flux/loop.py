@@ -39,7 +39,7 @@ from vividcover.image.flux.data import Batch, Order, TrainingSet, draws
 from vividcover.image.flux.log import Board, Log, Rgb
 from vividcover.image.flux.objective import Objective, Point, points_of
 from vividcover.image.flux.optimizers import pace
-from vividcover.image.flux.presets import Plan
+from vividcover.image.flux.presets import Plan, short_of_memory, too_small
 from vividcover.image.flux.state import ANEW, State, states, sweep
 from vividcover.patience import Patient
 from vividcover.workspace import Reporter
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 WINDOW = 10  # steps whose mean loss is a row of the log; the device is waited for between them
 GATHERED = 64 << 20  # numbers of gradients that processes average in one go
-TOO_LITTLE = ("out of memory", "not enough memory", "can't allocate memory")
 Painter = Callable[[Patient], Mapping[str, Rgb]]  # pictures by their titles, of the network as it is now
 
 
@@ -190,9 +189,9 @@ class _Loop:
                 loss = self._backward(batch)
                 break
             except RuntimeError as error:
-                if not any(words in str(error).lower() for words in TOO_LITTLE):
+                if not short_of_memory(error):
                     raise
-                problem = str(error).split("\n")[0][:200]
+                problem = str(error)
             self._shrink(len(batch), problem)  # out here, where the error's traceback holds no tensors any more
         return self._averaged(loss)
 
@@ -246,10 +245,7 @@ class _Loop:
             self._say(f"The memory of {device} was too small: {state.at_once} of {size} pictures go at once now.")
         else:
             done = f" The state of step {state.step} is kept." if self._save_state(0.0) else ""
-            raise EngineError(
-                f"The memory of {device} is too small for this training: {problem}.{done}",
-                "Choose quantise int8 or nf4, checkpointing, a smaller resolution or batch_size, or another device.",
-            )
+            raise too_small(device, problem, done)
 
     def _blocks(self) -> int:
         config = self.trainee.network.config

@@ -14,6 +14,7 @@ plan that is too bold is mended when memory runs out (`loop.py`).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,6 +25,8 @@ from vividcover.errors import EngineError
 from vividcover.image.flux.config import FluxConfig, targets
 
 if TYPE_CHECKING:
+    import torch
+
     from vividcover.image.flux.options import Kind, TrainOptions
 
 BYTES = {"none": 2.0, "fp8": 2.0, "int8": 1.01, "nf4": 0.56}  # of one of the base's numbers; fp8 keeps W and Wᵀ
@@ -33,6 +36,7 @@ LORA_BYTES = {True: 14.0, False: 20.0}  # of one of its numbers: itself, gradien
 TWICE, HALVED = 0.45, 0.05  # how much longer a step takes with all blocks twice, and with half as many at once
 SPARE = 1.5e9  # for the context of the device and what an allocator wastes
 USABLE = 0.95
+TOO_LITTLE = ("out of memory", "not enough memory", "can't allocate memory")  # as libraries say it
 SIZES = (12, 16, 24, 32, 48, 80, 96, 139)  # GB of the cards that are around
 
 Quantised = Literal["none", "fp8", "int8", "nf4"]
@@ -151,3 +155,29 @@ def table(config: FluxConfig, options: TrainOptions) -> list[dict[str, Any]]:
              "resolutions": list(plan.resolutions), "needed_gb": round(plan.needed / 1e9, 1)}
         )  # fmt: skip
     return rows
+
+
+# --- when it was too bold -----------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def enough_memory(device: torch.device) -> Iterator[None]:
+    """Turns a lack of memory within into an `EngineError` that says what to do."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not short_of_memory(error):
+            raise
+        raise too_small(device, error) from error
+
+
+def short_of_memory(error: BaseException) -> bool:
+    return any(words in str(error).lower() for words in TOO_LITTLE)
+
+
+def too_small(device: torch.device, problem: object, kept: str = "") -> EngineError:
+    first = str(problem).split("\n")[0][:200].rstrip(".")
+    return EngineError(
+        f"The memory of {device} is too small for this training: {first}.{kept}",
+        "Choose quantise int8 or nf4, checkpointing, a smaller resolution or batch_size, or another device.",
+    )

@@ -35,8 +35,9 @@ from vividcover.image.flux.loop import Learnt, learn
 from vividcover.image.flux.lorafile import Lora
 from vividcover.image.flux.opening import Base, BaseFiles, open_base
 from vividcover.image.flux.options import TrainOptions
-from vividcover.image.flux.presets import Plan
+from vividcover.image.flux.presets import Plan, enough_memory
 from vividcover.image.flux.trainee import LORA, Method, halved
+from vividcover.patience import Patient
 from vividcover.prices import PRICES
 from vividcover.progress import Part
 from vividcover.tensors import pick_device, pick_dtype, require, use_threads
@@ -98,14 +99,9 @@ def train(method: Method, source: Path, out: Path, options: TrainOptions, around
 
     dataset, findings = _dataset(source, options, around)
     opened = open_base(base, device=device, dtype=dtype, quantise=plan.quantise)
-    job, lessons = _job(method, dataset, opened, plan, options, around, Part(reporter, MASKED, ENCODED))
-    teaching = Part(reporter, ENCODED, LEARNT)
-    if options.processes > 1:
-        from vividcover.image.flux.together import learn_together
-
-        learnt = learn_together(job, device, teaching)
-    else:
-        learnt = learn(course_of(job, device, base=opened, lessons=lessons), teaching)
+    with enough_memory(device):
+        job, lessons = _job(method, dataset, opened, plan, options, around, Part(reporter, MASKED, ENCODED))
+        learnt = _learnt(job, opened, lessons, Part(reporter, ENCODED, LEARNT))
 
     reporter.progress(LEARNT, "packing")
     opened.release("flux")
@@ -119,6 +115,17 @@ def train(method: Method, source: Path, out: Path, options: TrainOptions, around
     _pack(out, lora, card, learnt, dataset, job, config, reporter)
     reporter.progress(1.0, "done")
     return card
+
+
+def _learnt(job: Job, opened: Base, lessons: TrainingSet, reporter: Reporter) -> Learnt:
+    if job.options.processes > 1:
+        from vividcover.image.flux.together import learn_together
+
+        return learn_together(job, opened.device, reporter)
+    reporter.progress(0.0, "opening the base")
+    with Patient(reporter) as patient:
+        patient.call(getattr, opened, "flux")  # gigabytes are read
+    return learn(course_of(job, opened.device, base=opened, lessons=lessons), reporter)
 
 
 def _check(options: TrainOptions, around: Surroundings) -> tuple[torch.device, torch.dtype]:
@@ -182,7 +189,10 @@ def _dataset(source: Path, options: TrainOptions, around: Surroundings) -> tuple
 
 def _memory(device: torch.device) -> float:
     """Bytes that are free on the device; 0 where it shares the machine's."""
-    return float(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0.0
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.empty_cache()  # what this process keeps for later is free, too
+    return float(torch.cuda.mem_get_info(device)[0])
 
 
 def _report(dataset: Dataset, learnt: Learnt, job: Job, began: float, usd_per_second: float | None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class LoraTrainee:
 
     def optimizer(self, options: TrainOptions) -> tuple[Optimizer, str]:
         weights = list(self.named().values())
-        return optimizers.make(options.optimizer, weights, options.learning_rate, options.weight_decay)
+        return optimizers.make(options.optimizer, weights, options.rate, options.weight_decay)
 
     def write(self, path: Path) -> Path:
         """A `.safetensors` with diffusers' names, as exact as what learnt it."""
