@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flux_making import tiny_flux_folder
@@ -84,6 +85,22 @@ def test_many_prompts_are_read_in_turns_and_each_as_alone() -> None:
     alone = base.encode_text(["a photo of TOK 17"], 16)
     assert torch.allclose(many.tokens[17], alone.tokens[0], atol=SAME)
     assert torch.allclose(many.pooled[17], alone.pooled[0], atol=SAME)
+
+
+def test_text_encoders_are_read_under_their_published_names_too(tmp_path: Path) -> None:
+    """Files of 2022 have one more level in CLIP's names, and T5's embedding twice."""
+    whole = tiny_flux_folder()
+    older = Path(shutil.copytree(whole, tmp_path / "older"))
+    clip, t5 = (older / part / "model.safetensors" for part in ("text_encoder", "text_encoder_2"))
+    save_file({f"text_model.{name}": tensor for name, tensor in load_file(clip).items()}, clip, {"format": "pt"})
+    state = load_file(t5)
+    save_file(state | {"encoder.embed_tokens.weight": state["shared.weight"].clone()}, t5, {"format": "pt"})
+    wanted, found = (
+        opened().encode_text(PROMPTS, 16),
+        open_base(BaseFiles(whole, older, whole)).encode_text(PROMPTS, 16),
+    )
+    assert torch.equal(found.tokens, wanted.tokens)
+    assert torch.equal(found.pooled, wanted.pooled)
 
 
 def test_latents_are_those_of_diffusers_and_the_mean_where_no_chance_is_asked_for() -> None:

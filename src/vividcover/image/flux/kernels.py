@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-6
 HALF = 65504.0  # the largest number of float16
@@ -129,6 +130,7 @@ class _Heads(torch.autograd.Function):
         return _parts(x, y, heads)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         x, short, weights, turns = ctx.saved_tensors
         b, tokens, _ = x.shape
@@ -193,6 +195,7 @@ class _Join(torch.autograd.Function):
         return _joined(met, wide)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         (wide,) = ctx.saved_tensors
         h = grad.shape[-1] - wide.shape[-1]
