@@ -49,11 +49,12 @@ def product_of(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None = N
 
     Where the device is not `native` in fp8, only the weight is rounded.
     """
-    if not native:
-        return F.linear(x, (weight.float() * scale).to(x.dtype), None if bias is None else bias.to(x.dtype))
-    small, own = rowwise(x)
-    y = torch._scaled_mm(small, weight.t(), own, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
-    y = y.to(x.dtype)
+    if native:
+        small, own = rowwise(x)
+        y = torch._scaled_mm(small, weight.t(), own, scale.t(), out_dtype=torch.bfloat16, use_fast_accum=True)
+        y = y.to(x.dtype)
+    else:
+        y = F.linear(x, weight.to(x.dtype)) * scale.t().to(x.dtype)
     return y if bias is None else y.add_(bias.to(y.dtype))
 
 
