@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 import zipfile
 from pathlib import Path
@@ -182,6 +183,28 @@ def test_captions_of_other_programs_names_are_found_and_lonely_ones_named(tmp_pa
     assert why(dataset) == {"d.txt": "a text without a picture of its name"}
 
 
+def test_captions_may_stand_in_one_table(tmp_path: Path) -> None:
+    lines = [{"file_name": "a.png", "text": "VIVI in a café"}, {"file_name": "sub/b.PNG", "text": "two"}, {"x": 1}]
+    jsonl = "\n".join(json.dumps(line) for line in lines).encode()
+    pictures = {"a.png": encoded(picture(1)), "sub/b.png": encoded(picture(2)), "c.png": encoded(picture(3))}
+    dataset = made(tmp_path, pictures | {"metadata.jsonl": jsonl, "sub/b.txt": b"its own"})
+    assert [p.caption for p in dataset.photos] == ["VIVI in a café", "", "its own"]
+    table = 'file_name,text\na.png,"one, two"\n'.encode("utf-8-sig")
+    assert made(tmp_path, pictures | {"metadata.csv": table}).photos[0].caption == "one, two"
+    broken = made(tmp_path, pictures | {"metadata.jsonl": b"{", "captions.csv": b"a,b\n1,2\n"})
+    assert "cannot be read" in why(broken)["metadata.jsonl"]
+    assert "each row has file_name and text" in why(broken)["captions.csv"]
+
+
+def test_files_that_may_not_be_opened_are_named(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture(1).save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "in" / "b.png")  # leads to itself
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    dataset = prepare(tmp_path / "in", tmp_path / "out", DatasetOptions("VIVI"))
+    assert [p.name for p in dataset.photos] == ["a.png"]
+
+
 def test_masks_beside_photos_are_taken_as_masks(tmp_path: Path) -> None:
     left = np.zeros((SIDE, SIDE), np.uint8)
     left[:, :100] = 255
@@ -294,7 +317,7 @@ def test_options_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
 
 
 def test_reading_can_be_canceled_within_a_picture(tmp_path: Path) -> None:
-    big = zipped(tmp_path / "big.zip", {"a.png": encoded(picture(1, 7000), "PNG", compress_level=1)})
+    big = zipped(tmp_path / "big.zip", {"a.png": encoded(Image.new("RGB", (8000, 8000), "red"))})
 
     class Stops(Silent):
         def progress(self, fraction: float, text: str = "") -> None:

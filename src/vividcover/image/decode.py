@@ -64,12 +64,19 @@ class Decoded:
 def is_picture(file: Path) -> bool:
     """By its name, or by how it begins."""
     suffix = file.suffix.lower()
-    return suffix in SUFFIXES or suffix in RAW or (suffix not in (".txt", ".caption") and _looks_like_picture(file))
+    if suffix in SUFFIXES or suffix in RAW:
+        return True
+    with contextlib.suppress(OSError):  # one that may not be read is none
+        return suffix not in (".txt", ".caption") and _looks_like_picture(file)
+    return False
 
 
 def decode(file: Path, limits: Limits) -> Decoded:
     """Raises `ImageError`: what the picture is at fault with, without its name."""
-    head = _head(file)
+    try:
+        head = _head(file)
+    except OSError as error:
+        raise ImageError(f"it cannot be opened: {error.strerror or error}") from error
     _refuse_by_head(file, head)
     notes: list[str] = []
     try:

@@ -91,6 +91,7 @@ class _Files:
 
     pictures: list[Path] = field(default_factory=list)
     captions: dict[str, Path] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)  # captions from a table
     masks: dict[str, Path] = field(default_factory=dict)
     ignored: list[Problem] = field(default_factory=list)
 
@@ -203,6 +204,10 @@ def _sorted_out(files: list[Path], source: Path, folder: Path, rules: Rules, rep
             found.masks[of] = file
         elif file in pictures:
             found.pictures.append(file)
+        elif file.name.lower() in sidecars.TABLES:
+            rows, wrong = sidecars.read_table(file)
+            found.told |= rows
+            found.ignored += [Problem(_name(file, source, folder), wrong)] if wrong else []
         elif file.suffix.lower() in sidecars.CAPTIONS:
             found.captions[sidecars.caption_key(file)] = file
         elif file not in zips:
@@ -293,8 +298,10 @@ def _with_sidecars_of(photo: Photo, file: Path, found: _Files) -> Photo:
     beside = sidecars.key(file)
     if not photo.caption and (text := found.captions.get(beside)) is not None:
         caption, note = sidecars.read_caption(text)
-        note = note if caption else "its caption is empty"
+        note = note if caption else note or "its caption is empty"
         photo = replace(photo, caption=caption, notes=(*photo.notes, *([note] if note else [])))
+    if not photo.caption and (told := found.told.get(beside)):
+        photo = replace(photo, caption=told)
     if photo.mask is None and (mask := found.masks.get(beside)) is not None:
         try:
             with Image.open(photo.path) as image:

@@ -1,8 +1,14 @@
-"""What lies beside a photo: its caption (NAME.txt, also NAME.jpg.txt) and its mask (NAME_mask.png)."""
+"""What lies beside a photo: its caption (NAME.txt, also NAME.jpg.txt) and its mask (NAME_mask.png).
+
+Captions may also stand in one table for all: metadata.jsonl or metadata.csv, as the Hugging Face hub has them.
+"""
 
 from __future__ import annotations
 
 import codecs
+import csv
+import io
+import json
 import unicodedata
 from pathlib import Path
 
@@ -14,6 +20,9 @@ from vividcover.errors import ImageError
 from vividcover.image.decode import SUFFIXES, Limits, decode
 
 CAPTIONS = (".txt", ".caption")
+TABLES = ("metadata.jsonl", "metadata.csv", "captions.jsonl", "captions.csv")
+NAMED, SAID = ("file_name", "filename", "file", "image", "name"), ("text", "caption", "prompt")  # of its columns
+MOST_TABLE = 20_000_000  # bytes of a table
 MASKS = ("_mask", "-masklabel")  # ends of a mask's name: fal's trainer, OneTrainer
 MOST_BYTES = 16_000  # of a caption's file
 MOST_SIDE = 8192  # px of a mask
@@ -23,8 +32,11 @@ BOMS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs
 
 def read_caption(file: Path) -> tuple[str, str]:
     """(the caption on one line, what was mended or "") of a text file in whichever encoding it was saved."""
-    with file.open("rb") as stream:
-        raw = stream.read(MOST_BYTES + 1)
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        return "", f"its caption cannot be opened: {error.strerror or error}"
     note = ""
     if len(raw) > MOST_BYTES:
         raw, note = raw[:MOST_BYTES], f"its caption was cut at {MOST_BYTES} bytes"
@@ -32,6 +44,28 @@ def read_caption(file: Path) -> tuple[str, str]:
     if encoding != "utf-8":
         note = f"its caption was saved as {encoding} and read as that"
     return clean(text), note
+
+
+def read_table(file: Path) -> tuple[dict[str, str], str]:
+    """(key of each photo → its caption, what is wrong or "") of a table of captions in the photos' folder."""
+    try:
+        if file.stat().st_size > MOST_TABLE:
+            return {}, f"a table of captions of {file.stat().st_size / 1e6:.0f} MB is not read"
+        text = _decoded(file.read_bytes())[0]
+        if file.suffix.lower() == ".csv":
+            rows = list(csv.DictReader(io.StringIO(text)))
+        else:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        return {}, f"a table of captions that cannot be read: {' '.join(str(error).split())[:120]}"
+    found: dict[str, str] = {}
+    for row in rows:
+        if isinstance(row, dict):
+            name, said = (next((row[k] for k in keys if isinstance(row.get(k), str)), "") for keys in (NAMED, SAID))
+            if name and clean(said):
+                found[key(file.parent / name.replace("\\", "/"))] = clean(said)[:MOST_BYTES]
+    wanted = f"each row has {NAMED[0]} and {SAID[0]}"
+    return found, "" if found else f"a table of captions without any: {wanted}"
 
 
 def _decoded(raw: bytes) -> tuple[str, str]:

@@ -65,8 +65,8 @@ def caption(
 ) -> Dataset:
     """The data set with a caption for every photo. `mode` and `trigger` are the data set's own unless given.
 
-    Photos that came with a caption keep it; only the trigger word is put in where it is missing. A photo that a service
-    will not describe gets the template's caption, which is said.
+    `weights` and `endpoint` are the user's own unless given. Photos that came with a caption keep it; only the trigger
+    word is put in where it is missing. A photo that a service will not describe gets the template's, which is said.
     Raises `ParameterError`, `WeightsError` (the captioner that was named lacks its weights), `ModelFileError`,
     `EngineError`, `Canceled`.
     """
@@ -163,9 +163,10 @@ def pick(name: str, weights: Resolver | None, endpoint: Endpoint | None, device:
     if name == "template":
         return Template()
     if name == "openai":
-        if endpoint is None:
+        place = settings()
+        if endpoint is None and not place.llm_url:
             raise ParameterError("The captioner openai needs an address.", "Set VIVIDCOVER_LLM_URL and its key.")
-        return Service(endpoint)
+        return Service(endpoint or Endpoint(place.llm_url, place.llm_key, place.llm_model))
     shelf = weights or Shelf(settings().weights)
     wanted = {"auto": (*FLORENCE, QWEN), "florence-2": FLORENCE, "qwen3-vl": (QWEN,)}[name]
     there = next((net for net in wanted if shelf.has(net)), None)
