@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -38,14 +39,15 @@ class Site:
 
 
 HUB = "https://huggingface.co"
+LISTING = f"{HUB}/api/models/o/m/revision/main?blobs=true"
 
 
 @pytest.mark.parametrize(
     ("reference", "url", "site"),
     [
-        ("o/m", f"{HUB}/api/models/o/m/revision/main", "Hugging Face"),
-        ("huggingface.co/o/m", f"{HUB}/api/models/o/m/revision/main", "Hugging Face"),
-        ("https://hf.co/o/m/tree/v2", f"{HUB}/api/models/o/m/revision/v2", "Hugging Face"),
+        ("o/m", LISTING, "Hugging Face"),
+        ("huggingface.co/o/m", LISTING, "Hugging Face"),
+        ("https://hf.co/o/m/tree/v2", f"{HUB}/api/models/o/m/revision/v2?blobs=true", "Hugging Face"),
         ("huggingface.co/o/m/a b.safetensors", f"{HUB}/o/m/resolve/main/a%20b.safetensors", "Hugging Face"),
         (f"{HUB}/o/m/blob/r1/x/l.safetensors", f"{HUB}/o/m/resolve/r1/x/l.safetensors", "Hugging Face"),
         (f"{HUB}/o/m/resolve/r1/l.safetensors?download=true", f"{HUB}/o/m/resolve/r1/l.safetensors", "Hugging Face"),
@@ -107,7 +109,7 @@ def hub(*names: str, **more: Any) -> dict[str, Any]:
 )
 def test_of_a_repository_the_lora_is_taken_and_nothing_beside_it(tmp_path: Path, names: list[str], chosen: str) -> None:
     listing = hub(*names, cardData={"instance_prompt": "VIVI"})
-    site = Site({f"{HUB}/api/models/o/m/revision/main": listing, f"{HUB}/o/m/resolve/main/{chosen}": b"weights"})
+    site = Site({LISTING: listing, f"{HUB}/o/m/resolve/main/{chosen}": b"weights"})
     path = bring("o/m", tmp_path, tokens=TOKENS, fetch=site)
     assert path.read_bytes() == b"weights"
     assert list(tmp_path.iterdir()) == [path]
@@ -117,7 +119,7 @@ def test_of_a_repository_the_lora_is_taken_and_nothing_beside_it(tmp_path: Path,
 
 def test_what_peft_saved_is_fetched_with_the_file_that_holds_its_scale(tmp_path: Path) -> None:
     listing, at = hub("adapter_model.safetensors", "adapter_config.json"), f"{HUB}/o/m/resolve/main"
-    site = Site({f"{HUB}/api/models/o/m/revision/main": listing, f"{at}/adapter_model.safetensors": b"weights",
+    site = Site({LISTING: listing, f"{at}/adapter_model.safetensors": b"weights",
                  f"{at}/adapter_config.json": {"r": 4, "lora_alpha": 8}})  # fmt: skip
     path = bring("o/m", tmp_path, fetch=site)
     assert (path.name, path.read_bytes()) == ("adapter_model.safetensors", b"weights")
@@ -126,13 +128,27 @@ def test_what_peft_saved_is_fetched_with_the_file_that_holds_its_scale(tmp_path:
         bring("o/m", tmp_path, fetch=Site({key: site.answers[key] for key in list(site.answers)[:2]}))
 
 
+def test_a_file_that_is_not_the_one_that_the_site_lists_is_not_kept(tmp_path: Path) -> None:
+    right = hashlib.sha256(b"weights").hexdigest()
+    listed = {"siblings": [{"rfilename": "x.safetensors", "lfs": {"sha256": right, "size": 7}}]}
+    model = civitai()
+    model["modelVersions"][0]["files"][1]["hashes"] = {"SHA256": right.upper()}
+    answers = {LISTING: listed, "https://civitai.com/api/v1/models/5": model}
+    links = [f"{HUB}/o/m/resolve/main/x.safetensors", "https://civitai.com/api/download/models/8"]
+    for reference, link in zip(("o/m", "civitai.com/models/5"), links, strict=True):
+        bring(reference, tmp_path, fetch=Site({**answers, link: b"weights"})).unlink()
+        with pytest.raises(LinkError, match="not the file that it lists"):
+            bring(reference, tmp_path, fetch=Site({**answers, link: b"wrights"}))
+        assert list(tmp_path.iterdir()) == []
+
+
 def test_a_repository_of_several_loras_or_none_is_refused_with_their_names(tmp_path: Path) -> None:
     for names, said in (
         (["a.safetensors", "b.safetensors"], r"2 LoRAs \(a.safetensors, b.safetensors\)"),
         ([], "no .saf"),
     ):
         with pytest.raises(ModelFileError, match=said) as failure:
-            bring("o/m", tmp_path, fetch=Site({f"{HUB}/api/models/o/m/revision/main": hub(*names)}))
+            bring("o/m", tmp_path, fetch=Site({LISTING: hub(*names)}))
         assert "huggingface.co/o" in failure.value.hint
     assert list(tmp_path.iterdir()) == []
 
@@ -167,7 +183,7 @@ def test_a_sites_answer_cannot_send_the_token_elsewhere(tmp_path: Path, link: st
 
 
 def test_a_site_that_wants_a_token_is_named_with_the_setting_that_holds_it(tmp_path: Path) -> None:
-    gated = Site({f"{HUB}/api/models/o/m/revision/main": 401})
+    gated = Site({LISTING: 401})
     with pytest.raises(EngineError, match=r"Hugging Face asks for a token before it hands out o/m") as failure:
         bring("o/m", tmp_path, fetch=gated)
     assert "VIVIDCOVER_HF_TOKEN" in failure.value.hint
@@ -180,12 +196,12 @@ def test_a_site_that_wants_a_token_is_named_with_the_setting_that_holds_it(tmp_p
     with pytest.raises(NotFoundError, match=r"Hugging Face has no o/m, or it is private"):
         bring("o/m", tmp_path, fetch=Site({}))
     with pytest.raises(LinkError, match="429"):
-        bring("o/m", tmp_path, fetch=Site({f"{HUB}/api/models/o/m/revision/main": 429}))
+        bring("o/m", tmp_path, fetch=Site({LISTING: 429}))
 
 
 @pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{", b"{}"])
 def test_an_answer_that_makes_no_sense_is_refused(tmp_path: Path, answer: bytes) -> None:
-    for reference, api in (("o/m", f"{HUB}/api/models/o/m/revision/main"), ("civitai.com/models/5",) * 2):
+    for reference, api in (("o/m", LISTING), ("civitai.com/models/5",) * 2):
         link = api if "://" in api else "https://civitai.com/api/v1/models/5"
         with pytest.raises((LinkError, ModelFileError, NotFoundError)):
             bring(reference, tmp_path, fetch=Site({link: answer}))
@@ -235,4 +251,4 @@ def test_any_link_to_a_file_goes_through_the_guarded_fetcher(tmp_path: Path) -> 
 
 
 def test_a_plan_says_what_it_would_ask_for() -> None:
-    assert plan("o/m") == Plan("Hugging Face", f"{HUB}/api/models/o/m/revision/main", "o/m", True, {}, "", "main")
+    assert plan("o/m") == Plan("Hugging Face", LISTING, "o/m", True, {}, "", "main")

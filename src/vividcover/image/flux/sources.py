@@ -25,13 +25,16 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from vividcover.errors import EngineError, LinkError, ModelFileError, NotFoundError, ParameterError
-from vividcover.files import aside
+from vividcover.files import aside, sha256_file
 from vividcover.song.guard import Endpoint, check_link, show
 from vividcover.workspace import Reporter, Silent
+
+if TYPE_CHECKING:
+    from vividcover.song.fetch import FetchLimits
 
 HUB, CIVITAI, REPLICATE = "huggingface.co", "civitai.com", "replicate.com"
 FILES = (".safetensors", ".tar", ".zip")
@@ -77,6 +80,7 @@ class Plan:
     file: str = ""
     version: str = ""
     trigger: str = ""  # the trigger word that the site names
+    sha256: str = ""  # of the file, where the site says it
 
 
 def plan(reference: str, tokens: Tokens | None = None, allow: Collection[Endpoint] = ()) -> Plan:
@@ -114,12 +118,13 @@ def choose(asked: Plan, answer: bytes, tokens: Tokens | None = None) -> Plan:
 
 def bring(
     reference: str, folder: Path, *, tokens: Tokens | None = None, fetch: Fetch | None = None,
-    reporter: Reporter | None = None, allow: frozenset[Endpoint] = frozenset(),
+    reporter: Reporter | None = None, allow: frozenset[Endpoint] = frozenset(), limits: FetchLimits | None = None,
 ) -> Path:  # fmt: skip
     """The file behind a reference, fetched into `folder` unless it is here already.
 
-    `fetch`: in the place of the guarded fetcher with its usual limits. Raises what `plan` and `choose` do,
-    `NotFoundError`, `EngineError` (a site wants a token), and what the fetcher raises.
+    `limits` are the guarded fetcher's, or `fetch` takes its place. Raises what `plan` and `choose` do, `NotFoundError`,
+    `EngineError` (a site wants a token), `LinkError` (also for a file that is not the one that the site lists), and
+    what else the fetcher raises.
     """
     folder, tokens = Path(folder), tokens or Tokens()
     if reference.lstrip().startswith("data:"):
@@ -128,7 +133,7 @@ def bring(
         return here
     if reference.endswith(FILES) and "://" not in reference and not SITE.match(reference):
         raise NotFoundError(f"There is no file {reference!r}.", WAYS)
-    fetch = fetch or _guarded(reporter or Silent(), allow)
+    fetch = fetch or _guarded(reporter or Silent(), allow, limits)
     step = plan(reference, tokens, allow)
     if step.listing:
         answer = _fetched(step, folder, fetch, tokens)
@@ -140,7 +145,7 @@ def bring(
             answer.unlink(missing_ok=True)
     path = _fetched(step, folder, fetch, tokens)
     if step.file.endswith(PEFT_FILE):  # its scale is in another file, which has to lie beside it
-        other = replace(step, url=step.url.removesuffix(PEFT_FILE) + PEFT_SETTINGS, file=PEFT_SETTINGS)
+        other = replace(step, url=step.url.removesuffix(PEFT_FILE) + PEFT_SETTINGS, file=PEFT_SETTINGS, sha256="")
         _fetched(other, folder, fetch, tokens).replace(folder / PEFT_SETTINGS)
         path = path.replace(folder / PEFT_FILE)
     return path
@@ -182,7 +187,7 @@ def _hub(owner: str, name: str, revision: str, inside: str, tokens: Tokens) -> P
     if inside.endswith(FILES):
         url = f"https://{HUB}/{repository}/resolve/{quote(revision)}/{quote(inside)}"
         return Plan("Hugging Face", url, f"{owner}/{name}", headers=headers, file=inside)
-    url = f"https://{HUB}/api/models/{repository}/revision/{quote(revision, safe='')}"
+    url = f"https://{HUB}/api/models/{repository}/revision/{quote(revision, safe='')}?blobs=true"
     return Plan("Hugging Face", url, f"{owner}/{name}", True, headers, inside, revision)
 
 
@@ -216,7 +221,14 @@ def _chosen_hub(asked: Plan, found: Mapping[str, Any], tokens: Tokens) -> Plan:
     chosen = _hub(owner, name, asked.version or "main", best[0], tokens)
     about = found.get("cardData")
     trigger = str(about.get("instance_prompt") or "") if isinstance(about, dict) else ""
-    return Plan(chosen.site, chosen.url, chosen.name, headers=chosen.headers, file=best[0], trigger=trigger)
+    return replace(chosen, trigger=trigger, sha256=_hub_sha256(found, best[0]))
+
+
+def _hub_sha256(found: Mapping[str, Any], name: str) -> str:
+    for one in found["siblings"]:
+        if isinstance(one, dict) and one.get("rfilename") == name and isinstance(one.get("lfs"), dict):
+            return str(one["lfs"].get("sha256") or "")
+    return ""
 
 
 def _final(names: list[str]) -> list[str]:
@@ -246,25 +258,30 @@ def _chosen_civitai(asked: Plan, found: Mapping[str, Any], tokens: Tokens) -> Pl
     if best is None or urlsplit(link).hostname != CIVITAI or urlsplit(link).scheme != "https":
         raise ModelFileError(f"{name} on Civitai has no file to download.", "Download it there and give the file.")
     words = [str(word) for word in flux[0].get("trainedWords") or []]
-    return Plan("Civitai", link, name, headers=_bearer(tokens.civitai), file=str(best["name"]),
-                trigger=words[0] if words else "")  # fmt: skip
+    sums = best.get("hashes") or {}
+    return Plan(
+        "Civitai", link, name, headers=_bearer(tokens.civitai), file=str(best["name"]),
+        trigger=words[0] if words else "", sha256=str(sums.get("SHA256") or "").lower(),
+    )  # fmt: skip
 
 
 # --- fetching ---------------------------------------------------------------------------------------------------------
 
 
-def _guarded(reporter: Reporter, allow: frozenset[Endpoint]) -> Fetch:
+def _guarded(reporter: Reporter, allow: frozenset[Endpoint], limits: FetchLimits | None) -> Fetch:
     from vividcover.song.fetch import FetchLimits, fetch_file
 
+    most = limits or FetchLimits()
+
     def fetch(link: str, folder: Path, headers: Mapping[str, str]) -> Path:
-        return fetch_file(link, folder, limits=FetchLimits(), reporter=reporter, allow=allow, headers=headers).path
+        return fetch_file(link, folder, limits=most, reporter=reporter, allow=allow, headers=headers).path
 
     return fetch
 
 
 def _fetched(step: Plan, folder: Path, fetch: Fetch, tokens: Tokens) -> Path:
     try:
-        return fetch(step.url, folder, step.headers)
+        path = fetch(step.url, folder, step.headers)
     except LinkError as error:
         if re.search(r"\((401|403)\)", error.message):
             raise _no_entry(step, tokens) from error
@@ -273,6 +290,13 @@ def _fetched(step: Plan, folder: Path, fetch: Fetch, tokens: Tokens) -> Path:
                 f"{step.site} has no {step.name}{_part(step)}, or it is private.", _token(step)
             ) from error
         raise
+    if step.sha256 and sha256_file(path) != step.sha256:
+        path.unlink()
+        raise LinkError(
+            f"What {step.site} sent as {step.name} is not the file that it lists: its sha256 is another.",
+            "Try again later.",
+        )
+    return path
 
 
 def _part(step: Plan) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from vividcover.image.flux.config import FluxConfig
 
@@ -34,6 +35,12 @@ class Style:
             if stem.startswith(prefix) and (found := table.get(stem[len(prefix) :])) is not None:
                 return found
         return None
+
+
+@cache
+def table(style: Style, config: FluxConfig) -> dict[str, Covers]:
+    """A style's modules, made once. Not to be changed."""
+    return style.modules(config)
 
 
 def underscored(table: dict[str, Covers]) -> dict[str, Covers]:

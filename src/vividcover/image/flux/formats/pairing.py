@@ -10,6 +10,7 @@ from vividcover.image.flux.config import FluxConfig, targets
 from vividcover.image.flux.formats import Covers, Style, diffusers, foreign, parts, splitting
 from vividcover.image.flux.formats.checks import finite
 from vividcover.image.flux.formats.names import listed
+from vividcover.image.flux.formats.names import table as table_of
 from vividcover.image.flux.formats.pairs import Pair
 from vividcover.image.flux.formats.products import combine
 from vividcover.image.flux.formats.sorting import ANOTHER, File
@@ -22,7 +23,7 @@ MOST_LOSS = 0.5  # of a layer's change, relative; more than this is another LoRA
 
 def pairs_of(file: File, style: Style, config: FluxConfig) -> dict[str, Pair]:
     """Every module's pair, split into layers."""
-    known, table = targets(config), style.modules(config)
+    known, table = targets(config), table_of(style, config)
     _complete(file)
     _matrices(file)
     alphas = _alphas(file, style, table)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vividcover.errors import ModelFileError
 from vividcover.image.flux.config import FluxConfig
 from vividcover.image.flux.formats import STYLES, Style, foreign, parts
-from vividcover.image.flux.formats.names import listed
+from vividcover.image.flux.formats.names import listed, table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +38,7 @@ def sort(file: File, tensors: dict[str, Tensor], config: FluxConfig) -> Style:
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
     if not divided:
         _no_lora(file, shapes)
-    tables = {style.name: style.modules(config) for style in STYLES}
+    tables = {style.name: table(style, config) for style in STYLES}
     stems = list(dict.fromkeys(stem for stem, _ in divided.values()))
     known = {style.name: {stem for stem in stems if style.find(stem, tables[style.name])} for style in STYLES}
     style = max(STYLES, key=lambda one: len(known[one.name]))
