@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from vividcover import provenance
 from vividcover.calls import Session, Source, story_of
-from vividcover.catalog import drawing, image_learning
+from vividcover.catalog import drawing, image_learning, loras
 from vividcover.catalog.contract import Context, Result, validated
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDevLoraTraining, options_of
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, several
@@ -157,8 +157,8 @@ def _read(context: Context, reference: str) -> tuple[Lora, dict[str, Any]]:
     from vividcover.image.flux.config import DEV
     from vividcover.image.flux.package import read_package
 
-    trained = drawing.lora(reference, context)
-    lora, card = read_package(drawing.lora_file(trained, context), _config_of(context) or DEV)
+    trained = loras.lora(reference, context)
+    lora, card = read_package(loras.lora_file(trained, context), _config_of(context) or DEV)
     for note in lora.notes:
         context.workspace.note(f"{trained.name}: {note}")
     return lora, {"name": trained.name, **{k: v for k, v in card.items() if v is not None}}
@@ -192,7 +192,7 @@ def batch_in(
     from vividcover.image.prompts.rows import read_rows
 
     context = session.context()
-    card = drawing.lora(trained, context).card
+    card = loras.lora(trained, context).card
     values = {k: v for k, v in (options or {}).items() if k not in ("seed", "num_outputs")}
     trigger = str(card.get("trigger_word") or PLACEHOLDER)
     library = Library(session.settings.home / "prompts.json")

@@ -251,6 +251,7 @@ class Model(ABC):
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {}  # engine → input that it cannot follow → why
     pinned: ClassVar[str] = ""  # the version that the hosted engine asks for first; "": the latest
     wants_gpu: ClassVar[bool] = True  # the neural engine is no choice of `auto` without one: it would take hours
+    together: ClassVar[str] = ""  # models that say the same share a server's process, and the nets in its memory
     is_hosted: ClassVar[bool] = True  # whether the model exists outside this program
     media: ClassVar[frozenset[str]] = frozenset()  # its files that may be a page with audio or video
 

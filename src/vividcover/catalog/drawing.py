@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from vividcover import provenance
-from vividcover.catalog import engines, shelf
+from vividcover.catalog import engines, loras, shelf
 from vividcover.catalog.contract import Context
-from vividcover.errors import ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
@@ -104,7 +103,7 @@ def drawn(model: str, wish: Wish, context: Context) -> StageResult:
     given = {"image": wish.image, "mask": wish.mask, "redux": wish.redux, "control": wish.control}
     files = {name: path for name, path in given.items() if path}
     for i, worn in enumerate(wish.loras):
-        files[f"lora{i}"] = lora_file(worn.trained, context)
+        files[f"lora{i}"] = loras.lora_file(worn.trained, context)
         files |= {f"region{i}": worn.mask} if worn.mask else {}
     place = context.settings
     nets = needed(
@@ -134,9 +133,8 @@ def _say_licence(wish: Wish, context: Context) -> None:
     bases = [wish.kind, *(["redux"] if wish.redux else [])]
     trained_on = {str(worn.trained.card.get("base", "")) for worn in wish.loras}
     text = licence_of(*bases, doing="generation", trained_on="dev" if "dev" in trained_on else "").text
-    if text not in context.loaded.setdefault("said", set()):
-        context.loaded["said"].add(text)
-        context.workspace.note(text)
+    if text not in context.notes:
+        context.note(text)
 
 
 def _paint(model: str, wish: Wish, files: dict[str, Path], context: Context, stage: Stage) -> None:
@@ -204,6 +202,15 @@ def _painter(wish: Wish, context: Context, stage: Stage) -> Painter:
     return painter
 
 
+def put_away(context: Context) -> None:
+    """Takes FLUX out of memory, before a training in the same process needs it."""
+    painter: Painter | None = context.loaded.pop(context.loaded.pop("painter", ""), None)
+    if painter is not None:
+        painter.base.release("text")
+        painter.base.release("vae")
+        painter.base.release("flux")
+
+
 def _held(device: Any, wish: Wish, stage: Stage) -> Literal["none", "fp8", "nf4"]:
     """In how many bits FLUX lies in the memory of this device."""
     import torch
@@ -226,58 +233,6 @@ def _lean(device: Any) -> bool:
 
 
 # --- LoRAs and words ----------------------------------------------------------------------------------------------
-
-
-def lora(reference: str, context: Context) -> shelf.Trained:
-    """The trained model behind a name, a path, a link, or a page of Hugging Face, Civitai or Replicate."""
-    if not _elsewhere(reference, context):
-        return shelf.take("image", reference, context)
-    path = context.used(reference, reference, brought(reference, context))
-    return shelf.taken("image", path, context)
-
-
-def _elsewhere(reference: str, context: Context) -> bool:
-    """Whether it names a LoRA by its page on another site, which tells where the file is."""
-    from vividcover.image.flux import sources
-    from vividcover.song.fetch import is_link
-
-    if context.resolve and context.resolve(reference):
-        return False
-    if reference.startswith("data:"):
-        return True
-    if is_link(reference):
-        return sources.plan(reference, allow=context.settings.private_endpoints).site != "the web"
-    here = not context.resolve and Path(reference).expanduser().exists()
-    return not here and ("/" in reference or reference.startswith("urn:"))
-
-
-def brought(reference: str, context: Context) -> Path:
-    """The file behind such a name, fetched once."""
-    from vividcover.image.flux import sources
-
-    place = context.settings
-    # on a server a stranger's reference is not looked up with the operator's tokens
-    tokens = sources.Tokens() if context.resolve else sources.Tokens(hub=place.hf_token, civitai=place.civitai_token)
-
-    def compute(stage: Stage) -> None:
-        found = sources.bring(reference, stage.folder, tokens=tokens, reporter=stage, allow=place.private_endpoints)
-        stage.meta["file"] = found.name
-
-    done = context.stage("image/fetch", version=1, inputs={}, params={"reference": reference}, compute=compute)
-    return done.path(done.meta["file"])
-
-
-def lora_file(trained: shelf.Trained, context: Context) -> Path:
-    """The LoRA's file behind a trained image: itself, or what is inside one that was trained on the hosted engine."""
-    from vividcover.catalog import remote
-
-    engine = trained.card.get("engine")
-    if engine == "classic":
-        raise ParameterError(
-            f"The image {trained.name!r} was trained by the classic engine: it has no LoRA.",
-            "Use --engine classic, or train it with --engine neural.",
-        )
-    return remote.unwrapped(trained, context) if engine == "hosted" else trained.path
 
 
 def _loras(

@@ -45,6 +45,7 @@ class FastFluxTraining(Inputs):
 
 class FastFluxTrainer(Model):
     name: ClassVar[str] = "replicate/fast-flux-trainer"
+    together: ClassVar[str] = "flux"
     description: ClassVar[str] = "Train subjects or styles from photos."
     Input: ClassVar[type[Inputs]] = FastFluxInput
     TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining
@@ -58,15 +59,16 @@ class FastFluxTrainer(Model):
         return Made("predict on this model is a no-op")
 
     def classic_train(self, input: FastFluxTraining, context: Context) -> Made:
-        return self.from_photos(
-            context.file("input_images", input.input_images, folder=True), input, "trained_model", context
-        )
+        return self.learn("classic", input, TRAINED, context)
 
     def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
         return image_learning.lacks(settings) if training else ""
 
     def neural(self, input: FastFluxInput, context: Context) -> Made:
         return self.classic(input, context)
+
+    def neural_train(self, input: FastFluxTraining, context: Context) -> Made:
+        return self.learn("neural", input, TRAINED, context)
 
     def neural_from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
         """The same under a name of the caller's, with the published recipe's numbers."""
@@ -80,8 +82,7 @@ class FastFluxTrainer(Model):
         return image_learning.learnt(photos, name, options, context)
 
     def hosted_train(self, input: FastFluxTraining, context: Context) -> Made:
-        photos = context.file("input_images", input.input_images, folder=True)
-        return self.hosted_from_photos(photos, input, "trained_model", context)
+        return self.learn("hosted", input, TRAINED, context)
 
     def hosted_from_photos(self, photos: Path, input: FastFluxTraining, name: str, context: Context) -> Made:
         """The same there: the photos go as a zip, what comes back is wrapped for the shelf."""

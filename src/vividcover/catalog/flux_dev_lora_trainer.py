@@ -120,6 +120,7 @@ OURS = tuple(FluxDevLoraTraining.model_fields)[tuple(FluxDevLoraTraining.model_f
 
 class FluxDevLoraTrainer(Model):
     name: ClassVar[str] = NAME
+    together: ClassVar[str] = "flux"
     description: ClassVar[str] = "Train an image model from photos, as the FLUX.1 [dev] LoRA trainer is called."
     Input: ClassVar[type[Inputs]] = FluxDevLoraInput
     TrainingInput: ClassVar[type[Inputs] | None] = FluxDevLoraTraining

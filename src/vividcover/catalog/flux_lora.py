@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from vividcover import provenance
-from vividcover.catalog import drawing, shelf
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog import drawing, loras, shelf
+from vividcover.catalog.contract import Context, Inputs, Made, Model, secret, uri
 from vividcover.catalog.pictures import fitting, opened
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import ParameterError
@@ -26,12 +26,13 @@ Ratio = Literal["1:1", "16:9", "21:9", "3:2", "2:3", "4:5", "5:4", "3:4", "4:3",
 
 NO_NETWORK = "the classic engine has no diffusion network"
 NOTHING_TO_CHECK = "the classic engine shows only what is in the photos; there is nothing to check"
+NO_LORA = "the classic engine's image models are no LoRAs of these sites"
 ONE_MODEL = "the classic engine uses one image model at a time"
 CLASSIC_IGNORES = {
     "image": "the classic engine composes a new scene; it has no image-to-image mode",
     "mask": "the classic engine has no inpainting",
     "num_inference_steps": NO_NETWORK, "model": NO_NETWORK, "guidance_scale": NO_NETWORK,
-    "prompt_strength": NO_NETWORK, "go_fast": NO_NETWORK,
+    "prompt_strength": NO_NETWORK, "go_fast": NO_NETWORK, "hf_api_token": NO_LORA, "civitai_api_token": NO_LORA,
     "extra_lora": ONE_MODEL, "extra_lora_scale": ONE_MODEL,
     "disable_safety_checker": NOTHING_TO_CHECK, "safety_tolerance": NOTHING_TO_CHECK, "more_loras": ONE_MODEL,
     "extra_lora_mask": ONE_MODEL, "lora_mask": "the classic engine puts the person where the scene has room",
@@ -69,6 +70,9 @@ class FluxLoraInput(Inputs):
     extra_lora: str | None = Field(default=None, description="A second LoRA.")
     extra_lora_scale: float = Field(default=1.0, ge=-1, le=3, description="How strongly the second LoRA is applied.")
     go_fast: bool = Field(default=False, description="Quantised, faster.")
+    lora_weights: str | None = Field(default=None, description="Another name for replicate_weights.")
+    hf_api_token: str | None = secret("Token for Hugging Face, for a LoRA there that asks for one.")
+    civitai_api_token: str | None = secret("Token for Civitai, likewise.")
     disable_safety_checker: bool = Field(default=False, description="Skip the safety checker.")
     # what follows is not part of the published models
     more_loras: str | None = Field(
@@ -88,6 +92,7 @@ class FluxLoraInput(Inputs):
     )
 
 
+WEIGHTS = ("replicate_weights", "lora_weights", "hf_api_token", "civitai_api_token")
 OURS = (
     "more_loras", "lora_mask", "extra_lora_mask", "image_prompt", "image_prompt_strength", "prompt_upsampling",
     "safety_tolerance", "text_length", "block_cache",
@@ -96,6 +101,7 @@ OURS = (
 
 class FluxLora(Model):
     name: ClassVar[str] = "vividcover/flux-lora"
+    together: ClassVar[str] = "flux"
     description: ClassVar[str] = "Pictures from a trained image model."
     Input: ClassVar[type[Inputs]] = FluxLoraInput
     output: ClassVar[Literal["file", "files", "text"]] = "files"
@@ -104,7 +110,7 @@ class FluxLora(Model):
     }  # fmt: skip
 
     def reader(self, input: FluxLoraInput, context: Context) -> tuple[str, str] | None:
-        return shelf.engine_of("image", input.replicate_weights, context)
+        return shelf.engine_of("image", input.replicate_weights or input.lora_weights, context)
 
     def neural_lacks(self, settings: Settings, input: FluxLoraInput | None = None, training: bool = False) -> str:
         if input is None:
@@ -148,20 +154,20 @@ class FluxLora(Model):
 
     def _loras(self, input: FluxLoraInput, masks: Mapping[str, Path], context: Context) -> list[drawing.Worn]:
         """The trained model, the second one, and any more, as they are to be drawn with."""
-        worn = [drawing.Worn(drawing.lora(self._weights(input), context), input.lora_scale, masks.get("lora_mask"))]
+        first = input.replicate_weights or input.lora_weights
+        named = [(first, input.lora_scale, masks.get("lora_mask"))] if first else []
         if input.extra_lora:
-            second = drawing.lora(input.extra_lora, context)
-            worn.append(drawing.Worn(second, input.extra_lora_scale, masks.get("extra_lora_mask")))
-        for reference, scale in several(input.more_loras or ""):
-            worn.append(drawing.Worn(drawing.lora(reference, context), scale))
-        return worn
+            named.append((input.extra_lora, input.extra_lora_scale, masks.get("extra_lora_mask")))
+        named += [(reference, scale, None) for reference, scale in several(input.more_loras or "")]
+        tokens = (input.hf_api_token or "", input.civitai_api_token or "")
+        return [drawing.Worn(loras.lora(one, context, *tokens), scale, mask) for one, scale, mask in named]
 
     def hosted(self, input: FluxLoraInput, context: Context) -> Made:
         from vividcover.catalog import remote
 
         trained = shelf.take("image", self._weights(input), context)
         remote.demand_hosted(trained)
-        values = {k: v for k, v in remote.values_of(input).items() if k not in (*OURS, "replicate_weights")}
+        values = {k: v for k, v in remote.values_of(input).items() if k not in (*OURS, *WEIGHTS)}
         values = remote.with_files(input, values, context, self.media)
         done = remote.run(self, values, context, reference=str(trained.card["version"]))
         return remote.made(self, remote.marked(self, done, context, input.seed))
@@ -174,9 +180,9 @@ class FluxLora(Model):
         return Made([s.path(s.meta["file"]) for s in stills], details={"stills": reports})
 
     def _weights(self, input: FluxLoraInput) -> str:
-        if not input.replicate_weights:
+        if not (weights := input.replicate_weights or input.lora_weights):
             raise ParameterError("replicate_weights is required.", "Give the name or file of a trained image model.")
-        return input.replicate_weights
+        return weights
 
     def still(self, input: FluxLoraInput, seed: int, width: int, height: int, context: Context) -> StageResult:
         """One picture, as the stage that made it; meta has `file` and `report`."""

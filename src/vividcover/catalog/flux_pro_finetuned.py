@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover import provenance
-from vividcover.catalog import drawing, shelf
+from vividcover.catalog import drawing, loras, shelf
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import NO_NETWORK, SIZES, FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.pictures import GRID, LARGEST, SMALLEST, filled, fitting, opened, where
@@ -130,6 +130,7 @@ class Finetuned(Model):
     """What all five have in common: a finetune_id, and FLUX with it where the neural engine draws."""
 
     base: ClassVar[drawing.Kind] = "dev"
+    together: ClassVar[str] = "flux"
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return shelf.engine_of("image", input.finetune_id, context)
@@ -144,7 +145,7 @@ class Finetuned(Model):
         if prompt := getattr(input, "image_prompt", None):
             more["redux"] = context.file("image_prompt", prompt)
         numbers = {"tolerance": input.safety_tolerance} | more.pop("numbers", {})
-        worn = drawing.Worn(drawing.lora(input.finetune_id, context), input.finetune_strength)
+        worn = drawing.Worn(loras.lora(input.finetune_id, context), input.finetune_strength)
         return drawing.Wish(
             self.base, input.prompt, input.seed, *size, steps=getattr(input, "steps", None),
             guidance=getattr(input, "guidance", None), loras=(worn,), more=numbers,

@@ -56,6 +56,7 @@ class FluxProTraining(Inputs):
 
 class FluxProTrainer(Model):
     name: ClassVar[str] = "black-forest-labs/flux-pro-trainer"
+    together: ClassVar[str] = "flux"
     description: ClassVar[str] = (
         "Train an image model from photos; gives the finetune_id that flux-pro-finetuned takes."
     )

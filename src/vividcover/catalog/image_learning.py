@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vividcover.catalog import drawing, engines, trainings
+from vividcover.catalog import drawing, engines, loras, trainings
 from vividcover.catalog.contract import Context, Made
 from vividcover.catalog.steps import files_of
 from vividcover.errors import ParameterError
@@ -51,6 +51,7 @@ def learnt(
     names = [f"{i}#{f.name}" for i, f in enumerate(files_of([photos]))] if photos.is_dir() else []
 
     def compute(stage: Stage) -> None:
+        drawing.put_away(context)
         learn = _way(full)
         with trainings.alone(context.workspace.root, f"{name}-{digest[:16]}", stage) as work:
             stage.meta["report"] = learn(
@@ -86,11 +87,11 @@ def adopted(reference: str, name: str, trigger_word: str, context: Context) -> M
     from vividcover.image.flux.package import card, read_package, write_package
     from vividcover.weights import Shelf
 
-    source = drawing.lora(reference, context)
+    source = loras.lora(reference, context)
     config = read_config(base_files("dev", Shelf(context.settings.weights)).transformer)
 
     def compute(stage: Stage) -> None:
-        lora, known = read_package(drawing.lora_file(source, context), config)
+        lora, known = read_package(loras.lora_file(source, context), config)
         for note in lora.notes:
             stage.note(note)
         told = card(

@@ -48,7 +48,8 @@ REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}/[A-Za-z0-9][\w.-]{0,63}(:[0-9a-
 # fields whose text may name a trained model on this server (owner/name), link to one, or contain one
 TAKES_MODEL: dict[str, media.Kind] = {
     "voice": "voice model", "rvc_model": "voice model", "custom_rvc_model_download_url": "voice model",
-    "replicate_weights": "image model", "extra_lora": "image model", "finetune_id": "image model",
+    "replicate_weights": "image model", "lora_weights": "image model", "extra_lora": "image model",
+    "finetune_id": "image model",
 }  # fmt: skip
 LISTS = frozenset({"more_loras"})  # texts that name several image models, each with its scale
 COVER_MODEL: media.Kind = "image model"  # of the field `image` where it is a text, as in vividcover/cover

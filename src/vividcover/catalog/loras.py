@@ -1,0 +1,72 @@
+"""The LoRA that somebody names: on the shelf, in a file, behind a link, or on a page of a site for LoRAs.
+
+worn = lora("vivi", context)                              # also a path, a link, huggingface.co/owner/name, …
+path = lora_file(worn, context)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vividcover.catalog import shelf
+from vividcover.catalog.contract import Context
+from vividcover.errors import ParameterError
+from vividcover.workspace import Stage
+
+LONGEST = 300  # characters of a reference in a record; a data: link is longer
+
+
+def lora(reference: str, context: Context, hub: str = "", civitai: str = "") -> shelf.Trained:
+    """The trained model behind a name, a path, a link, or a page of Hugging Face, Civitai or Replicate.
+
+    `hub`, `civitai`: the caller's own tokens there.
+    """
+    if not _elsewhere(reference, context):
+        return shelf.take("image", reference, context)
+    path = context.used(reference[:LONGEST], reference[:LONGEST], brought(reference, context, hub, civitai))
+    return shelf.taken("image", path, context)
+
+
+def _elsewhere(reference: str, context: Context) -> bool:
+    """Whether it names a LoRA by its page on another site, which tells where the file is."""
+    from vividcover.image.flux import sources
+    from vividcover.song.fetch import is_link
+
+    if context.resolve and context.resolve(reference):
+        return False
+    if reference.startswith("data:"):
+        return True
+    if is_link(reference):
+        return sources.plan(reference, allow=context.settings.private_endpoints).site != "the web"
+    here = not context.resolve and Path(reference).expanduser().exists()
+    return not here and ("/" in reference or reference.startswith("urn:"))
+
+
+def brought(reference: str, context: Context, hub: str = "", civitai: str = "") -> Path:
+    """The file behind such a name, fetched once."""
+    from vividcover.image.flux import sources
+
+    place = context.settings
+    # on a server a stranger's reference is not looked up with the operator's tokens
+    ours = ("", "") if context.resolve else (place.hf_token, place.civitai_token)
+    tokens = sources.Tokens(hub=hub or ours[0], civitai=civitai or ours[1])
+
+    def compute(stage: Stage) -> None:
+        found = sources.bring(reference, stage.folder, tokens=tokens, reporter=stage, allow=place.private_endpoints)
+        stage.meta["file"] = found.name
+
+    done = context.stage("image/fetch", version=1, inputs={}, params={"reference": reference}, compute=compute)
+    return done.path(done.meta["file"])
+
+
+def lora_file(trained: shelf.Trained, context: Context) -> Path:
+    """The LoRA's file behind a trained image: itself, or what is inside one that was trained on the hosted engine."""
+    from vividcover.catalog import remote
+
+    engine = trained.card.get("engine")
+    if engine == "classic":
+        raise ParameterError(
+            f"The image {trained.name!r} was trained by the classic engine: it has no LoRA.",
+            "Use --engine classic, or train it with --engine neural.",
+        )
+    return remote.unwrapped(trained, context) if engine == "hosted" else trained.path
