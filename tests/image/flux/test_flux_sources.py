@@ -199,7 +199,21 @@ def test_a_site_that_wants_a_token_is_named_with_the_setting_that_holds_it(tmp_p
         bring("o/m", tmp_path, fetch=Site({LISTING: 429}))
 
 
-@pytest.mark.parametrize("answer", [b"<html>", b"[]", b"{", b"{}"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[]",
+        b"{",
+        b"{}",
+        b"5",
+        b'{"siblings": 5, "modelVersions": 5}',
+        b'{"siblings": [5]}',
+        b'{"modelVersions": [{"baseModel": "Flux.1 D", "files": [{"type": "Model", "name": "a.tar", "hashes": [],'
+        b'"downloadUrl": "https://civitai.com/x"}]}], "siblings": [{"rfilename": ["a"]}]}',
+        b"\xff",
+    ],
+)
 def test_an_answer_that_makes_no_sense_is_refused(tmp_path: Path, answer: bytes) -> None:
     for reference, api in (("o/m", LISTING), ("civitai.com/models/5",) * 2):
         link = api if "://" in api else "https://civitai.com/api/v1/models/5"

@@ -105,15 +105,14 @@ def plan(reference: str, tokens: Tokens | None = None, allow: Collection[Endpoin
 
 def choose(asked: Plan, answer: bytes, tokens: Tokens | None = None) -> Plan:
     """The file, from what the site answered about the model. Raises `ModelFileError`: none, several, another base."""
+    chosen = _chosen_civitai if asked.site == "Civitai" else _chosen_hub
     try:
-        found = json.loads(answer)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        raise LinkError(f"{asked.site} said nothing that can be read about {asked.name}.", "Try again later.")
-    if asked.site == "Civitai":
-        return _chosen_civitai(asked, found, tokens or Tokens())
-    return _chosen_hub(asked, found, tokens or Tokens())
+        return chosen(asked, json.loads(answer), tokens or Tokens())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LinkError(
+            f"{asked.site} said nothing that can be read about {asked.name}.",
+            "Try again later, or give a link to a file.",
+        ) from error
 
 
 def bring(
