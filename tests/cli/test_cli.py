@@ -144,7 +144,7 @@ def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:
     _, out, _ = call("doctor", "--json")
     rows = {r["part"]: r["works"] for r in json.loads(out)}
     assert rows["codecs"] == rows["libraries"] == rows["data folder"] == "yes"
-    assert rows["engine neural"] == "no"
+    assert rows["neural voices"] == rows["neural images"] == "no"
 
 
 def entered(*words: str) -> tuple[int, str, str]:

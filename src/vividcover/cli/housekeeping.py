@@ -145,18 +145,42 @@ def _shelf(kind: Any) -> str:
     return ", ".join(t.name for t in shelf.listed(kind, settings())) or "none trained yet"
 
 
-def _neural() -> str:
-    """Packages, device, and the weights for voices; pictures and portraits have no neural engine yet."""
-    from vividcover import tensors, weights
+def _neural_voices() -> str:
+    """Packages, device, and the weights for voices."""
+    from vividcover import weights
     from vividcover.catalog import engines
     from vividcover.settings import settings
 
-    wanted = weights.select(group="voice")
-    if lacks := engines.missing(settings(), wanted):
-        raise VividCoverError(f"{lacks[:1].upper()}{lacks[1:]}.", "The classic engine serves every model without it.")
-    device = tensors.pick_device(settings().device)
+    _demand(weights.select(group="voice"))
     begins = engines.missing(settings(), weights.select(group="pretraining"))
-    return f"sings RVC voices on {device}" + ("" if begins else ", and trains them")
+    return f"sings RVC voices on {_device()}" + ("" if begins else ", and trains them")
+
+
+def _neural_images() -> str:
+    """The same for pictures; a portrait has no neural engine yet."""
+    from vividcover.catalog import drawing, engines
+    from vividcover.settings import settings
+
+    place = settings()
+    _demand(drawing.base_nets(place))
+    unchecked = engines.missing(place, drawing.GUARDS)
+    draws = "draws with FLUX LoRAs" if not unchecked else f"draws only with the safety check switched off: {unchecked}"
+    return f"trains FLUX LoRAs on {_device()}, and {draws}"
+
+
+def _demand(nets: Any) -> None:
+    from vividcover.catalog import engines
+    from vividcover.settings import settings
+
+    if lacks := engines.missing(settings(), nets):
+        raise VividCoverError(f"{lacks[:1].upper()}{lacks[1:]}.", "The classic engine serves every model without it.")
+
+
+def _device() -> str:
+    from vividcover import tensors
+    from vividcover.settings import settings
+
+    return str(tensors.pick_device(settings().device))
 
 
 def _hosted() -> str:
@@ -173,5 +197,5 @@ CHECKS: dict[str, Any] = {
     "python": _python, "libraries": _libraries, "codecs": _codecs, "data folder": _home, "face nets": _faces,
     "voices": lambda: _shelf("voice"), "images": lambda: _shelf("image"),
     "engine classic": lambda: "serves every model",
-    "engine neural": _neural, "engine hosted": _hosted,
+    "neural voices": _neural_voices, "neural images": _neural_images, "engine hosted": _hosted,
 }  # fmt: skip
