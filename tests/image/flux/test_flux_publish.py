@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import lora_making
 from vividcover.errors import Canceled, EngineError, ForbiddenError, NotFoundError, ParameterError, VividCoverError
 from vividcover.image.flux.config import DEV, targets
 from vividcover.image.flux.lorafile import Lora, Pair, read_lora
@@ -230,6 +231,13 @@ def test_the_model_card_says_what_a_reader_needs_and_cannot_be_written_over_by_a
     dev = model_card({"name": "x"}, [])
     assert 'license_name: "flux-1-dev-non-commercial-license"' in dev
     assert "Non-Commercial" in dev
+
+
+def test_what_was_trained_on_a_flux_of_ones_own_is_published_as_it_is(tmp_path: Path) -> None:
+    about = card("own", trigger_word="OWN1", type="style", consent="", base="dev", rank=4, steps=1, licence="mine",
+                 commercial=None, dataset_sha256="")  # fmt: skip
+    tar = write_package(tmp_path / "own.tar", lora_making.lora(), about, {}, config=lora_making.TINY)
+    assert read_lora(contents(tar)["lora.safetensors"], lora_making.TINY).rank == 4
 
 
 def test_a_lora_of_others_can_be_published_too(tmp_path: Path, package: Path) -> None:

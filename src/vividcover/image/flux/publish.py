@@ -20,8 +20,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from vividcover.errors import EngineError, ForbiddenError, NotFoundError, ParameterError
-from vividcover.image.flux.package import FOLDER, LORA, SETTINGS, members_of, read_package
+from vividcover.image.flux.package import FOLDER, FORMAT, HINT, LORA, SETTINGS, members_of, read_package
 from vividcover.patience import Patient
+from vividcover.trained import read_card
 from vividcover.weights.licences import licence_of
 from vividcover.workspace import Reporter, Silent
 
@@ -88,23 +89,22 @@ def publish(
 
 
 def contents(package: Path, *, samples: bool = True) -> dict[str, bytes]:
-    """The files of the repository, by their paths in it. Raises `ModelFileError`."""
-    lora, card = read_package(package)
+    """The files of the repository, by their paths in it. A LoRA that is not ours is read first, whole.
+
+    Raises `ModelFileError`.
+    """
+    card = read_card(package, "image", HINT)
+    if card.get("format") != FORMAT:
+        lora, card = read_package(package)
+        card = {"base": lora.base, "rank": lora.rank, **card}
     packed = members_of(package)
     files = {FILE: packed.pop(LORA, None) or _lora_bytes(package, packed)}
     if SETTINGS in packed:
         files["config.yaml"] = packed[SETTINGS]
-    pictures = [name for name in sorted(packed) if name.startswith(f"{FOLDER}/samples/")][
-        : MOST_SAMPLES if samples else 0
-    ]
-    files |= {f"images/{PurePosixPath(name).name}": packed[name] for name in pictures}
-    images = [name for name in files if name.startswith("images/")]
-    about = {
-        "base": lora.base,
-        "rank": lora.rank,
-        **{key: value for key, value in card.items() if value not in ("", None)},
-    }
-    files[README] = model_card(about, images).encode()
+    pictures = [name for name in sorted(packed) if name.startswith(f"{FOLDER}/samples/")]
+    for name in pictures[: MOST_SAMPLES if samples else 0]:
+        files[f"images/{PurePosixPath(name).name}"] = packed[name]
+    files[README] = model_card(card, [name for name in files if name.startswith("images/")]).encode()
     return files
 
 
