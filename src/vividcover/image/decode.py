@@ -6,6 +6,8 @@ Memory stays bounded: huge JPEGs are decoded at reduced size, other huge picture
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import threading
 import warnings
@@ -28,7 +30,7 @@ SUFFIXES = {
     ".ppm", ".tga", ".jp2", ".ico", ".psd", ".mpo", ".apng",
 }  # fmt: skip
 FORMATS = (
-    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "PSD",
+    "JPEG", "MPO", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "AVIF", "PPM", "TGA", "JPEG2000", "ICO", "PSD", "HEIF",
 )  # fmt: skip  # of Pillow; it knows others too, some of which start programs (EPS)
 RAW = {".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".rw2", ".srw"}  # what cameras' sensors saw
 ORIENTATION = 0x0112  # EXIF's tag; its values are CIPA DC-008, 4.6.5
@@ -82,7 +84,7 @@ def decode(file: Path, limits: Limits) -> Decoded:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what damaged files make Pillow say, the errors are enough
-            size, pixels, alpha = _read(file, limits, notes)
+            size, pixels, alpha = _read(file, limits, notes, heic=_is_heic(head))
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -98,9 +100,13 @@ def decode(file: Path, limits: Limits) -> Decoded:
     return Decoded(pixels, size, tuple(notes), alpha)
 
 
-def _read(file: Path, limits: Limits, notes: list[str]) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any] | None]:
+def _read(
+    file: Path, limits: Limits, notes: list[str], *, heic: bool
+) -> tuple[tuple[int, int], NDArray[Any], NDArray[Any] | None]:
     """(size as given, sRGB uint8 [H,W,3], alpha). Raises whatever Pillow raises."""
     Image.init()
+    if heic:  # a library of its own, which is not ours to install
+        importlib.import_module("pillow_heif").register_heif_opener()
     with _our_limits():
         image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
     with image:
@@ -130,17 +136,21 @@ def _head(file: Path) -> bytes:
 def _refuse_by_head(file: Path, head: bytes) -> None:
     if not head:
         raise ImageError("the file is empty (0 bytes)")
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC:
-        raise ImageError("a HEIC photo, which cannot be read here: save it as JPEG first")
+    if _is_heic(head) and importlib.util.find_spec("pillow_heif") is None:
+        raise ImageError("a HEIC photo: save it as JPEG first, or install what reads it (`pip install pillow-heif`)")
     if file.suffix.lower() in RAW:  # what Pillow finds in these is a preview
         raise ImageError("a camera's raw file, which cannot be read here: save it as JPEG first")
+
+
+def _is_heic(head: bytes) -> bool:
+    return head[4:8] == b"ftyp" and head[8:12] in HEIC
 
 
 def _looks_like_picture(file: Path) -> bool:
     head = _head(file)
     starts = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"BM", b"II*\x00", b"MM\x00*")
     webp = head[:4] == b"RIFF" and head[8:12] == b"WEBP"
-    return head.startswith(starts) or webp or (head[4:8] == b"ftyp" and head[8:12] in (*HEIC, b"avif", b"avis"))
+    return head.startswith(starts) or webp or _is_heic(head) or head[4:12] in (b"ftypavif", b"ftypavis")
 
 
 def _what(head: bytes) -> str:
