@@ -241,6 +241,21 @@ def test_the_metadatas_patterns_and_rslora_count(tmp_path: Path) -> None:
     assert {pair.scale for pair in rslora.values()} == {8 / 4**0.5}
 
 
+def test_where_alphas_are_missing_the_scale_is_1_as_in_every_program_and_a_doubt_is_said(tmp_path: Path) -> None:
+    bare = {name: tensor for name, tensor in kohya(lora()).items() if not name.endswith(".alpha")}
+    found = read_lora(save(bare), TINY)
+    assert (off(lora(), found), found.notes) == (0, [])
+    save_file(bare, str(tmp_path / "x.safetensors"), {"ss_network_alpha": "1.0", "ss_network_dim": "16"})
+    found = read_lora(tmp_path / "x.safetensors", TINY)
+    assert off(lora(), found) == 0
+    assert "alpha 1.0 for rank 16: used as it is, with scale 1" in found.notes[0]
+
+
+def test_a_layer_that_is_written_as_a_convolution_of_one_pixel_is_a_layer() -> None:
+    state = {name: tensor[..., None, None].contiguous() for name, tensor in peft(lora()).items()}
+    assert off(lora(), read_lora(save(state), TINY)) == 0
+
+
 def test_pefts_own_file_takes_its_scale_from_the_settings_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "adapter_model.safetensors"
     save_file(peft(lora(), prefix="base_model.model."), str(path))
