@@ -26,6 +26,7 @@ class Rope:
     cos: Tensor  # [L, head_dim / 2] float32
     sin: Tensor
     turns: Tensor  # complex64: both in one
+    back: Tensor  # complex64: the same turns the other way round
 
     @classmethod
     def of(cls, ids: Tensor, axes: tuple[int, int, int], theta: float) -> Rope:
@@ -37,7 +38,7 @@ class Rope:
             angles.append(torch.outer(ids[:, axis].to(wide), speeds))
         angle = torch.cat(angles, -1)
         cos, sin = angle.cos().float(), angle.sin().float()
-        return cls(cos, sin, torch.complex(cos, sin))
+        return cls(cos, sin, torch.complex(cos, sin), torch.complex(cos, -sin))
 
 
 # --- norms and gates ----------------------------------------------------------------------------------------------
@@ -73,7 +74,7 @@ def heads_of(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[Tensor
     if torch.compiler.is_compiling():
         return heads_plainly(x, heads, weights, rope)
     if torch.is_grad_enabled() and (x.requires_grad or weights.requires_grad):
-        found: Any = _Heads.apply(x, heads, weights, rope.turns)  # type: ignore[no-untyped-call]
+        found: Any = _Heads.apply(x, heads, weights, rope.turns, rope.back)  # type: ignore[no-untyped-call]
         q, k, v, rest = found
         return q, k, v, rest
     y, _ = _normed(x, heads, weights)
@@ -121,18 +122,20 @@ class _Heads(torch.autograd.Function):
     """`heads_of` that keeps nothing but its input and the lengths."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, heads: int, weights: Tensor, turns: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, x: Tensor, heads: int, weights: Tensor, turns: Tensor, back: Tensor
+    ) -> tuple[Tensor, ...]:  # fmt: skip
         y, short = _normed(x, heads, weights)
         torch.view_as_complex(y).mul_(turns[:, None, None])
         ctx.heads = heads
-        ctx.save_for_backward(x, short, weights, turns)
+        ctx.save_for_backward(x, short, weights, back)
         ctx.set_materialize_grads(False)
         return _parts(x, y, heads)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        x, short, weights, turns = ctx.saved_tensors
+        x, short, weights, turns = ctx.saved_tensors  # turns the other way round
         b, tokens, _ = x.shape
         heads, d = ctx.heads, weights.shape[-1]
         h = heads * d
@@ -144,7 +147,7 @@ class _Heads(torch.autograd.Function):
         _put(out[..., 2 * h : 3 * h].view(b, tokens, heads, d), grads[2], transposed=True)
         _put(out[..., 3 * h :], grads[3])
 
-        torch.view_as_complex(back.view(*back.shape[:-1], d // 2, 2)).mul_(turns.conj()[:, None, None])
+        torch.view_as_complex(back.view(*back.shape[:-1], d // 2, 2)).mul_(turns[:, None, None])
         seen = x[..., : 2 * h].view(b, tokens, 2, heads, d)
         seen = seen if x.dtype == torch.float32 else seen.float()
         for_weights = None
@@ -155,7 +158,7 @@ class _Heads(torch.autograd.Function):
         back.addcmul_(seen, along).mul_(short)
         if back is not both:
             both.copy_(back)
-        return out if ctx.needs_input_grad[0] else None, None, for_weights, None
+        return out if ctx.needs_input_grad[0] else None, None, for_weights, None, None
 
 
 def _put(where: Tensor, grad: Tensor | None, transposed: bool = False) -> None:
