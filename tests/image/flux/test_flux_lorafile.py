@@ -265,6 +265,11 @@ def test_pefts_own_file_takes_its_scale_from_the_settings_beside_it(tmp_path: Pa
     assert {pair.alpha for name, pair in found.pairs.items() if not name.endswith("to_q")} == {8}
     assert found.pairs["transformer_blocks.0.attn.to_q"].alpha == 2
     assert found.notes == []
+    save_file(bfl(lora(), "base_model.model."), str(path))  # fal's: fused layers with one alpha for all
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 12, "lora_alpha": 6, "alpha_pattern": {"qkv": 3}}))
+    found = read_lora(path, TINY)
+    assert found.pairs["transformer_blocks.1.attn.to_out.0"].scale == 6 / 4
+    assert found.pairs["transformer_blocks.1.attn.add_k_proj"].scale == 3 / 12
 
 
 def test_a_scale_that_cannot_be_known_is_refused(tmp_path: Path) -> None:

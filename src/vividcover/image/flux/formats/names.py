@@ -29,12 +29,15 @@ class Style:
     modules: Callable[[FluxConfig], dict[str, Covers]]
     whole: Callable[[FluxConfig], dict[str, str]] = lambda config: {}
 
+    def module(self, stem: str, table: dict[str, Covers]) -> str | None:
+        """The module in a key without its part; None: not this style, or not this network."""
+        names = (stem[len(prefix) :] for prefix in self.prefixes if stem.startswith(prefix))
+        return next((name for name in names if name in table), None)
+
     def find(self, stem: str, table: dict[str, Covers]) -> Covers | None:
-        """The layers behind a key without its part; None: not this style, or not this network."""
-        for prefix in self.prefixes:
-            if stem.startswith(prefix) and (found := table.get(stem[len(prefix) :])) is not None:
-                return found
-        return None
+        """The layers behind a key without its part; None as above."""
+        name = self.module(stem, table)
+        return None if name is None else table[name]
 
 
 @cache

@@ -124,14 +124,11 @@ def _alphas(file: File, style: Style, table: dict[str, Covers]) -> dict[str, flo
             "their scale cannot be known.",
             "The file was cut or edited: get it again, or ask its maker.",
         )
-    ranks = {}
-    for stem in plain:
-        covers = style.find(stem, table)
-        if covers is not None and len(covers.names) == 1:
-            ranks[covers.names[0]] = (stem, int(file.modules[stem][parts.DOWN].shape[0]))
-    said = diffusers.alphas(file.metadata, {name: rank for name, (_, rank) in ranks.items()})
+    modules = {name: stem for stem in plain if (name := style.module(stem, table)) is not None}
+    ranks = {name: file.modules[stem][parts.DOWN].shape[0] for name, stem in modules.items()}
+    said = diffusers.alphas(file.metadata, ranks)
     for name, alpha in said.items():
-        stem = ranks[name][0]
+        stem = modules[name]
         if stem in given and abs(given[stem] - alpha) > 1e-3 * abs(alpha):
             raise ModelFileError(
                 f"{file.what} contradicts itself: alpha of {name} is {given[stem]:g} in its tensors and {alpha:g} in "
