@@ -345,13 +345,16 @@ def test_without_an_average_the_weights_themselves_come_out(tmp_path: Path) -> N
 
 
 def test_losses_and_looks_are_written_down(tmp_path: Path) -> None:
-    learnt = learn(course(tmp_path / "t", steps=30, sample_every=10), Silent())
+    learnt = learn(course(tmp_path / "t", steps=30, sample_every=10, save_every=15), Silent())
     rows = [json.loads(line) for line in (tmp_path / "t" / "losses.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [10, 20, 30]
-    assert [row["step"] for row in rows if "validation" in row] == [0, 10, 20, 30]
+    assert [row["step"] for row in rows if "validation" in row] == [0, 10, 15, 20, 30]
     assert all(math.isfinite(value) for row in rows for value in row.values())
     assert learnt.validation["after"] < learnt.validation["before"]
-    assert learnt.to_json()["steps_per_second"] > 0
+    told = learnt.to_json()
+    assert told["steps_per_second"] > 0
+    assert [step for step, _ in told["curve"]] == [10, 20, 30]
+    assert [step for step, _ in told["looks"]] == [0, 10, 15, 20, 30]
 
 
 @pytest.mark.parametrize("options", [{}, {"checkpointing": True, "dropout": 0.1}], ids=["plain", "computed twice"])

@@ -62,8 +62,9 @@ class StopsAt(Silent):
 def test_photos_become_a_tar_that_says_all_of_itself(tmp_path: Path) -> None:
     reporter = Silent()
     card = trained(
-        tmp_path, reporter, sample_prompts=("VIVI on stage",), sample_steps=2, sample_size=64, usd_per_second=2.0
-    )
+        tmp_path, reporter, sample_prompts=("VIVI on stage",), sample_steps=2, sample_size=64, usd_per_second=2.0,
+        tensorboard=True,
+    )  # fmt: skip
     with tarfile.open(tmp_path / "vivi.tar") as archive:
         names = archive.getnames()
         assert json.load(archive.extractfile("model.json")) == json.loads(json.dumps(card))  # type: ignore[arg-type]
@@ -89,6 +90,41 @@ def test_photos_become_a_tar_that_says_all_of_itself(tmp_path: Path) -> None:
     assert found["findings"]
     assert found["photos"] == 3
     assert found["device"] == "cpu"
+    (board,) = (tmp_path / "work").glob("training-*/tensorboard/*")
+    assert b"0: VIVI on stage" in board.read_bytes()
+    assert (painted(tmp_path, base, lora) == stock(tmp_path)).all()
+
+
+PAINT: dict[str, Any] = {"prompt": "VIVI on stage", "width": 64, "height": 64}
+
+
+def painted(folder: Path, base: Any, lora: Any) -> Any:
+    """A picture of ours with the LoRA of the tar."""
+    from vividcover.image.flux.generate import Painter
+    from vividcover.image.flux.request import Request
+    from vividcover.image.flux.worn import Wearing
+
+    request = Request(
+        **PAINT, seed=3, steps=3, guidance=3.5, text_length=32, loras=(Wearing(lora, 1.0),), checked=False
+    )  # fmt: skip
+    return Painter(base).paint(request)[0].rgb
+
+
+def stock(folder: Path) -> Any:
+    """The same picture of stock diffusers, which loads the tar's one LoRA by its own."""
+    import numpy as np
+    from diffusers import FluxPipeline
+
+    with tarfile.open(folder / "vivi.tar") as archive:
+        archive.extract("output/flux_train_replicate/lora.safetensors", folder, filter="data")
+    pipeline = FluxPipeline.from_pretrained(str(tiny_flux_folder()))
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.load_lora_weights(str(folder / "output" / "flux_train_replicate"), weight_name="lora.safetensors")
+    made = pipeline(
+        **PAINT, num_inference_steps=3, guidance_scale=3.5, max_sequence_length=32,
+        generator=torch.Generator().manual_seed(3),
+    )  # fmt: skip
+    return np.asarray(made.images[0])
 
 
 def test_sample_pictures_are_those_that_painting_gives() -> None:

@@ -17,7 +17,6 @@ import torch
 
 from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.data import TrainingSet
-from vividcover.image.flux.generate import compile_blocks
 from vividcover.image.flux.log import Board, TensorBoard, WandB
 from vividcover.image.flux.loop import Course, Painter
 from vividcover.image.flux.opening import Base, BaseFiles, open_base
@@ -85,6 +84,8 @@ def course_of(
     if options.compile:
         if device.type != "cuda":
             raise ParameterError(f"Compiling is for CUDA devices, not for {device.type}.", "Leave `compile` out.")
+        from vividcover.image.flux.generate import compile_blocks
+
         compile_blocks(network)
     painter: Painter | None = None
     if options.sample_prompts and rank == 0:

@@ -29,6 +29,7 @@ from vividcover.files import canonical, write_text
 from vividcover.image.flux.timesteps import levels
 from vividcover.tensors import read_tensors, seeded, write_tensors
 
+KEPT = 256  # latents and texts that are kept near: half a gigabyte at most
 EMPTY = 0  # the caption that says nothing, which takes the place of those that are left out
 
 
@@ -95,11 +96,6 @@ class Batch:
     def __len__(self) -> int:
         return len(self.sigma)
 
-    def to(self, device: torch.device) -> Batch:
-        values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {n: None if v is None else v.to(device, non_blocking=True) for n, v in values.items()}
-        return Batch(**moved)
-
     def part(self, start: int, stop: int) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
         parts: dict[str, Any] = {n: None if v is None else v[start:stop] for n, v in values.items()}
@@ -111,7 +107,16 @@ class TrainingSet:
 
     def __init__(self, items: Sequence[Item], captions: Sequence[str], store: Store) -> None:
         self.items, self.captions, self.store = list(items), list(captions), store
-        self._latest = lru_cache(maxsize=64 if store.folder else 0)(self.store.get)
+        self.keep_on(torch.device("cpu"))
+
+    def keep_on(self, device: torch.device) -> None:
+        """Gives batches on this device, where what was used last stays: a photo has 1 MB, a text 4."""
+        self.device = device
+        near = self.store.folder is None and device.type == "cpu"
+        self._latest = lru_cache(maxsize=0 if near else KEPT)(self._on_device)
+
+    def _on_device(self, name: str) -> dict[str, Tensor]:
+        return {key: value.to(self.device) for key, value in self.store.get(name).items()}
 
     def latent(self, number: int) -> Tensor:
         """[16, h, w] float32"""
@@ -142,8 +147,11 @@ class TrainingSet:
         """A batch of which everything is said. `background`: how much counts what lies outside the masks."""
         latents = torch.stack([self.latent(i) for i in ids])
         texts = [self.text(c) for c in captions]
+        drawn = torch.stack([torch.randn(latents.shape[1:], generator=seeded(n)) for n in noise])  # the same everywhere
+        if self.device.type == "cuda":
+            drawn = drawn.pin_memory()  # so that nobody waits for the copy
         return Batch(
-            latents, torch.stack([torch.randn(latents.shape[1:], generator=seeded(n)) for n in noise]), sigma,
+            latents, drawn.to(self.device, non_blocking=True), sigma.to(self.device),
             torch.stack([t[0] for t in texts]), torch.stack([t[1] for t in texts]), self._weight(ids, background),
         )  # fmt: skip
 
@@ -151,7 +159,7 @@ class TrainingSet:
         if background >= 1.0 or not any(self.items[i].masked for i in ids):
             return None
         h, w = self.items[ids[0]].shape
-        masks = [torch.ones(h, w) if (mask := self.mask(i)) is None else mask.float() for i in ids]
+        masks = [torch.ones(h, w, device=self.device) if (mask := self.mask(i)) is None else mask.float() for i in ids]
         weights = torch.stack([background + (1.0 - background) * mask for mask in masks])
         return weights / weights.mean(dim=(1, 2), keepdim=True)  # so that a small face does not learn slower
 

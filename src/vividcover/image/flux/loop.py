@@ -47,6 +47,7 @@ from vividcover.workspace import Reporter
 if TYPE_CHECKING:
     from vividcover.image.flux.options import TrainOptions
 
+CURVE = 100  # points of a report's curve
 WINDOW = 10  # steps whose mean loss is a row of the log; the device is waited for between them
 GATHERED = 64 << 20  # numbers of gradients that processes average in one go
 Painter = Callable[[Patient], Mapping[str, Rgb]]  # pictures by their titles, of the network as it is now
@@ -109,11 +110,16 @@ class Learnt:
 
     @classmethod
     def from_json(cls, job_folder: Path, name: str, values: Mapping[str, Any]) -> Learnt:
-        known = {key: value for key, value in values.items() if key != "steps_per_second"}
+        known = {key: value for key, value in values.items() if key not in ("steps_per_second", "curve", "looks")}
         return cls(job_folder / "loras" / f"{name}.safetensors", **known)
 
     def to_json(self) -> dict[str, Any]:
+        """Without the file; of the history so many points as a curve needs."""
         found = {key: value for key, value in asdict(self).items() if key not in ("file", "history")}
+        rows = [row for row in self.history if "loss" in row]
+        looks = [[int(row["step"]), round(row["validation"], 5)] for row in self.history if "validation" in row]
+        curve = [[int(row["step"]), round(row["loss"], 5)] for row in rows[:: -(-len(rows) // CURVE) or 1]]
+        found |= {"curve": curve, "looks": looks}
         return found | {"steps_per_second": round(self.steps / self.seconds, 4) if self.seconds else 0.0}
 
 
@@ -130,6 +136,7 @@ class _Loop:
         for name in ("states", "loras", "samples"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self.notes: list[str] = []
+        course.lessons.keep_on(course.device)
         self.objective = Objective(course.trainee.network, course.options.guidance, course.device, course.dtype)
         shapes = {i: course.lessons.items[i].shape for i in course.taught}
         self.order = Order(shapes, self.options.batch_size * course.world, self.options.seed)
@@ -139,28 +146,13 @@ class _Loop:
         self._saved = time.monotonic()
 
     def run(self) -> Learnt:
-        state, options = self.state, self.options
-        started = state.seconds
+        started = self.state.seconds
         try:
             with Patient(self.reporter) as patient:  # a cancel does not wait for a step; the state is as before it
-                if not state.history:
-                    self._look(patient)
-                while state.step < self.steps:
-                    began = time.perf_counter()
-                    for group in state.optimizer.param_groups:
-                        group["lr"] = group["base"] * pace(options.schedule, state.step, self.steps, options.warmup)
-                    loss = patient.call(self._gradients, self._ids())
-                    norm = torch.nn.utils.clip_grad_norm_(self._weights(), options.max_grad_norm)
-                    state.optimizer.step()
-                    state.optimizer.zero_grad(set_to_none=True)
-                    state.count(loss, norm)
-                    if state.step % WINDOW == 0 or state.step == self.steps:
-                        self._close_window()
-                    state.seconds += time.perf_counter() - began
-                    self.log.step(state.step)
+                self._keep(patient)
+                while self.state.step < self.steps:
+                    self._step(patient)
                     self._keep(patient)
-                if "validation" not in state.history[-1]:
-                    self._look(patient)
         except Canceled:
             self._save_state(0.0)
             raise
@@ -170,6 +162,20 @@ class _Loop:
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
+    def _step(self, patient: Patient) -> None:
+        state, options, began = self.state, self.options, time.perf_counter()
+        for group in state.optimizer.param_groups:
+            group["lr"] = group["base"] * pace(options.schedule, state.step, self.steps, options.warmup)
+        loss = patient.call(self._gradients, self._ids())
+        norm = torch.nn.utils.clip_grad_norm_(self._weights(), options.max_grad_norm)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.count(loss, norm)
+        if state.step % WINDOW == 0 or state.step == self.steps:
+            self._close_window()
+        state.seconds += time.perf_counter() - began
+        self.log.step(state.step)
+
     def _ids(self) -> list[int]:
         """The step's pictures, of all processes."""
         return self.order.ids(self.state.step)
@@ -178,10 +184,12 @@ class _Loop:
         """Puts the step's gradients beside the weights and returns its loss. Does not touch the state otherwise."""
         rank, world, options = self.course.rank, self.course.world, self.options
         drawn = draws(options.seed, self.state.step, len(ids))
+        if self.course.device.index is not None and self.course.device.type == "cuda":
+            torch.cuda.set_device(self.course.device)  # threads do not take it over from each other
         batch = self.course.lessons.batch(
             ids[rank::world], drawn[rank::world], way=options.timesteps, caption_dropout=options.caption_dropout,
             background=options.background,
-        ).to(self.course.device)  # fmt: skip
+        )  # fmt: skip
         if options.dropout:
             torch.manual_seed(drawn[rank].noise)
         while True:
@@ -279,28 +287,31 @@ class _Loop:
         )
 
     def _keep(self, patient: Patient) -> None:
-        """Writes what is to be kept after this step."""
-        state, options = self.state, self.options
-        last = state.step == self.steps
-        if not last and options.sample_every and state.step % options.sample_every == 0:
-            self._look(patient)
-        if state.step % options.save_every == 0 or last:
+        """What is due at this step and was not done before it was stopped here: a look, a LoRA, a state."""
+        state, options, step = self.state, self.options, self.state.step
+        last = step == self.steps
+        samples = step == 0 or last or (options.sample_every > 0 and step % options.sample_every == 0)
+        due = last or (step > 0 and step % options.save_every == 0)
+        if (samples or due) and not any(row["step"] == step and "validation" in row for row in state.history):
+            self._look(patient, samples)
+        if due:
             self._look_for_faults()
-            if self.course.rank == 0 and not last:
-                self._write(f"{self.course.name}_{state.step:06d}.safetensors")
+            file = self.folder / "loras" / f"{self.course.name}_{step:06d}.safetensors"
+            if self.course.rank == 0 and not last and not file.exists():
+                self._write(file.name)
                 self._prune()
-            self._save_state(0.0)
-        self._save_state(options.state_seconds)
+        if step:
+            self._save_state(0.0 if due else options.state_seconds)
 
-    def _look(self, patient: Patient) -> None:
-        """The loss on fixed noise, and the sample pictures, of the average."""
+    def _look(self, patient: Patient, samples: bool) -> None:
+        """The loss on fixed noise, and the sample pictures if they are due, of the average."""
         state, network = self.state, self.trainee.network
         pictures: Mapping[str, Rgb] = {}
         try:
             with state.averaged():  # a cancel leaves it at once; what is still computed then is thrown away
                 network.eval()
                 losses = [patient.call(self._loss_at, point) for point in self.tests]
-                if self.course.painter and self.course.rank == 0:
+                if samples and self.course.painter and self.course.rank == 0:
                     pictures = self.course.painter(patient)
         finally:
             network.train(self.options.dropout > 0)
@@ -316,7 +327,7 @@ class _Loop:
         lessons = self.course.lessons
         captions = [lessons.items[point.item].caption]
         batch = lessons.given([point.item], torch.tensor([point.sigma]), [point.noise], captions)
-        return float(self.objective.losses(batch.to(self.course.device)))
+        return float(self.objective.losses(batch))
 
     def _write(self, name: str) -> Path:
         with self.state.averaged():
@@ -341,7 +352,6 @@ class _Loop:
         )  # fmt: skip
         if self.course.rank == 0:
             self._write(file.name)
-            self.state.save(self.folder / "states", self.course.key)
             write_text(self.folder / "learnt.json", canonical(learnt.to_json() | {"history": learnt.history}))
         return learnt
 

@@ -157,7 +157,7 @@ def table(config: FluxConfig, options: TrainOptions) -> list[dict[str, Any]]:
     return rows
 
 
-# --- when it was too bold -----------------------------------------------------------------------------------------------
+# --- when it was too bold ---------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
