@@ -161,7 +161,7 @@ def _told(answer: httpx.Response) -> str:
     """The hash that the hub names for a file that nobody else has published one of: sha256, git's, or none."""
     for name in ("x-linked-etag", "etag"):
         for hop in (*answer.history, answer):
-            value: str = hop.headers.get(name, "").strip('"').lower()
+            value: str = hop.headers.get(name, "").removeprefix("W/").strip('"').lower()
             if re.fullmatch(r"[0-9a-f]{64}|[0-9a-f]{40}", value):
                 return value
     return ""
