@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,39 @@ def test_a_person_s_captions_leave_out_what_makes_the_person(said: str, gone: tu
         ("A digital painting of a castle on a hill, in the style of Van Gogh.", "A castle on a hill"),
         ("The image is a black and white illustration of two foxes. The style is whimsical.", "Two foxes"),
         ("A lighthouse by the sea, painted in a loose impressionist style", "A lighthouse by the sea"),
+        (
+            "The image is an abstract painting of a city. It is painted with bold lines. The colors used are blue.",
+            "A city",
+        ),
+        ("A vibrant, colorful digital illustration of a fox, with bold brush strokes", "A fox"),
+        ("This vintage-style poster depicts a train crossing a bridge", "A train crossing a bridge"),
     ],
 )
 def test_a_style_s_captions_leave_out_the_style(said: str, made: str) -> None:
     assert compose(said, Wording("ZIKI", "style")) == f"{made}, in the style of ZIKI"
+
+
+@pytest.mark.parametrize(
+    ("said", "made"),
+    [
+        ("A woman with brown hair and a red scarf walks on a beach", "a woman with a red scarf walks on a beach"),
+        ("A man with a beard and glasses wearing a suit", "a man with glasses wearing a suit"),
+        ("A woman with her long hair blowing in the wind stands on a pier", "a woman stands on a pier"),
+        ("They have brown hair and are sitting at a table", "they are sitting at a table"),
+        ("A white woman in a black dress beside a white car", "a woman in a black dress beside a white car"),
+        ("She has a white towel around her hair", "she has a white towel around her hair"),
+    ],
+)
+def test_what_is_said_beside_the_person_s_looks_stays(said: str, made: str) -> None:
+    assert compose(said, Wording("VIVI")) == f"VIVI, {made}"
+
+
+def test_no_description_takes_long_to_clean() -> None:
+    began = time.process_time()
+    for words in ("long, black and ", "with hair and ", "she has long hair, ", "digital ", "in a vivid ", "young "):
+        for kind in ("subject", "style"):
+            compose(words * 300, Wording("VIVI", kind))
+    assert time.process_time() - began < 5
 
 
 def test_a_product_s_and_a_general_caption_say_what_was_said() -> None:

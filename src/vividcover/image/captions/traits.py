@@ -54,35 +54,54 @@ def _any(words: tuple[str, ...]) -> str:
 _LOOKS = rf"(?:{_any(LOOKS)}(?:\s*,\s*|\s+and\s+|\s+))+"
 _FEATURE = rf"(?:(?:a|an|her|his|their|its|the)\s+)?(?:{_LOOKS})?{_any(FEATURES)}\b"
 _FEATURES = rf"{_FEATURE}(?:(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+){_FEATURE})*"
-_WORN = "falling|tied|pulled|styled|swept|framing|cascading|hanging|worn"
-_WHERE = rf"(?:\s+(?:that|which|{_WORN})\s+[^,.;]*)?"
+_WORN = "falling|tied|pulled|styled|swept|framing|cascading|hanging|worn|blowing|flying|waving|covering"
+_PLACE = (
+    r"(?:\s+(?:in|into|over|on|onto|around|down|behind|by|across|to)(?:\s+(?:the|an?|her|his|their|one))?"
+    r"(?:\s+(?:loose|high|low|messy|neat|soft))?\s+\w+)?"
+)
+_WHERE = rf"(?:\s+(?:that|which)\s+[^,.;]*|\s+(?:{_WORN})(?:\s+(?:back|up|down|loosely|loose))?{_PLACE})?"
 _WHO = rf"(?:she|he|they|it|the {_any(PERSONS)})"
 _AGES = rf"{_any(AGES)}(?:\s*,?\s+{_any(AGES)})*"
 _MANNERS = rf"(?:{_any(MANNERS)}(?:\s*,\s*|\s+and\s+|\s+))"
 _ABOUT = rf"(?:style|artwork|{_any(MEDIA)}|colou?rs?|colou?r palette|palette|brush ?strokes?|lines|mood|technique)"
 _SAYS = "(?:is|are|has|have|uses?|gives?|creates?|evokes?)"
-_MADE = "(?:(?:done|made|painted|drawn|rendered|created|depicted|illustrated)\\s+)?"
+_MAKING = "done|made|painted|drawn|rendered|created|depicted|illustrated|executed"
+_STROKES = "(?:brush ?strokes?|strokes|lines|outlines|colou?rs|hues|tones|shading|textures?|palette|contrasts?)"
+_OTHERS = "(?:a|an|the|his|her|their|glasses|sunglasses|earrings|jewelry|makeup|lipstick|gloves|headphones|tattoos)"
 _DECADES = "teens|twenties|thirties|forties|fifties|sixties|seventies"
 
 IDENTITY = (
     (rf"\b({_WHO})\s+(?:has|have)\s+{_FEATURES}{_WHERE}\s*,?\s+and\s+(?:{_WHO}\s+)?(?=(?:is|are)\b)", r"\1 "),
     (rf"\b{_WHO}\s+(?:has|have)\s+{_FEATURES}{_WHERE}\s*(?:\.|;|$)", ""),
     (rf"\b(?:her|his|their|the)\s+{_any(FEATURES)}\s+(?:is|are)\s+{_any(LOOKS)}\b[^.;]*(?:\.|;|$)", ""),
+    (rf"\b(with|has|having)\s+{_FEATURES}(?:\s*,\s*and\s+|\s*,\s*|\s+and\s+)(?={_OTHERS}\b)", r"\1 "),
     (rf"\s*,?\s*\b(?:with|who has|has|having)\s+{_FEATURES}{_WHERE}(?:\s*,?\s+and(?=\s+(?:wearing|is|are)\b))?", ""),
     (rf"\b{_LOOKS}(?={_any(FEATURES)}\b)", ""),
     (rf"\b{_AGES}\s+(?={_any(PERSONS)}\b)", ""),
     (rf"\bin (?:her|his|their) (?:early |mid[- ]|late )?(?:{_DECADES})\b", ""),
 )
 STYLE = (
-    (rf"^(?:an?|the|this)?\s*{_MANNERS}*{_any(MEDIA)}\s+(?:style\s+)?(?:of|showing|depicting|featuring)\s+", ""),
     (
-        rf"\s*,?\s*\b{_MADE}in (?:an?|the)?\s*(?:[\w-]+\s+){{0,4}}(?:style|technique|manner|palette|tones?)"
-        r"(?:\s+of\s+[^,.;]+)?(?=[,.;]|$)",
+        rf"^(?:an?|the|this)?\s*{_MANNERS}*(?:[\w-]+-style\s+)?{_any(MEDIA)}\s*"
+        r"(?::|(?:style\s+)?(?:of|showing|depicting|featuring|depicts|shows|features)\b)\s*",
         "",
     ),
-    (rf"(?<=[.;])\s*(?:the|its|overall,? the)\s+(?:overall\s+)?{_ABOUT}\s+{_SAYS}\b[^.;]*(?:[.;]|$)", ""),
-    (rf"\b{_MANNERS}+(?={_any(MEDIA)}\b)", ""),
-)
+    (rf"(?<=[.;])\s*(?:it|this|the {_any(MEDIA)})\s+(?:is|was)\s+(?:{_MAKING})\b[^.;]*(?:[.;]|$)", ""),
+    (
+        rf"\s*,?\s*\b(?:(?:{_MAKING})\s+)?in (?:an?|the)?\s*"
+        r"(?:[\w-]+\s+){0,4}(?:style|technique|manner|palette|tones?)"
+        r"(?:\s+(?:of|with|using)\s+[^,.;]+)?(?=[,.;]|$)",
+        "",
+    ),
+    (
+        rf"\s*,?\s*\b(?:with|using)\s+(?:[\w-]+\s+){{0,3}}(?:and\s+[\w-]+\s+)?{_STROKES}\b"
+        rf"(?:\s+and\s+[\w-]+\s+{_STROKES})?",
+        "",
+    ),
+    (rf"(?<=[.;])\s*(?:the|its|overall,? the)\s+(?:overall\s+)?{_ABOUT}(?:\s+used)?\s+{_SAYS}\b[^.;]*(?:[.;]|$)", ""),
+    (rf"\b(?:{_MANNERS}|[\w-]+-style\s+)+(?={_any(MEDIA)}\b)", ""),
+    (r"\b\w+-style\s+", ""),
+)  # fmt: skip
 _IDENTITY = [(re.compile(pattern, re.IGNORECASE), by) for pattern, by in IDENTITY]
 _STYLE = [(re.compile(pattern, re.IGNORECASE), by) for pattern, by in STYLE]
 
