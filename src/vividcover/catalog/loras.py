@@ -45,14 +45,18 @@ def _elsewhere(reference: str, context: Context) -> bool:
 def brought(reference: str, context: Context, hub: str = "", civitai: str = "") -> Path:
     """The file behind such a name, fetched once."""
     from vividcover.image.flux import sources
+    from vividcover.song.fetch import FetchLimits
 
     place = context.settings
     # on a server a stranger's reference is not looked up with the operator's tokens
     ours = ("", "") if context.resolve else (place.hf_token, place.civitai_token)
-    tokens = sources.Tokens(hub=hub or ours[0], civitai=civitai or ours[1])
+    limits = FetchLimits(place.max_download_bytes, place.max_song_seconds, place.download_timeout)
+    tokens = sources.Tokens(hub or ours[0], civitai or ours[1], "" if context.resolve else place.replicate_token)
 
     def compute(stage: Stage) -> None:
-        found = sources.bring(reference, stage.folder, tokens=tokens, reporter=stage, allow=place.private_endpoints)
+        found = sources.bring(
+            reference, stage.folder, tokens=tokens, reporter=stage, allow=place.private_endpoints, limits=limits
+        )
         stage.meta["file"] = found.name
 
     done = context.stage("image/fetch", version=1, inputs={}, params={"reference": reference}, compute=compute)
