@@ -13,9 +13,10 @@ from PIL import Image
 from flux_making import tiny_flux_folder, tiny_photos
 from neural_making import use
 from vividcover import sdk
+from vividcover.catalog import loras
 from vividcover.catalog.contract import Context
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer
-from vividcover.errors import EngineError, ModelFileError, ParameterError
+from vividcover.errors import EngineError, ModelFileError, ParameterError, VividCoverError
 from vividcover.settings import settings
 from vividcover.workspace import Workspace
 
@@ -167,6 +168,17 @@ def test_a_lora_of_others_is_taken_instead_of_training(shelf: Path, lora: Path, 
     assert (pixels(draw(shelf, trained=made.path)) == pixels(draw(shelf))).all()
     with pytest.raises(ParameterError, match="input_images is required"):
         FluxDevLoraTrainer().train({"trigger_word": "BALL"}, context)
+
+
+@pytest.mark.parametrize("form", ["{0}", "./{1}", "../{2}/{1}", "huggingface.co/../{1}", "urn:{0}"])
+def test_on_a_server_no_reference_leads_to_a_file_of_the_machine(
+    lora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.chdir(lora.parent)
+    (lora.parent / "huggingface.co").mkdir()
+    context = Context(Workspace(tmp_path / "cache"), settings(), resolve=lambda value: None)
+    with pytest.raises(VividCoverError):
+        loras.lora(form.format(lora, lora.name, lora.parent.name), context)
 
 
 def test_what_is_no_lora_for_flux_is_refused_before_anything_is_drawn(shelf: Path, tmp_path: Path) -> None:

@@ -158,8 +158,9 @@ class FluxDevLoraTrainer(Model):
         token = image_learning.hub_token(input.hf_token, context) if input.hf_repo_id else ""
         if input.skip_training_and_use_pretrained_hf_lora_url:
             made = image_learning.adopted(
-                input.skip_training_and_use_pretrained_hf_lora_url, name, input.trigger_word, context
-            )
+                input.skip_training_and_use_pretrained_hf_lora_url, name, input.trigger_word, context,
+                input.hf_token or "",
+            )  # fmt: skip
         else:
             made = image_learning.learnt(
                 self.photos(input, context), name, options_of(input), context, full=input.finetune_type == "full",

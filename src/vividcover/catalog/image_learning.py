@@ -80,14 +80,14 @@ def _way(full: bool) -> Callable[..., dict[str, Any]]:
     return train_lora
 
 
-def adopted(reference: str, name: str, trigger_word: str, context: Context) -> Made:
+def adopted(reference: str, name: str, trigger_word: str, context: Context, token: str = "") -> Made:
     """A LoRA that others have trained as an image model of ours: read whole, at the right scale, with a card."""
     from vividcover.image.flux.checkpoint import read_config
     from vividcover.image.flux.opening import base_files
     from vividcover.image.flux.package import card, read_package, write_package
     from vividcover.weights import Shelf
 
-    source = loras.lora(reference, context)
+    source = loras.lora(reference, context, token)
     config = read_config(base_files("dev", Shelf(context.settings.weights)).transformer)
 
     def compute(stage: Stage) -> None:

@@ -6,6 +6,7 @@ path = lora_file(worn, context)
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from vividcover.catalog import shelf
@@ -48,10 +49,15 @@ def brought(reference: str, context: Context, hub: str = "", civitai: str = "") 
     from vividcover.song.fetch import FetchLimits
 
     place = context.settings
-    # on a server a stranger's reference is not looked up with the operator's tokens
-    ours = ("", "") if context.resolve else (place.hf_token, place.civitai_token)
+    served = context.resolve is not None
+    if served:
+        reference = public(reference)
+    # a stranger's reference is not looked up with the operator's tokens
+    ours = ("", "", "") if served else (place.hf_token, place.civitai_token, place.replicate_token)
     limits = FetchLimits(place.max_download_bytes, place.max_song_seconds, place.download_timeout)
-    tokens = sources.Tokens(hub or ours[0], civitai or ours[1], "" if context.resolve else place.replicate_token)
+    tokens = sources.Tokens(hub or ours[0], civitai or ours[1], ours[2])
+    # what one token may read is not in the cache for others
+    who = hashlib.sha256(f"{tokens.hub}\n{tokens.civitai}\n{tokens.replicate}".encode()).hexdigest()
 
     def compute(stage: Stage) -> None:
         found = sources.bring(
@@ -59,8 +65,24 @@ def brought(reference: str, context: Context, hub: str = "", civitai: str = "") 
         )
         stage.meta["file"] = found.name
 
-    done = context.stage("image/fetch", version=1, inputs={}, params={"reference": reference}, compute=compute)
+    done = context.stage(
+        "image/fetch", version=1, inputs={}, params={"reference": reference, "who": who}, compute=compute
+    )
     return done.path(done.meta["file"])
+
+
+def public(reference: str) -> str:
+    """A reference as one that leads to no file of this machine's. Raises `ParameterError`."""
+    from vividcover.image.flux import sources
+    from vividcover.song.fetch import is_link
+
+    if is_link(reference) or reference.startswith("data:") or sources.AIR.fullmatch(reference):
+        return reference
+    if sources.SITE.match(reference):
+        return f"https://{reference}"
+    if sources.NAME.fullmatch(reference):
+        return f"https://{sources.HUB}/{reference}"
+    raise ParameterError(f"{reference[:LONGEST]!r} names no LoRA.", sources.WAYS)
 
 
 def lora_file(trained: shelf.Trained, context: Context) -> Path:
