@@ -289,11 +289,11 @@ def test_losses_that_are_no_numbers_end_the_training_and_are_not_saved(
     monkeypatch.setattr(loop._Loop, "_backward", astray)
     with pytest.raises(
         EngineError,
-        match=r"around step 6 the loss is no number.*last good state is .*state_00000003\.pt.*learning rate",
+        match=r"around step 6 the loss is no number.*last that was good is .*vivi_000003\.safetensors.*learning rate",
     ):
         learn(course(tmp_path / "t"), Silent())
-    assert [path.name for path in states(tmp_path / "t" / "states")] == ["state_00000003.pt"]
-    assert not (tmp_path / "t" / "loras" / "vivi.safetensors").exists()
+    assert not states(tmp_path / "t" / "states")
+    assert [path.name for path in (tmp_path / "t" / "loras").iterdir()] == ["vivi_000003.safetensors"]
 
 
 def test_weights_that_are_no_numbers_are_never_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -38,6 +40,37 @@ def test_eight_bits_without_a_cuda_device_are_said_to_be_thirty_two() -> None:
     assert isinstance(optimizer, torch.optim.AdamW)
     assert note.startswith("adamw8bit runs as adamw, with 32-bit memory")
     assert make("adamw", [torch.zeros(2, requires_grad=True)], 1e-4)[1] == ""
+
+
+def test_bitsandbytes_is_used_where_it_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which class of it, with what: no CUDA device is needed to see that."""
+    asked: list[Any] = []
+
+    class Eight:
+        def __init__(self, parameters: Any, **given: Any) -> None:
+            asked.append(given)
+            self.param_groups: list[dict[str, Any]] = [{"params": parameters}]
+
+    module: Any = type(sys)("bitsandbytes")
+    module.optim = SimpleNamespace(AdamW8bit=Eight, Adam8bit=Eight, Lion8bit=Eight)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", module)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: module)
+    weights: Any = [SimpleNamespace(device=torch.device("cuda"))]
+    for name in ("adamw8bit", "adam8bit", "lion8bit"):
+        optimizer, note = make(name, weights, 1e-4, 0.02)
+        assert isinstance(optimizer, Eight)
+        assert note == ""
+        assert optimizer.param_groups[0]["base"] == 1e-4
+    assert asked == [{"lr": 1e-4, "weight_decay": 0.02}, {"lr": 1e-4}, {"lr": 1e-4, "weight_decay": 0.02}]
+
+
+def test_rates_that_were_meant_for_another_optimizer_are_said() -> None:
+    weights = [torch.zeros(2, requires_grad=True)]
+    optimizer, note = make("prodigy", weights, 4e-4)
+    assert optimizer.param_groups[0]["base"] == 1.0
+    assert "0.0004 is taken as 1" in note
+    assert "high for lion: a third" in make("lion", weights, 4e-4)[1]
+    assert make("lion", weights, 1e-4)[1] == ""
 
 
 def test_lion_moves_by_its_rate_in_the_direction_of_the_blend() -> None:

@@ -5,7 +5,7 @@
 A step: pictures of one size, each with its own level of noise; the error of the velocity that the network says; the
 gradients' length cut; the optimizer; the average. What is saved, and what stays:
 
-    states/state_<step>.pt          the newest one: everything, to go on from; every five minutes and with a LoRA
+    states/state_<step>.pt          the newest one: everything, to go on from; every five minutes and at the end
     loras/<name>_<step>.safetensors every `save_every` steps, of the average; the newest `keep`
     loras/<name>.safetensors        the end
     samples/, losses.jsonl          pictures at fixed seeds, and the losses, on the way
@@ -279,8 +279,8 @@ class _Loop:
             raise self._astray("a weight or the loss is")
 
     def _astray(self, what: str) -> EngineError:
-        good = states(self.folder / "states")
-        last = f" The last good state is {good[-1]}." if good else ""
+        kept = [*states(self.folder / "states"), *self._on_the_way()]
+        last = f" The last that was good is {max(kept, key=lambda file: file.stem[-6:])}." if kept else ""
         return EngineError(
             f"The training has gone astray: around step {self.state.step} {what} no number any more.{last}",
             "Lower the learning rate or max_grad_norm, or choose precision fp32 or quantise none. " + ANEW,
@@ -301,7 +301,7 @@ class _Loop:
                 self._write(file.name)
                 self._prune()
         if step:
-            self._save_state(0.0 if due else options.state_seconds)
+            self._save_state(0.0 if last else options.state_seconds)
 
     def _look(self, patient: Patient, samples: bool) -> None:
         """The loss on fixed noise, and the sample pictures if they are due, of the average."""
@@ -335,8 +335,11 @@ class _Loop:
 
     def _prune(self) -> None:
         """All but the newest `keep` of the LoRAs on the way."""
-        for old in sorted((self.folder / "loras").glob(f"{self.course.name}_[0-9]*.safetensors"))[: -self.options.keep]:
+        for old in self._on_the_way()[: -self.options.keep]:
             old.unlink(missing_ok=True)
+
+    def _on_the_way(self) -> list[Path]:
+        return sorted((self.folder / "loras").glob(f"{self.course.name}_{'[0-9]' * 6}.safetensors"))
 
     def _done(self, started: float) -> Learnt:
         state = self.state

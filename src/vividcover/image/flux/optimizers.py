@@ -5,7 +5,7 @@
 
 `…8bit` keeps its memory of past gradients in 8 bits where the package bitsandbytes is installed and the device is a
 CUDA one. Elsewhere the same rule runs with 32 bits, which is more exact and costs 0.5 GB for a LoRA of rank 16; `note`
-says so. prodigy finds its own rate: the one that is given scales it, and 1 is meant.
+says so. prodigy finds its own rate: the one that is given scales it, so another optimizer's is taken as 1.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from vividcover.errors import EngineError, ParameterError
 NAMES = (
     "adamw8bit", "adamw", "adam8bit", "adam", "lion8bit", "lion", "prodigy", "adafactor", "adagrad",
 )  # fmt: skip
+PRODIGY, LION = 0.1, 2e-4  # learning rates below, and above, which another optimizer was meant
 SCHEDULES = ("constant", "cosine", "linear")
 
 
@@ -40,18 +41,23 @@ def make(
     if name not in NAMES:
         raise ParameterError(f"There is no optimizer {name!r}.", f"Choose one of {', '.join(NAMES)}.")
     plain = name.removesuffix("8bit")
-    note, optimizer = "", None
+    notes, optimizer = [], None
+    if plain == "prodigy" and learning_rate < PRODIGY:
+        notes.append(f"prodigy finds its own learning rate: {learning_rate:g} is taken as 1, which is usual for it.")
+        learning_rate = 1.0
+    if plain == "lion" and learning_rate > LION:
+        notes.append(f"A learning rate of {learning_rate:g} is high for lion: a third to a tenth of AdamW's is usual.")
     if plain != name:
         optimizer = _in_8_bits(plain, parameters, learning_rate, weight_decay)
         if optimizer is None:
-            note = (
+            notes.append(
                 f"{name} runs as {plain}, with 32-bit memory: 8 bits need a CUDA device and the package bitsandbytes."
             )
     if optimizer is None:
         optimizer = _MAKERS[plain](parameters, learning_rate, weight_decay)
     for group in optimizer.param_groups:
         group["base"] = learning_rate
-    return optimizer, note
+    return optimizer, " ".join(notes)
 
 
 def pace(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
