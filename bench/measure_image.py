@@ -40,9 +40,14 @@ def config_of(size: str) -> FluxConfig:
     return from_published({"in_channels": 64, "guidance_embeds": True, **SIZES[size]})
 
 
+def dtype_of(device: torch.device) -> torch.dtype:
+    """What FLUX is computed in: the peer takes the same."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def opened(job: dict[str, Any], device: torch.device) -> Flux:
     """The network: of the peer's file, or of random weights where it is of full size."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = dtype_of(device)
     if job["size"] != "full":
         net = read_flux(Path(job["folder"]) / "transformer", device=device, dtype=dtype)
     else:
@@ -125,7 +130,9 @@ def train(job: dict[str, Any]) -> dict[str, Any]:
     plan = fit(0.0, config, options)  # nothing is spared
     whole: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, spent(whole, job["device"]):
-        course = Course("bench", trainee, learnt_from, everything, everything, Path(folder), options, plan, device)
+        course = Course(
+            "bench", trainee, learnt_from, everything, everything, Path(folder), options, plan, device, dtype_of(device)
+        )
         learnt = learn(course, Silent())
     assert all(row.get("loss", 0.0) == row.get("loss", 0.0) for row in learnt.history)
     cost = trainee.cost
@@ -152,11 +159,12 @@ def gradients(job: dict[str, Any]) -> dict[str, Any]:
     adapter.load(lora)
     theirs = load_file(folder / "gradients.safetensors")
     data = load_file(folder / "data.safetensors")
-    batch = Batch(
+    given = (
         data["latent_0"][None], theirs["noise"][None], theirs["sigma"], data[f"tokens_{job['text']}"][None],
-        data["pooled"][None], None,
-    ).to(device)  # fmt: skip
-    loss = Objective(network, 1.0, device).losses(batch).mean()
+        data["pooled"][None],
+    )  # fmt: skip
+    batch = Batch(*(value.to(device) for value in given), None)
+    loss = Objective(network, 1.0, device, dtype_of(device)).losses(batch).mean()
     loss.backward()
     with torch.no_grad():  # as a LoRA, gradients go back to the names of single layers as weights do
         for weight in dict(adapter.named()).values():
