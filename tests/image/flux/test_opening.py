@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flux_making import tiny_flux_folder
-from vividcover.errors import ModelFileError, ParameterError, WeightsError
+from vividcover.errors import EngineError, ModelFileError, ParameterError, WeightsError
 from vividcover.image.flux import opening
 from vividcover.image.flux.latents import noise, pack, positions, unpack
 from vividcover.image.flux.opening import Base, BaseFiles, base_files, open_base
@@ -185,6 +185,24 @@ def test_a_quantised_base_holds_smaller_blocks(quantise: Any) -> None:
     assert isinstance(flux.single_blocks[2].linear2, Frozen)
     assert type(flux.final_out) is torch.nn.Linear
     assert not any(p.is_meta for p in flux.parameters())
+
+
+def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = opening.room_on(torch.device("cpu"))
+    assert room is None or room > 1e8
+    assert opened().bytes_of_flux() > 500_000 > 100_000 > opened(quantise="nf4").bytes_of_flux()
+    monkeypatch.setattr(opening, "room_on", lambda device: 100_000.0)
+    assert opened(quantise="nf4").flux is not None
+    with pytest.raises(EngineError, match="takes .* GB, and .* GB of cpu's memory are free"):
+        _ = opened().flux
+    monkeypatch.setattr(opening, "room_on", lambda device: None)
+    monkeypatch.setattr(opening, "read_flux", out_of_memory)
+    with pytest.raises(EngineError, match="too little memory to load"):
+        _ = opened().flux
+
+
+def out_of_memory(*args: Any, **more: Any) -> None:
+    raise torch.OutOfMemoryError
 
 
 @pytest.mark.parametrize("kind", SHAPES)

@@ -20,19 +20,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from vividcover.errors import ModelFileError, ParameterError, WeightsError
+from vividcover.errors import EngineError, ModelFileError, ParameterError, WeightsError
 from vividcover.image.flux.checkpoint import read_config, read_flux
 from vividcover.image.flux.config import CONTROL, DEV, DOWN, FILL, SCHNELL, FluxConfig
 from vividcover.image.flux.folders import AGAIN, quietly, strictly
+from vividcover.image.flux.network import Flux
 from vividcover.image.flux.tiles import tiled
 
 if TYPE_CHECKING:
-    from vividcover.image.flux.network import Flux
     from vividcover.weights import Resolver
 
 KINDS = {"dev": DEV, "schnell": SCHNELL, "fill": FILL, "canny": CONTROL, "depth": CONTROL}
 Quantised = Literal["none", "fp8", "int8", "nf4"]
 PARTS = ("flux", "text", "vae")
+SAID = {"flux": "FLUX.1's transformer", "text": "FLUX.1's text encoders", "vae": "FLUX.1's autoencoder"}
+BYTES = {"fp8": 1.0, "int8": 1.0, "nf4": 0.56}  # of one of its numbers
+LESS = "Hold it in fewer bits (int8, nf4), close other programs, or choose a device with more memory."
 CLIP_TOKENS = 77
 TEXTS_AT_ONCE = 8  # through T5, which at 512 tokens takes 0.2 GB for each
 PIXELS_AT_ONCE = 1536 * 1536  # through the autoencoder in one piece; more are done in tiles
@@ -171,16 +174,32 @@ class Base:
         """Which parts are in memory now."""
         return [part for part in PARTS if part in self._parts]
 
+    def bytes_of_flux(self) -> float:
+        """What the transformer takes in memory."""
+        with torch.device("meta"):
+            numbers = sum(p.numel() for p in Flux(self.config).parameters())
+        both_ways = 2 if self.quantise == "fp8" and self.training else 1
+        return numbers * BYTES.get(self.quantise, float(self.dtype.itemsize)) * both_ways
+
     # --- parts ----------------------------------------------------------------------------------------------------
 
     def _part(self, name: str, load: Any) -> Any:
         with self._loading:
             if name not in self._parts:
-                with torch.inference_mode(False):  # whatever the first caller is in: others may learn with it
-                    self._parts[name] = load()
+                try:
+                    with torch.inference_mode(False):  # whatever the first caller is in: others may learn with it
+                        self._parts[name] = load()
+                except (torch.OutOfMemoryError, MemoryError) as error:
+                    raise EngineError(
+                        f"The memory of {self.device} does not suffice to load {SAID[name]}.", LESS
+                    ) from error
             return self._parts[name]
 
     def _load_flux(self) -> Flux:
+        needed, room = self.bytes_of_flux(), room_on(self.device)
+        if room is not None and needed > room:
+            gigabytes = f"{needed / 1e9:.1f} GB, and {room / 1e9:.1f} GB"
+            raise EngineError(f"{SAID['flux']} takes {gigabytes} of {self.device}'s memory are free.", LESS)
         if self.quantise == "none":
             return read_flux(self.files.transformer, device=self.device, dtype=self.dtype)
         from vividcover.image.flux import quant
@@ -236,6 +255,18 @@ class Base:
             room = torch.cuda.get_device_properties(self.device).total_memory
             most *= next(times for least, times in ROOMS if room >= least)
         return h * w * DOWN * DOWN > most
+
+
+def room_on(device: torch.device) -> float | None:
+    """Bytes of memory that are free there; None where nobody says."""
+    if device.type == "cuda":
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + kept)
+    told = Path("/proc/meminfo")
+    if device.type != "cpu" or not told.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in told.read_text().splitlines())
+    return 1024.0 * int(lines["MemAvailable"].split()[0]) if "MemAvailable" in lines else None
 
 
 class _Reader:
