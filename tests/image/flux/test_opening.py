@@ -193,11 +193,11 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(monkeypatch:
     assert opened().bytes_of_flux() > 500_000 > 100_000 > opened(quantise="nf4").bytes_of_flux()
     monkeypatch.setattr(opening, "room_on", lambda device: 100_000.0)
     assert opened(quantise="nf4").flux is not None
-    with pytest.raises(EngineError, match="takes .* GB, and .* GB of cpu's memory are free"):
+    with pytest.raises(EngineError, match=r"takes .* GB, and .* GB of cpu's memory are free"):
         _ = opened().flux
     monkeypatch.setattr(opening, "room_on", lambda device: None)
     monkeypatch.setattr(opening, "read_flux", out_of_memory)
-    with pytest.raises(EngineError, match="too little memory to load"):
+    with pytest.raises(EngineError, match="does not suffice to load"):
         _ = opened().flux
 
 
