@@ -9,8 +9,10 @@ import subprocess
 import sys
 from collections import OrderedDict
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
+from vividcover.cover import models
 from vividcover.lines import decode, encode
 from vividcover.settings import Settings
 
@@ -98,7 +100,10 @@ class Child:
 
 
 class Children:
-    """The warm children of a worker, one a kind of model; of more than `WARM`, the least recently used ends."""
+    """The warm children of a worker, one a model, or one for several that share nets.
+
+    Of more than `WARM`, the least recently used ends.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -110,13 +115,15 @@ class Children:
         self._spare = self._spare or Child(self._settings)
 
     def warm(self) -> set[str] | None:
-        """Kinds whose child is up; None: any, there is one to spare."""
+        """Models whose child is up; None: any, there is one to spare."""
         if self._spare and self._spare.up():
             return None
-        return {kind for kind, child in self._kinds.items() if child.up()}
+        up = {kind for kind, child in self._kinds.items() if child.up()}
+        return {model for kind in up for model in (kind, *_groups().get(kind, ()))}
 
-    def take(self, kind: str, *, sure: bool = False) -> Child:
-        """The kind's child, started if need be. `sure`: one that was up a moment ago is not looked at again."""
+    def take(self, model: str, *, sure: bool = False) -> Child:
+        """The model's child, started if need be. `sure`: one that was up a moment ago is not looked at again."""
+        kind = kind_of(model)
         if sure and (child := self._kinds.get(kind)) is not None:
             self._kinds.move_to_end(kind)
             return child
@@ -130,9 +137,9 @@ class Children:
             self._kinds.popitem(last=False)[1].kill()
         return child
 
-    def drop(self, kind: str) -> int:
-        """Kills the kind's child; its exit status."""
-        child = self._kinds.pop(kind, None)
+    def drop(self, model: str) -> int:
+        """Kills the model's child; its exit status."""
+        child = self._kinds.pop(kind_of(model), None)
         return child.kill() if child else 0
 
     def close(self) -> None:
@@ -140,3 +147,18 @@ class Children:
             child.kill()
         self._kinds.clear()
         self._spare = None
+
+
+@lru_cache(maxsize=1)
+def _groups() -> dict[str, list[str]]:
+    """Kind → the models of the catalog that one child carries out together."""
+    groups: dict[str, list[str]] = {}
+    for model in models().values():
+        if model.together:
+            groups.setdefault(model.together, []).append(model.name)
+    return groups
+
+
+def kind_of(model: str) -> str:
+    """Which child is a model's: its own, or that of all which share its nets."""
+    return next((kind for kind, names in _groups().items() if model in names), model)
