@@ -26,6 +26,7 @@ from vividcover.catalog.contract import Model
 from vividcover.catalog.pins import PINS
 from vividcover.cover import models as catalog
 from vividcover.errors import NotFoundError, ParameterError
+from vividcover.runs.states import redacted
 from vividcover.store.database import Database, now
 from vividcover.store.ids import new_id
 from vividcover.store.tables import deployments, files, models, owners, versions
@@ -345,7 +346,8 @@ def _next_number(db: Connection, model_id: str) -> int:
 
 def _without_secrets(values: Mapping[str, Any]) -> dict[str, Any]:
     """A training's input as it may be shown: tokens of other services are left out."""
-    return {key: value for key, value in values.items() if not key.endswith(("_token", "_api_key", "_secret"))}
+    hidden = redacted(values)
+    return {key: value for key, value in values.items() if hidden[key] == value}
 
 
 def _dataset(trainer: Model, run: Mapping[str, Any]) -> str | None:

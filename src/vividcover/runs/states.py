@@ -27,6 +27,9 @@ from vividcover.store.tables import runs, tokens
 
 TERMINAL = ("succeeded", "failed", "canceled", "aborted")
 OPEN = ("starting", "processing")
+SECRET = "[redacted]"
+SECRETS = ("auth", "token", "password")  # inputs that are keys of other services, by their names
+SECRET_ENDS = ("_token", "_api_key", "_secret", "_password")
 GOING = runs.c.completed_at.is_(None)  # as the indexes of the open runs have it
 BELLS: tuple[bell.Topic, ...] = ("cancel", "runs", "webhooks")  # who may have to act when a run is canceled
 Row = Mapping[str, Any]
@@ -205,7 +208,7 @@ def close(
     """Ends an open run that is `locked`, with all that belongs to it; its row. `size`: bytes of the output.
 
     The fence grows, so that whoever still works on it can write nothing more. `soon` hears of the row that it will have
-    when the transaction is committed.
+    when the transaction is committed. Keys of other services, which its input has had, are not kept beyond it.
     """
     metrics = {**row["metrics"], "total_time": _seconds(row["created_at"], clock)}
     if row["started_at"] is not None:
@@ -215,6 +218,8 @@ def close(
         "lease_owner": None, "lease_until": None, "fence": row["fence"] + 1, "engine": engine or row["engine"],
         "metrics": metrics,
     }  # fmt: skip
+    if (shown := redacted(row["input"])) != row["input"]:
+        ended["input"] = shown
     if soon:
         soon({**row, **ended})
     row = change(db, row, **ended)
@@ -228,6 +233,11 @@ def _tell(db: Connection, row: Row, device: str, size: int) -> None:
     seconds = row["metrics"].get("predict_time", 0.0)
     usage.record(db, row, device, row["engine"], seconds, size)
     happened(db, row, "completed")
+
+
+def redacted(input: Mapping[str, Any]) -> dict[str, Any]:
+    """An input without what is secret in it."""
+    return {k: SECRET if v and (k in SECRETS or k.endswith(SECRET_ENDS)) else v for k, v in input.items()}
 
 
 def happened(db: Connection, row: Row, event: str) -> None:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
 from vividcover.runs import registry
+from vividcover.runs.states import redacted
 from vividcover.server import shapes
 from vividcover.server.public import Links
 from vividcover.server.schema import openapi_schema
@@ -23,7 +24,7 @@ def version(row: RowMapping, *, own: bool = False, promoted: bool | None = None)
     """A version; `vividcover` says where it comes from. `own`: also what its trainer stated about consent."""
     story = {
         "number": row["number"], "trained_by": row["trained_by"], "trainer": row["trainer"], "engine": row["engine"],
-        "training_input": shapes.redacted(row["training_input"]) if row["training_input"] else None,
+        "training_input": redacted(row["training_input"]) if row["training_input"] else None,
         "dataset_sha256": row["dataset"], "trigger_word": row["trigger_word"], "licence": row["licence"],
         "consent": row["consent"] if own else None, "changelog": row["changelog"] or None,
         "weights_sha256": row["weights"], "serves": row["serves"], "promoted": promoted,

@@ -10,11 +10,10 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
+from vividcover.runs.states import redacted
 from vividcover.server.public import Links
 
 Row = Mapping[str, Any] | RowMapping
-SECRET = "[redacted]"
-SECRETS = ("hf_token", "wandb_api_key", "auth", "token", "api_token", "password", "webhook_secret")
 
 
 def time(seconds: float | None) -> str | None:
@@ -76,11 +75,6 @@ def _output(row: Row, links: Links) -> Any:
     if row["output_shape"] == "file":
         return files[0] if files else None
     return files
-
-
-def redacted(input: Mapping[str, Any]) -> dict[str, Any]:
-    """An input without what is secret in it."""
-    return {key: SECRET if key in SECRETS and value else value for key, value in input.items()}
 
 
 def file(row: Row, links: Links) -> dict[str, Any]:
