@@ -1,4 +1,5 @@
 """BFL's fine-tuning API, on your own machine: /bfl/v1/… with a token of this server in the header `x-key`.
+(And, our own, `Vividcover-Engine` and `Vividcover-Consent`.)
 
     POST /finetune                      → {"finetune_id"}          POST /{model}-finetuned → {"id", "polling_url"}
     GET  /get_result?id=                → {"id", "status", "result", "progress"}
@@ -107,6 +108,7 @@ async def finetune(request: Request) -> JSONResponse:
     state, who = state_of(request), await _principal(request, "train", creates=True)
     body = await json_body(request, Finetune)
     model = runs.model_of(TRAINER)
+    engine = runs.engine_of(request)
     consent = (request.headers.get("vividcover-consent", "") or who.consent).strip()
     model.check_consent(consent)
     await _check_webhook(state, body)
@@ -120,7 +122,7 @@ async def finetune(request: Request) -> JSONResponse:
         home = finetunes.home_of(who.username, finetune_id)
         version = await state.read(lambda db: registry.resolve(db, who, TRAINER))
         new = _new(who, version, body, prepared, kind="training", output_shape="training", consent=consent)
-        new = replace(new, destination=home, note=body.finetune_comment)
+        new = replace(new, destination=home, note=body.finetune_comment, engine=engine)
 
         def change(db: Connection) -> None:
             registry.destination(db, who, home)
@@ -158,7 +160,7 @@ for _name, _kind in PICTURES.items():
 
 async def _picture(request: Request, kind: type[Picture]) -> JSONResponse:
     state, who = state_of(request), await _principal(request, "write", creates=True)
-    body = await json_body(request, kind)
+    body, engine = await json_body(request, kind), runs.engine_of(request)
     await _check_webhook(state, body)
     links = state.links(request)
     known = await state.read(lambda db: finetunes.trained(db, who, body.finetune_id))
@@ -168,6 +170,7 @@ async def _picture(request: Request, kind: type[Picture]) -> JSONResponse:
     async with inputs.or_forget(state, prepared):
         version = await state.read(lambda db: registry.resolve(db, who, kind.serves))
         new = _new(who, version, body, prepared, kind="prediction", output_shape=model.output)
+        new = replace(new, engine=engine)
         await state.write(lambda db: _enqueue(db, state, who, links, new))
     bell.ring("work", new.id, state.settings.home)
     return JSONResponse(_accepted(links, new.id, body))

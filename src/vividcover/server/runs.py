@@ -144,7 +144,7 @@ async def create(
         kind="training" if destination else "prediction", account_id=who.account_id, token_id=who.token_id,
         model=resolved.model, version=resolved.version, serves=resolved.serves, weights=resolved.weights,
         input=prepared.input, files=prepared.files, destination=destination or None, note=note or None,
-        deployment=resolved.deployment, consent=consent, engine=_engine(request), webhook=webhook,
+        deployment=resolved.deployment, consent=consent, engine=engine_of(request), webhook=webhook,
         webhook_events=told, output_shape="training" if destination else model.output,
         stream_key=None if destination else secrets.token_hex(26),
         aborts=asked.seconds is not None and not asked.old, priority=who.priority, deadline_in=asked.seconds,
@@ -247,7 +247,7 @@ def _consent(
     return words
 
 
-def _engine(request: Request) -> str:
+def engine_of(request: Request) -> str:
     """The engine that the header `Vividcover-Engine` asks for. (Our own.)"""
     wanted = request.headers.get("vividcover-engine", "auto")
     if wanted not in ENGINES:
