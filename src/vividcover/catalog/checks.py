@@ -37,7 +37,7 @@ def parameter_error(model: str, schema: type[BaseModel], error: ValidationError)
 
     lines = []
     for problem in error.errors():
-        key = ".".join(str(part) for part in problem["loc"])
+        key = ".".join(str(part) for part in problem["loc"]) or str(problem.get("ctx", {}).get("field", ""))
         if problem["type"] == "extra_forbidden":
             near = difflib.get_close_matches(key, schema.model_fields, 1)
             lines.append(f"unknown parameter {key!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from vividcover.catalog import image_learning
 from vividcover.catalog.contract import Context, Inputs, Made, Model, secret, uri
@@ -113,6 +114,12 @@ class FluxDevLoraTraining(Inputs):
     tensorboard: bool = Field(default=False, description="Also write TensorBoard's files.")
     processes: int = Field(default=1, ge=1, le=64, description="One per GPU; they share the steps.")
     hf_private: bool = Field(default=True, description="Whether the copy on Hugging Face is private.")
+
+    @model_validator(mode="after")
+    def _from_something(self) -> Self:
+        if not self.input_images and not self.skip_training_and_use_pretrained_hf_lora_url:
+            raise PydanticCustomError("missing", "{field} is required", {"field": "input_images"})
+        return self
 
 
 OURS = tuple(FluxDevLoraTraining.model_fields)[tuple(FluxDevLoraTraining.model_fields).index("kind") :]

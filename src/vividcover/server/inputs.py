@@ -156,7 +156,7 @@ def _validate(schema: type[Inputs], values: dict[str, Any], known: _Fields) -> I
     except ValidationError as error:
         wrong = {}
         for one in error.errors():
-            key = ".".join(str(part) for part in one["loc"])
+            key = ".".join(str(part) for part in one["loc"]) or str(one.get("ctx", {}).get("field", ""))
             message = str(one["msg"]).removeprefix("Value error, ")
             shown = repr(one["input"])
             shown = shown if len(shown) <= LONGEST_SHOWN else shown[: LONGEST_SHOWN - 1] + "…"
