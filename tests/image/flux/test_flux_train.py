@@ -28,7 +28,7 @@ OPTIONS: dict[str, Any] = {
 
 
 def files(kind: str = "dev") -> BaseFiles:
-    folder = tiny_flux_folder()
+    folder = tiny_flux_folder(guidance=kind != "schnell")
     return BaseFiles(folder, folder, folder, kind)
 
 
@@ -84,7 +84,7 @@ def test_photos_become_a_tar_that_says_all_of_itself(tmp_path: Path) -> None:
     assert any("Non-Commercial" in note for note in reporter.notes)
     assert found["validation"]["after"] < found["validation"]["before"]
     assert found["gpu_seconds"] > 0
-    assert found["cost_usd"] == pytest.approx(2.0 * found["gpu_seconds"], rel=0.02)
+    assert found["cost_usd"] == pytest.approx(2.0 * found["gpu_seconds"], abs=0.11)  # both are rounded
     assert found["steps_per_second"] > 0
     assert {row["resolution"]: row["photos"] for row in found["buckets"]} == {64: 3, 96: 3}
     assert found["findings"]
@@ -221,6 +221,16 @@ def test_bfloat16_learns_as_well(tmp_path: Path) -> None:
     card = trained(tmp_path, precision="bf16", steps=20, learning_rate=2e-3)
     assert card["precision"] == "bf16"
     assert card["validation"]["after"] < card["validation"]["before"]
+
+
+def test_schnell_is_learnt_on_with_its_shorter_texts(tmp_path: Path) -> None:
+    reporter = Silent()
+    card = trained(tmp_path, reporter, base=files("schnell"), text_length=512, steps=2)
+    assert (card["base"], card["commercial"]) == ("schnell", True)
+    assert card["options"]["text_length"] == 256
+    assert "FLUX.1 [schnell] knows texts of up to 256 tokens: so many are used." in reporter.notes
+    lora, _ = read_package(tmp_path / "vivi.tar", open_base(files("schnell")).config)
+    assert not any("guidance" in name for name in lora.pairs)
 
 
 def test_nothing_is_trained_without_consent_nor_on_what_is_for_painting(tmp_path: Path) -> None:

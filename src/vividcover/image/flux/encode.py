@@ -97,10 +97,10 @@ def split(lessons: TrainingSet, share: float) -> tuple[list[int], list[int]]:
 
 def key_of(dataset: Dataset, options: TrainOptions, files: BaseFiles, dtype: torch.dtype) -> str:
     """What decides the numbers of a set: photos, captions, masks, sizes, encoders."""
-    masks = options.background < 1.0
+    order = [[photo.name, photo.digest] for photo in dataset.photos]
     parts = [
-        fingerprint(dataset.photos), list(options.resolutions), options.text_length, list(options.sample_prompts),
-        masks, str(dtype), identity(files.text), identity(files.vae),
+        fingerprint(dataset.photos), order, list(options.resolutions), options.text_length,
+        list(options.sample_prompts), options.background < 1.0, str(dtype), identity(files.text), identity(files.vae),
     ]  # fmt: skip
     return hashlib.sha256(canonical(parts).encode()).hexdigest()[:16]
 

@@ -143,7 +143,7 @@ class TrainOptions:
         names = {
             "learning_rate", "batch_size", "rank", "alpha", "caption_dropout", "optimizer", "pattern", "dropout",
             "weight_decay", "schedule", "warmup", "max_grad_norm", "ema", "timesteps", "guidance", "background",
-            "precision", "quantise", "processes", "seed", "validation",
+            "precision", "quantise", "processes", "shared", "seed", "validation",
         }  # fmt: skip
         chosen = {name: value for name, value in asdict(self).items() if name in names}
         return chosen | ({"steps": self.optimizer_steps} if depends_on_steps(self.schedule) else {})

@@ -25,6 +25,7 @@ from vividcover.errors import Canceled, EngineError, ParameterError, VividCoverE
 from vividcover.files import canonical, write_text
 from vividcover.image.flux.course import Job, course_of
 from vividcover.image.flux.loop import Learnt, learn
+from vividcover.image.flux.presets import enough_memory
 from vividcover.tensors import use_threads
 from vividcover.workspace import Reporter, Silent
 
@@ -120,7 +121,8 @@ def main(path: Path) -> None:
     distributed.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
     use_threads(job.threads or 1)
     try:
-        learn(course_of(job, device, rank=rank, world=world), _Worker(job.folder if rank == 0 else None))
+        with enough_memory(device):
+            learn(course_of(job, device, rank=rank, world=world), _Worker(job.folder if rank == 0 else None))
         distributed.barrier()
     except VividCoverError as error:
         if not isinstance(error, Canceled):

@@ -48,6 +48,8 @@ from vividcover.workspace import Reporter, Silent
 __all__ = ["Surroundings", "TrainOptions", "train", "train_lora"]
 PREPARED, CAPTIONED, EXAMINED, MASKED, ENCODED, LEARNT = 0.02, 0.06, 0.07, 0.08, 0.13, 0.98  # of the whole
 
+SCHNELL_TEXT = 256  # tokens
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -91,6 +93,9 @@ def train(method: Method, source: Path, out: Path, options: TrainOptions, around
     licence = licence_of(base.kind, doing="training")
     reporter.note(licence.text)
     config = read_config(base.transformer)
+    if base.kind == "schnell" and options.text_length > SCHNELL_TEXT:
+        options = options.with_(text_length=SCHNELL_TEXT)
+        reporter.note(f"FLUX.1 [schnell] knows texts of up to {SCHNELL_TEXT} tokens: so many are used.")
     plan = method.fit(_memory(device), config, options)
     if plan.resolutions != options.resolutions:
         kept = ",".join(map(str, plan.resolutions))
