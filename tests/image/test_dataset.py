@@ -251,13 +251,17 @@ def test_the_hash_changes_with_what_is_learned_and_with_nothing_else(tmp_path: P
 
 def test_zips_in_a_zip_are_opened_once(tmp_path: Path) -> None:
     inner = zipped(tmp_path / "inner.zip", {"b.png": encoded(picture(2)), "deep.zip": b"PK\3\4"}).read_bytes()
-    bad = zipped(tmp_path / "bad.zip", {"../b.png": encoded(picture(3))}).read_bytes()
-    dataset = made(tmp_path, {"a.png": encoded(picture(1)), "more.zip": inner, "bad.zip": bad})
-    assert {p.name for p in dataset.photos} == {"a.png", "b.png"}
+    other = zipped(tmp_path / "other.zip", {"b.png": encoded(picture(3)), "b.txt": b"her own"}).read_bytes()
+    bad = zipped(tmp_path / "bad.zip", {"../b.png": encoded(picture(4))}).read_bytes()
+    dataset = made(tmp_path, {"a.png": encoded(picture(1)), "1.zip": inner, "x/2.zip": other, "bad.zip": bad})
+    found = {p.name: (p.path.name, p.caption) for p in dataset.photos}
+    assert found.keys() == {"a.png", "1.zip/b.png", "x/2.zip/b.png"}
+    assert found["x/2.zip/b.png"][1] == "her own"
+    assert len({file for file, _ in found.values()}) == 3
     said = why(dataset)
-    assert "taken as well" in said["more.zip"]
+    assert "taken as well" in said["1.zip"]
     assert "points outside" in said["bad.zip"]
-    assert "unpack it first" in said["deep.zip"]
+    assert "unpack it first" in said["1.zip/deep.zip"]
 
 
 def test_plain_pictures_that_differ_a_little_are_not_the_same(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from vividcover.portrait.faces import FaceKit
 from vividcover.workspace import Silent
 
 
-def vivi(sample: Path, number: int) -> np.ndarray:
-    """One of the sample's photos at 60 % of its size."""
+def vivi(sample: Path, number: int, scale: float = 0.6) -> np.ndarray:
+    """One of the sample's photos, smaller."""
     (file,) = (sample / "photos").glob(f"{number:02}*.jpg")
     image = Image.open(file)
-    return np.asarray(image.resize((image.width * 3 // 5, image.height * 3 // 5)).convert("RGB"))
+    return np.asarray(image.resize((round(image.width * scale), round(image.height * scale))).convert("RGB"))
 
 
 def examined(
@@ -55,7 +55,7 @@ def silent_on(done: Examination, *words: str) -> bool:
 
 
 def test_a_good_set_is_told_so_and_what_little_it_lacks(sample: Path, tmp_path: Path) -> None:
-    done = examined(tmp_path, {f"{i:02}": vivi(sample, i) for i in range(1, 13)})
+    done = examined(tmp_path, {f"{i:02}": vivi(sample, i, 0.49) for i in range(1, 13)})
     assert {f.level for f in done.findings} == {"add", "good"}
     assert finding(done, "12 photos: as many as it takes")[0] == "good"
     assert finding(done, "Angles: 7 from the front, 4 three-quarter, 1 in profile")[0] == "good"
@@ -132,7 +132,7 @@ def test_two_photos_are_the_least(sample: Path, tmp_path: Path, count: int, said
 
 def test_somebody_else_among_the_photos_is_doubted(sample: Path, tmp_path: Path) -> None:
     """Her own face, made wider at the jaw and of another skin: the bones differ as between two people."""
-    shots = {f"{i}": vivi(sample, i) for i in (1, 4, 5, 7, 8, 10)}
+    shots = {f"{i}": vivi(sample, i) for i in (1, 4, 8, 10)}
     base = shots["1"]
     height, width = base.shape[:2]
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -159,7 +159,7 @@ def poster(seed: int, wide: bool = False) -> np.ndarray:
 
 
 def test_a_style_is_one_manner_with_many_subjects(sample: Path, tmp_path: Path) -> None:
-    pictures = {f"{i:02}": poster(i, i % 3 == 0) for i in range(9)}
+    pictures = {f"{i:02}": poster(i, i % 3 == 0) for i in range(7)}
     grey = cv2.cvtColor(poster(20), cv2.COLOR_RGB2GRAY)
     done = examined(tmp_path, pictures | {"photo": vivi(sample, 3), "grey": np.dstack([grey] * 3)}, "style")
     assert finding(done, "another manner") == ("drop", {"photo.png"})
@@ -169,7 +169,7 @@ def test_a_style_is_one_manner_with_many_subjects(sample: Path, tmp_path: Path) 
 
 
 def test_a_style_of_faces_alone_is_told_to_show_more(sample: Path, tmp_path: Path) -> None:
-    done = examined(tmp_path, {f"{i}": vivi(sample, i) for i in (1, 2, 3, 5, 6)}, "style")
+    done = examined(tmp_path, {f"{i}": vivi(sample, i) for i in (1, 3, 5, 6)}, "style")
     assert finding(done, "show a face from close; add landscapes")[0] == "add"
     assert finding(done, "All are upright")[0] == "know"
 
@@ -222,6 +222,19 @@ def test_what_was_left_out_and_mended_stands_in_the_examination(sample: Path, tm
     assert finding(done, "Left out: too small") == ("mend", {"tiny.png"})
     assert finding(done, "Masks that cover next to nothing")[0] == "mend"
     assert done.text().startswith("2 of 3 photos")
+
+
+def test_a_fault_of_many_photos_is_one_line(sample: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    for i in range(8):
+        picture = cv2.resize(np.random.default_rng(i).integers(0, 255, (9, 9, 3), np.uint8), (300, 300))
+        Image.fromarray(picture).save(source / f"{i}.jpg", exif=exif)
+    done = examine(prepare(source, tmp_path / "out", DatasetOptions("ZIKI", kind="general")))
+    assert finding(done, "Turned upright") == ("know", {f"{i}.jpg" for i in range(8)})
+    assert "(0.jpg, 1.jpg, 2.jpg, 3.jpg, 4.jpg, 5.jpg and 2 more)" in done.text()
 
 
 def test_an_examination_can_be_canceled(sample: Path, tmp_path: Path) -> None:

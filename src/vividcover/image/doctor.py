@@ -135,11 +135,16 @@ def _named(looks: Iterable[Look], wrong: Callable[[Look], bool]) -> tuple[str, .
 
 
 def _left_out(dataset: Dataset) -> list[Finding]:
-    found = [Finding("mend", f"Left out: {problem.why}", (problem.name,)) for problem in dataset.problems]
-    found += [Finding("know", f"Not used: {problem.why}", (problem.name,)) for problem in dataset.ignored]
+    """What was found when the photos were read; the same fault of several photos is one finding."""
+    said: dict[tuple[Level, str], list[str]] = {}
+    for problem in dataset.problems:
+        said.setdefault(("mend", f"Left out: {problem.why}"), []).append(problem.name)
+    for problem in dataset.ignored:
+        said.setdefault(("know", f"Not used: {problem.why}"), []).append(problem.name)
     for photo in dataset.photos:
-        found += [Finding("know", note[:1].upper() + note[1:], (photo.name,)) for note in photo.notes]
-    return found
+        for note in photo.notes:
+            said.setdefault(("know", note[:1].upper() + note[1:]), []).append(photo.name)
+    return [Finding(level, text, tuple(names)) for (level, text), names in said.items()]
 
 
 def _count(dataset: Dataset) -> list[Finding]:

@@ -21,6 +21,7 @@ from vividcover.portrait.faces import Face, FaceKit
 from vividcover.workspace import Reporter
 
 SIDE = 1024  # px that a photo is looked at
+MATTE_SIDE = 512  # px that people are told from their backdrop at
 LEAST_FACE = 28  # px, forehead to chin, of a face that counts
 SMALL = 64  # px of the picture that colours are counted in
 BINS = (4, 8, 8)  # of L, a, b in Lab
@@ -101,14 +102,20 @@ def look_at(photos: list[Photo], kit: FaceKit | None, reporter: Reporter) -> lis
             if kit and found:
                 off = [float(np.linalg.norm(mark - usual)) for _, mark, _ in found]
                 face, mark, rgb = found[int(np.argmin(off))]
-                matte = patient.call(kit.matte, rgb)
+                matte = patient.call(_matte, kit, rgb)
                 looks[i] = _with_person(looks[i], rgb, face, mark, matte, len(found) - 1)
     return looks
 
 
-def shrunk(rgb: NDArray[Any]) -> NDArray[Any]:
-    """uint8 [H,W,3], at most 1024 px."""
-    scale = SIDE / max(rgb.shape[:2])
+def _matte(kit: FaceKit, rgb: NDArray[Any]) -> NDArray[Any]:
+    """float32 [H,W]. What is learned from has an eighth of the photo's size, so half the photo's is plenty."""
+    found = kit.matte(shrunk(rgb, MATTE_SIDE))
+    return np.asarray(cv2.resize(found, rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR), np.float32)
+
+
+def shrunk(rgb: NDArray[Any], side: int = SIDE) -> NDArray[Any]:
+    """uint8 [H,W,3], at most `side` px."""
+    scale = side / max(rgb.shape[:2])
     if scale >= 1:
         return rgb
     return np.asarray(cv2.resize(rgb, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)

@@ -190,7 +190,8 @@ def _sorted_out(files: list[Path], source: Path, folder: Path, rules: Rules, rep
     for number, file in enumerate(zips):
         name = _name(file, source, folder)
         try:
-            inner = archives.extract(file, folder / UNPACKED / f".{number}", max_bytes=max(0, room), reporter=reporter)
+            place = folder / UNPACKED / f".{number}-{name}"
+            inner = archives.extract(file, place, max_bytes=max(0, room), reporter=reporter)
         except ArchiveError as error:
             found.ignored.append(Problem(name, f"a zip inside: {error.message}"))
             continue
@@ -230,7 +231,7 @@ def _name(file: Path, source: Path, folder: Path) -> str:
     for root in (folder / UNPACKED, source):
         if file.is_relative_to(root) and file != root:
             parts = file.relative_to(root).parts
-            return str(Path(*parts[1:] if parts[0].startswith(".") else parts))
+            return str(Path(re.sub(r"^\.\d+-", "", parts[0]), *parts[1:]))
     return file.name
 
 

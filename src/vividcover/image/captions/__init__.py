@@ -10,8 +10,10 @@ Every caption is written as NAME.txt beside its photo.
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import json
+import sys
 from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, Protocol
@@ -84,14 +86,16 @@ def caption(
             model = captioner
         memory = _Memory(dataset.folder / MEMORY)
         made, refused = _describe(missing, model, wording, memory, patient, reporter)
+    told = {"name": model.name if model else "none", "own": len(dataset.photos) - len(missing), "made": len(made)}
+    del model
+    _free()
     own = {photo.name: keep(photo.caption, wording) for photo in dataset.photos if photo.caption}
     photos = [changed(photo, caption=(own | made)[photo.name]) for photo in dataset.photos]
     for photo in photos:
         write_text(caption_file(photo), photo.caption + "\n")
     if mended := sum(own.get(photo.name, photo.caption) != photo.caption for photo in dataset.photos):
         reporter.note(f"{mended} own captions did not have the trigger word {wording.trigger}: it was put in.")
-    told = {"name": model.name if model else "none", "own": len(own), "made": len(made), "refused": refused}
-    told |= {"mode": wording.kind, "prefix": prefix, "suffix": suffix}
+    told |= {"refused": refused, "mode": wording.kind, "prefix": prefix, "suffix": suffix}
     captioned = dataset.with_photos(photos)
     reporter.progress(1.0, f"{len(photos)} captions")
     return changed(captioned, report=captioned.report | {"captioner": told})
@@ -125,6 +129,13 @@ def _describe(
             f"The captioner would not describe any of the {len(photos)} photos.", "Choose another captioner or model."
         )
     return made, refused
+
+
+def _free() -> None:
+    """Gives a captioner's memory on a GPU back to what comes next."""
+    if (torch := sys.modules.get("torch")) is not None:
+        gc.collect()  # models refer to themselves
+        torch.cuda.empty_cache()
 
 
 class _Memory:
