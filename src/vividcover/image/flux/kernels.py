@@ -25,8 +25,8 @@ class Rope:
 
     cos: Tensor  # [L, head_dim / 2] float32
     sin: Tensor
-    turns: Tensor  # complex64: both in one
-    back: Tensor  # complex64: the same turns the other way round
+    turns: Tensor  # [L, 1, 1, head_dim / 2] complex64: both in one
+    back: Tensor  # the same turns the other way round
 
     @classmethod
     def of(cls, ids: Tensor, axes: tuple[int, int, int], theta: float) -> Rope:
@@ -38,7 +38,8 @@ class Rope:
             angles.append(torch.outer(ids[:, axis].to(wide), speeds))
         angle = torch.cat(angles, -1)
         cos, sin = angle.cos().float(), angle.sin().float()
-        return cls(cos, sin, torch.complex(cos, sin), torch.complex(cos, -sin))
+        turns = torch.complex(cos, sin)[:, None, None]
+        return cls(cos, sin, turns, turns.conj().resolve_conj())
 
 
 # --- norms and gates ----------------------------------------------------------------------------------------------
@@ -77,9 +78,7 @@ def heads_of(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[Tensor
         found: Any = _Heads.apply(x, heads, weights, rope.turns, rope.back)  # type: ignore[no-untyped-call]
         q, k, v, rest = found
         return q, k, v, rest
-    y, _ = _normed(x, heads, weights)
-    torch.view_as_complex(y).mul_(rope.turns[:, None, None])
-    return _parts(x, y, heads)
+    return _turned(x, heads, weights, rope.turns)[0]
 
 
 def heads_plainly(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -98,24 +97,22 @@ def heads_plainly(x: Tensor, heads: int, weights: Tensor, rope: Rope) -> tuple[T
     return both[0], both[1], v.view(b, tokens, heads, d).transpose(1, 2), rest
 
 
-def _normed(x: Tensor, heads: int, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """q and k before they are turned, [B, L, 2, heads, head_dim / 2, 2], and 1 / their length [B, L, 2, heads, 1]."""
-    b, tokens, _ = x.shape
+def _turned(
+    x: Tensor, heads: int, weights: Tensor, turns: Tensor
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """What `heads_of` gives, and 1 / the lengths of q and k, [B, L, 2, heads, 1]."""
+    b, tokens, width = x.shape
     d = weights.shape[-1]
-    both = x[..., : 2 * heads * d].view(b, tokens, 2, heads, d)
+    h = heads * d
+    both, v, rest = torch.split_with_sizes(x, (2 * h, h, width - 3 * h), -1)
+    both = both.view(b, tokens, 2, heads, d)
     if both.dtype != torch.float32:
         both = both.float()
     short = torch.linalg.vector_norm(both, dim=-1, keepdim=True).square_().div_(d).add_(EPS).rsqrt_()
-    y = (both * short).mul_(weights[:, :, None])
-    return y.view(b, tokens, 2, heads, d // 2, 2), short
-
-
-def _parts(x: Tensor, y: Tensor, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    b, tokens = y.shape[:2]
-    q, k = y.flatten(-2).to(x.dtype).permute(2, 0, 3, 1, 4)
-    h = heads * q.shape[-1]
-    v = x[..., 2 * h : 3 * h].view(b, tokens, heads, -1).transpose(1, 2)
-    return q, k, v, x[..., 3 * h :]
+    y = (both * short).mul_(weights.unsqueeze(2))
+    torch.view_as_complex(y.view(b, tokens, 2, heads, d // 2, 2)).mul_(turns)
+    q, k = y.to(x.dtype).permute(2, 0, 3, 1, 4)
+    return (q, k, v.view(b, tokens, heads, d).transpose(1, 2), rest), short
 
 
 class _Heads(torch.autograd.Function):
@@ -125,47 +122,34 @@ class _Heads(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, heads: int, weights: Tensor, turns: Tensor, back: Tensor
     ) -> tuple[Tensor, ...]:  # fmt: skip
-        y, short = _normed(x, heads, weights)
-        torch.view_as_complex(y).mul_(turns[:, None, None])
+        parts, short = _turned(x, heads, weights, turns)
         ctx.heads = heads
         ctx.save_for_backward(x, short, weights, back)
-        ctx.set_materialize_grads(False)
-        return _parts(x, y, heads)
+        return parts
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, short, weights, turns = ctx.saved_tensors  # turns the other way round
         b, tokens, _ = x.shape
         heads, d = ctx.heads, weights.shape[-1]
-        h = heads * d
-        out = torch.empty_like(x)
-        both = out[..., : 2 * h].view(b, tokens, 2, heads, d)
-        back = both if x.dtype == torch.float32 else torch.empty(both.shape, device=x.device)
-        for part, grad in enumerate(grads[:2]):
-            _put(back[:, :, part], grad, transposed=True)
-        _put(out[..., 2 * h : 3 * h].view(b, tokens, heads, d), grads[2], transposed=True)
-        _put(out[..., 3 * h :], grads[3])
-
-        torch.view_as_complex(back.view(*back.shape[:-1], d // 2, 2)).mul_(turns[:, None, None])
-        seen = x[..., : 2 * h].view(b, tokens, 2, heads, d)
-        seen = seen if x.dtype == torch.float32 else seen.float()
+        dq, dk, dv, rest = grads
+        out = torch.cat((*(grad.transpose(1, 2).flatten(2) for grad in (dq, dk, dv)), rest), -1)
+        both = out[..., : 2 * heads * d].view(b, tokens, 2, heads, d)
+        seen = x[..., : 2 * heads * d].view(b, tokens, 2, heads, d)
+        back = both
+        if x.dtype != torch.float32:
+            back, seen = both.float(), seen.float()
+        torch.view_as_complex(back.view(b, tokens, 2, heads, d // 2, 2)).mul_(turns)
         for_weights = None
         if ctx.needs_input_grad[2]:
             for_weights = (back * seen).mul_(short).sum((0, 3)).sum_to_size(weights.shape)
-        back.mul_(weights[:, :, None])
-        along = torch.linalg.vecdot(back, seen).unsqueeze(-1).mul_(short * short).div_(-d)
-        back.addcmul_(seen, along).mul_(short)
+        back.mul_(weights.unsqueeze(2))
+        along = torch.linalg.vecdot(back, seen).unsqueeze_(-1).mul_(short).mul_(short)
+        back.addcmul_(seen, along, value=-1 / d).mul_(short)
         if back is not both:
             both.copy_(back)
         return out if ctx.needs_input_grad[0] else None, None, for_weights, None, None
-
-
-def _put(where: Tensor, grad: Tensor | None, transposed: bool = False) -> None:
-    if grad is None:
-        where.zero_()
-    else:
-        where.copy_(grad.transpose(1, 2) if transposed else grad)
 
 
 # --- the wide layer -----------------------------------------------------------------------------------------------
