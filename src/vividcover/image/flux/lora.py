@@ -88,14 +88,14 @@ class Adapted(nn.Module):
         self.in_features, self.out_features = base.in_features, base.out_features
         whole = len(sides) == 1 and (sides[0].start, sides[0].stop) == (0, base.out_features)
         known = isinstance(base, Frozen) or type(base) is nn.Linear
-        self.joint = whole and known and not dropout
+        self.joint = tuple(sides) if whole and known and not dropout else ()  # its one side, where that is all
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] → [..., out]."""
         if self.scale == 0:
             return cast(Tensor, self.base(x))
         if self.joint and not torch.compiler.is_compiling():
-            side = cast(Side, self.sides[0])
+            side = self.joint[0]
             y: Tensor = _Joint.apply(x, side.a, side.b, side.places, side.rows, self.scale, self.base)  # type: ignore[no-untyped-call]
             return y
         return self._apart(x)
@@ -126,17 +126,16 @@ class _Joint(torch.autograd.Function):
         ctx: Any, x: Tensor, a: Tensor, b: Tensor, places: Tensor | None, rows: list[int], scale: float, base: Any
     ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])  # [M, in]
-        if x.device.type == "cpu" and flat.shape[0] * len(b) > WORTH_A_CALL:
+        apart = len(rows) > 1 and x.device.type == "cpu" and len(flat) * len(b) > WORTH_A_CALL
+        if apart:
             places = None  # B is not built
-        else:
-            rows = [len(b)]
         thin, wide = a.to(x.dtype), spread(b.to(x.dtype), places)
-        y = base.product(flat) if isinstance(base, Frozen) else F.linear(flat, base.weight, base.bias)
-        h = flat @ thin.t()  # [M, n·r]
-        for of_y, of_h, of_b in _each(rows, y, h, wide):
+        y = F.linear(flat, base.weight, base.bias) if type(base) is nn.Linear else base.product(flat)
+        h = torch.mm(flat, thin.t())  # [M, n·r]
+        for of_y, of_h, of_b in _each(rows, y, h, wide) if apart else ((y, h, wide),):
             of_y.addmm_(of_h, of_b.t(), alpha=scale)
         ctx.save_for_backward(flat, h, thin, wide, places)
-        ctx.base, ctx.rows, ctx.scale, ctx.dtype = base, rows, scale, a.dtype
+        ctx.base, ctx.rows, ctx.scale, ctx.dtype = base, rows if apart else (), scale, a.dtype
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -144,23 +143,24 @@ class _Joint(torch.autograd.Function):
         flat, h, thin, wide, places = ctx.saved_tensors
         base, shape = ctx.base, dy.shape[:-1]
         dy = dy.reshape(-1, dy.shape[-1])
-        both = [(of_dy @ of_b, of_dy.t() @ of_h) for of_dy, of_h, of_b in _each(ctx.rows, dy, h, wide)]
-        dh, db = both[0] if len(both) == 1 else (torch.cat([d for d, _ in both], 1), torch.cat([d for _, d in both]))
+        if ctx.rows:
+            both = [(of_dy @ of_b, of_dy.t() @ of_h) for of_dy, of_h, of_b in _each(ctx.rows, dy, h, wide)]
+            dh, db = torch.cat([d for d, _ in both], 1), torch.cat([d for _, d in both])
+        else:
+            dh, db = torch.mm(dy, wide), torch.mm(dy.t(), h)
         if ctx.scale != 1:
             dh.mul_(ctx.scale)
             db.mul_(ctx.scale)
         dx = None
         if ctx.needs_input_grad[0]:
-            dx = base.back(dy) if isinstance(base, Frozen) else dy @ base.weight
+            dx = torch.mm(dy, base.weight) if type(base) is nn.Linear else base.back(dy)
             dx = dx.addmm_(dh, thin).view(*shape, -1)
-        da = (dh.t() @ flat).to(ctx.dtype)
+        da = torch.mm(dh.t(), flat).to(ctx.dtype)
         return dx, da, gathered(db, places).to(ctx.dtype), None, None, None, None
 
 
 def _each(rows: list[int], y: Tensor, h: Tensor, b: Tensor) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
     """What is of each part: of y [M, all rows], h [M, n·r] and b [all rows, r]."""
-    if len(rows) == 1:
-        return ((y, h, b),)
     return zip(torch.split(y, rows, 1), torch.split(h, b.shape[1], 1), torch.split(b, rows), strict=True)
 
 
