@@ -187,6 +187,21 @@ def test_a_product_is_to_be_seen_from_more_sides_and_in_use(tmp_path: Path) -> N
     assert silent_on(done, "Very bright", "No face", "black or white")
 
 
+def test_a_subject_without_a_face_is_judged_as_a_thing(sample: Path, tmp_path: Path) -> None:
+    """A dog, a doll, a drawn character: their photos are not blamed for showing no face."""
+    done = examined(tmp_path, {f"{i}": poster(i) for i in range(5)} | {"owner": vivi(sample, 7)})
+    assert finding(done, "judged as those of a thing") == ("know", {"owner.png"})
+    assert finding(done, "different views")[0] == "good"
+    assert silent_on(done, "No face", "Angles", "clothes")
+
+
+def test_a_back_of_a_head_is_asked_about_not_dropped(sample: Path, tmp_path: Path) -> None:
+    away = vivi(sample, 3).copy()
+    cv2.ellipse(away, (360, 300), (190, 240), 0, 0, 360, (70, 50, 35), -1)
+    done = examined(tmp_path, {f"{i}": vivi(sample, i) for i in (1, 5)} | {"away": away})
+    assert finding(done, "No face was found") == ("know", {"away.png"})
+
+
 def test_trigger_word_and_captions_are_looked_at(sample: Path, tmp_path: Path) -> None:
     shots = {f"{i}": vivi(sample, i) for i in (1, 2, 3)}
     done = examined(

@@ -19,6 +19,7 @@ from vividcover.image.looks import Look, Person, apart
 Said = tuple[str, str, list[str]]  # level, text, names of photos
 Judged = tuple[list[Said], dict[str, Any]]
 
+PEOPLE = 0.4  # share of photos with a face from which they are those of a person
 ENOUGH = 4  # photos before variety can be judged
 FRONT, SIDE = 15.0, 45.0  # degrees of yaw up to which a face is seen from the front, and three-quarter
 CLOSE, FULL = 0.30, 0.12  # face's height / photo's: nearer is a close-up, farther a full body
@@ -35,8 +36,14 @@ DISTANCES = ("close-ups", "medium shots", "full body")
 def of_person(looks: list[Look]) -> Judged:
     """What to say of photos of a person or a character."""
     seen = [(look, look.person) for look in looks if look.person is not None]
-    if not seen:
-        return [], {}  # no nets, or no person: a dog, a doll
+    if len(seen) < PEOPLE * len(looks):  # a dog, a doll, a drawn character; or the nets are missing
+        said, counts = of_product(looks)
+        if seen:
+            names = [look.photo.name for look, _ in seen]
+            said.append(
+                ("know", "A face was found in few of the photos, so they are judged as those of a thing", names)
+            )
+        return said, counts
     said = _faults_of_people(looks, seen)
     people = [person for _, person in seen]
     angles = Counter(_angle(person) for person in people)
@@ -77,7 +84,8 @@ def _faults_of_people(looks: list[Look], seen: list[tuple[Look, Person]]) -> lis
         if (names := [look.photo.name for look, person in seen if wrong(person)])
     ]
     if faceless := [look.photo.name for look in looks if look.person is None]:
-        said.append(("drop", "No face was found: turned away, hidden or too small", faceless))
+        text = "No face was found: turned away, hidden or too small; keep a profile, drop what does not show who it is"
+        said.append(("know", text, faceless))
     if strangers := _strangers(seen):
         said.append(("drop", "This may be somebody else", strangers))
     return said
