@@ -136,7 +136,9 @@ class Broken(Says):
 
 
 @pytest.mark.parametrize(
-    "checker", [Broken("two"), Says("two"), Says("two", float("nan")), Says("two", float("-inf"))], ids=str
+    "checker",
+    [Broken("two"), Says("two"), Says("two", float("nan")), Says("two", float("-inf"))],
+    ids=["fails", "counts wrong", "gives no number", "gives minus infinity"],
 )
 def test_a_checker_that_fails_lets_nothing_out(checker: Says) -> None:
     with pytest.raises(EngineError, match="two"):
