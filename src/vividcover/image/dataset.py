@@ -27,6 +27,7 @@ RESOLUTIONS = (512, 768, 1024)
 SMALLEST = 256  # px; a photo below it teaches nothing but blur
 MARK = ".vividcover-photos"  # says that the folder may be emptied
 MEMORY = ".captions.json"  # what captioners have said of which photo
+TOGETHER = 4  # photos up to which each is named in a note of its own
 WIDEST = 4.0  # aspect ratio up to which the largest resolution loses nothing
 
 
@@ -172,8 +173,16 @@ def _empty(folder: Path) -> None:
 
 
 def _say(dataset: Dataset, found: PhotoSet, reporter: Reporter) -> None:
+    """Notes of what was left out, ignored and mended; what many photos share is said once."""
+    told: dict[str, list[str]] = {}
     for problem in (*found.problems, *found.ignored):
-        reporter.note(f"{problem.name}: {problem.why}.")
+        told.setdefault(problem.why, []).append(problem.name)
     for photo in dataset.photos:
         for note in photo.notes:
-            reporter.note(f"{photo.name}: {note}.")
+            told.setdefault(note, []).append(photo.name)
+    for text, names in told.items():
+        if len(names) > TOGETHER:
+            reporter.note(f"{len(names)} photos, {names[0]} the first: {text}.")
+        else:
+            for name in names:
+                reporter.note(f"{name}: {text}.")
