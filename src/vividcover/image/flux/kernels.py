@@ -49,7 +49,7 @@ def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """norm(x) · (1 + scale) + shift, where the norm has no weights of its own; x [B, L, h], shift and scale [B, h]."""
     width = (x.shape[-1],)
     if len(x) == 1:
-        return F.layer_norm(x, width, 1 + scale[0], shift[0], EPS)
+        return F.layer_norm(x, width, 1 + scale.view(-1), shift.view(-1), EPS)
     return torch.addcmul(shift[:, None], F.layer_norm(x, width, eps=EPS), 1 + scale[:, None])
 
 

@@ -153,10 +153,10 @@ class DoubleBlock(nn.Module):
             )
         )  # [L, 2, head_dim]
         q, k, v, _ = heads_of(torch.cat((txt_qkv, img_qkv), 1), self.heads, weights, rope)
-        met = attention(q, k, v)  # [B, L, h]
+        txt_met, img_met = torch.split(attention(q, k, v), [tokens, img.shape[1]], 1)
 
-        img = gated(img, img_gate, self.img_proj(met[:, tokens:]))
-        txt = gated(txt, txt_gate, self.txt_proj(met[:, :tokens]))
+        img = gated(img, img_gate, self.img_proj(img_met))
+        txt = gated(txt, txt_gate, self.txt_proj(txt_met))
         return self._mlp(img, self.img_mlp_in, self.img_mlp_out, *img_mlp), self._mlp(
             txt, self.txt_mlp_in, self.txt_mlp_out, *txt_mlp
         )
