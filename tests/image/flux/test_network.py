@@ -152,3 +152,16 @@ def test_pictures_of_a_batch_know_nothing_of_each_other() -> None:
         for i in range(3):
             alone = net(**{n: v if n == "ids" else v[i : i + 1] for n, v in given.items()})
             assert torch.allclose(alone[0], together[i], rtol=0, atol=SAME)
+
+
+def test_blocks_are_compiled_for_more_sizes_than_torch_would_by_itself() -> None:
+    from vividcover.image.flux.generate import compile_blocks
+
+    torch._dynamo.reset()
+    net, plain = ours(), ours()
+    compile_blocks(net, backend="eager")
+    for width in range(4, 4 + 2 * 10, 2):  # torch's own limit is 8
+        given = inputs(net.config) | {"x": torch.randn(1, width, 64), "ids": positions(4, width, TEXT)}
+        with torch.no_grad():
+            assert torch.allclose(net(**given), plain(**given), rtol=0, atol=SAME)
+    torch._dynamo.reset()

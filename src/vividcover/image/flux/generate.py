@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from vividcover.image.flux.redux import Redux
     from vividcover.image.flux.safety import Guard
 
+SIZES = 256  # of pictures, that the blocks are compiled for in the life of a process
 REMEMBERED = 8  # prompts whose embeddings are kept
 FIRST_PASS = 2**20  # px of the first of two passes
 ROOM = 32  # ranks: beside a compiled network there is room for whole ones of these
@@ -319,5 +320,9 @@ def _memory_errors(request: Request) -> Iterator[None]:
 
 def compile_blocks(flux: Flux, backend: str = "inductor") -> None:
     """Compiles the two kinds of block, each once for all its layers, when they first run at a size."""
+    import torch._dynamo.config as limits
+
+    limits.recompile_limit = max(limits.recompile_limit, SIZES)  # beyond it, torch gives up
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * SIZES)
     for block in (*flux.double_blocks, *flux.single_blocks):
         block.compile(fullgraph=True, dynamic=False, backend=backend)
