@@ -207,12 +207,13 @@ def test_a_service_gets_the_photo_and_the_mode_s_order(service: Any, dataset: Da
     done = caption(dataset, "openai", endpoint=Endpoint(url, "secret", "seer"))
     assert [p.caption for p in done.photos] == ["VIVI, a woman sings on a dark stage."] * 3
     first = orders[0]
+    assert len({str(order["messages"]) for order in orders}) == 3
     assert (first["path"], first["key"], first["model"]) == ("/v1/chat/completions", "Bearer secret", "seer")
     words, picture = first["messages"][0]["content"]
     assert words["text"] == instruction(VIVI)
     data = base64.b64decode(picture["image_url"]["url"].removeprefix("data:image/jpeg;base64,"))
     sent = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    assert np.abs(sent.astype(float) - dataset.photos[0].rgb()).mean() < 6
+    assert min(np.abs(sent.astype(float) - p.rgb()).mean() for p in dataset.photos) < 6
 
 
 def test_a_busy_service_is_asked_again_and_a_broken_one_given_up(service: Any) -> None:
@@ -236,14 +237,48 @@ def test_a_busy_service_is_asked_again_and_a_broken_one_given_up(service: Any) -
         Service(Endpoint("localhost"))
 
 
+def test_a_service_is_asked_about_several_photos_at_once(dataset: Dataset) -> None:
+    class Slow:
+        name, parallel = "slow", 3
+        together = threading.Barrier(3, timeout=20)  # nobody goes on before three have come
+
+        def describe(self, rgb: Any, wording: Wording) -> str:
+            self.together.wait()
+            return f"A woman in light {int(rgb.mean())}."
+
+    done = caption(dataset, Slow())
+    assert [p.caption for p in done.photos] == [
+        f"VIVI, a woman in light {int(p.rgb().mean())}." for p in dataset.photos
+    ]
+
+
+def test_an_error_of_one_photo_ends_the_others_and_keeps_what_was_said(dataset: Dataset) -> None:
+    class Breaks:
+        name, said = "breaks", 0
+
+        def describe(self, rgb: Any, wording: Wording) -> str:
+            self.said += 1
+            if self.said == 2:
+                raise EngineError("The captioner broke.", "Try again.")
+            return f"Words {self.said}."
+
+    breaks = Breaks()
+    with pytest.raises(EngineError, match="broke"):
+        caption(dataset, breaks)
+    done = caption(dataset, breaks)  # goes on: the first photo is not described again
+    assert done.photos[0].caption == "VIVI, Words 1."
+    assert len({p.caption for p in done.photos}) == 3
+
+
 def test_a_photo_that_a_service_will_not_describe_is_named(service: Any, dataset: Dataset) -> None:
     url, answers, _ = service
     answers += [(200, "She sings."), (200, "I'm sorry, I can't help with that."), (200, "<think>hm</think>She waves.")]
     silent = Silent()
-    done = caption(dataset, "openai", endpoint=Endpoint(url), reporter=silent)
-    assert [p.caption for p in done.photos] == ["VIVI, she sings.", "a photo of VIVI", "VIVI, she waves."]
-    assert done.report["captioner"]["refused"] == ["1.png"]
-    assert any(note.startswith("1.png") for note in silent.notes)
+    done = caption(dataset, "openai", endpoint=Endpoint(url), reporter=silent)  # in any order: they are asked at once
+    said = {p.caption: p.name for p in done.photos}
+    assert said.keys() == {"VIVI, she sings.", "a photo of VIVI", "VIVI, she waves."}
+    assert done.report["captioner"]["refused"] == [said["a photo of VIVI"]]
+    assert any(note.startswith(said["a photo of VIVI"]) for note in silent.notes)
     answers += [(200, "I cannot describe people.")]
     with pytest.raises(RefusedError):
         Service(Endpoint(url)).describe(photo(0), VIVI)

@@ -26,6 +26,7 @@ from vividcover.image.captions.edit import read_captions, refresh, replace, writ
 from vividcover.image.captions.florence import Florence
 from vividcover.image.captions.qwen import Qwen
 from vividcover.image.captions.service import Endpoint, RefusedError, Service
+from vividcover.image.captions.several import Several
 from vividcover.image.captions.template import Template
 from vividcover.image.captions.text import Wording, compose, instruction, keep
 from vividcover.image.dataset import MEMORY, Dataset, Kind, caption_file
@@ -84,8 +85,8 @@ def caption(
             model = patient.call(pick, captioner, weights, endpoint, device, reporter)
         elif missing and not isinstance(captioner, str):
             model = captioner
-        memory = _Memory(dataset.folder / MEMORY)
-        made, refused = _describe(missing, model, wording, memory, patient, reporter)
+    memory = _Memory(dataset.folder / MEMORY)
+    made, refused = _describe(missing, model, wording, memory, reporter)
     told = {"name": model.name if model else "none", "own": len(dataset.photos) - len(missing), "made": len(made)}
     del model
     _free()
@@ -102,33 +103,35 @@ def caption(
 
 
 def _describe(
-    photos: list[Photo],
-    model: Captioner | None,
-    wording: Wording,
-    memory: _Memory,
-    patient: Patient,
-    reporter: Reporter,
+    photos: list[Photo], model: Captioner | None, wording: Wording, memory: _Memory, reporter: Reporter
 ) -> tuple[dict[str, str], list[str]]:
     """(caption of each photo by its name, names of those that a service would not describe)."""
     made: dict[str, str] = {}
     refused: list[str] = []
-    for i, photo in enumerate(photos if model else ()):
-        assert model is not None
-        reporter.progress(i / len(photos), f"caption {i + 1} of {len(photos)}")
-        key = memory.key(photo, model, wording)
-        try:
-            said = memory.said.get(key) or patient.call(model.describe, photo.rgb(), wording)
-            memory.keep(key, said)
-        except RefusedError as error:
-            refused.append(photo.name)
-            reporter.note(f"{photo.name}: {error.message}. Its caption is the trigger word alone.")
-            said = ""
-        made[photo.name] = compose(said, wording)
+    if model is None:
+        return made, refused
+    describe = model.describe  # a service's photos go side by side, a model's one after another
+    told = memory.said
+    known = {photo.name: told[key] for photo in photos if (key := memory.key(photo, model, wording)) in told}
+    unknown = [photo for photo in photos if photo.name not in known]
+    reporter.progress(0.0, f"caption 1 of {len(photos)}")
+    with Several(lambda photo: describe(photo.rgb(), wording), unknown, getattr(model, "parallel", 1)) as answers:
+        for i, (photo, said, error) in enumerate(answers.each(reporter)):
+            if isinstance(error, RefusedError):
+                refused.append(photo.name)
+                reporter.note(f"{photo.name}: {error.message}. Its caption is the trigger word alone.")
+            elif error is not None:
+                raise error
+            known[photo.name] = said or ""
+            memory.keep(memory.key(photo, model, wording), said or "")
+            reporter.progress((i + 1) / len(unknown), f"{i + 1} of {len(unknown)} captions")
     if photos and len(refused) == len(photos):
         raise EngineError(
             f"The captioner would not describe any of the {len(photos)} photos.", "Choose another captioner or model."
         )
-    return made, refused
+    for photo in photos:
+        made[photo.name] = compose(known[photo.name], wording)
+    return made, [photo.name for photo in photos if photo.name in refused]
 
 
 def _free() -> None:

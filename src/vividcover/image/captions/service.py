@@ -18,6 +18,7 @@ from vividcover.image.captions.text import Wording, instruction
 LONGEST = 300  # tokens
 SIDE = 1024  # px of the picture that is sent
 PATIENCE = 120.0  # seconds for an answer
+PARALLEL = 4  # photos that are asked about at once
 TRIES = 3
 PAUSE = 2.0  # seconds before the second try, doubled for the third
 REFUSAL = re.compile(
@@ -40,9 +41,10 @@ class Endpoint:
 
 
 class Service:
-    """Asks for one caption at a time. The photos leave this machine."""
+    """Asks for one caption at a time, from any number of threads. The photos leave this machine."""
 
     name = "openai"
+    parallel = PARALLEL
 
     def __init__(self, endpoint: Endpoint, *, pause: float = PAUSE) -> None:
         if not endpoint.url.startswith(("http://", "https://")):
