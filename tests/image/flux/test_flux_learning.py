@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from flux_making import tiny_flux_folder
+from vividcover.errors import ParameterError
 from vividcover.image.flux.config import FluxConfig
 from vividcover.image.flux.data import Item, Store, TrainingSet
 from vividcover.image.flux.loop import Course, learn
@@ -156,10 +157,32 @@ def test_a_subject_is_learnt_from_a_few_pictures_and_the_rest_moves_less(small: 
     assert known_now < before  # things long known stay better known than the subject was
     assert after < error_with(small, caption=1)  # a part of it is in the trigger word: as a dog it is known less
 
-    with trainee.adapter.off():
+    with trainee.still():
         assert torch.equal(small.says(small.others)[0], other)
     trainee.adapter.detach()
     assert torch.equal(small.says(small.held_out)[0], subject)
+
+
+def test_the_rest_is_held_still_where_that_is_asked_for(small: Small, tmp_path: Path) -> None:
+    """With every third step: other things move less than two thirds as far, and the subject is learnt as well."""
+    found = {}
+    other = small.says(small.others)[0]
+    for every in (0, 3):
+        options = TrainOptions(resolution="64", optimizer="adamw", preserve_every=every, **PHOTOS)  # type: ignore[arg-type]
+        trainee: Any = LORA.begin(small.network, SMALL, options, "dev")
+        learn(small.course(trainee, options, small.taught, small.held_out, tmp_path / str(every)), Silent())
+        moved = float((small.says(small.others)[0] - other).square().mean())
+        found[every] = (moved, small.says(small.held_out)[1])
+        trainee.adapter.detach()
+    assert found[3][0] < found[0][0] / 1.5
+    assert found[3][1] < found[0][1] * 1.02
+
+
+def test_all_weights_cannot_be_held_still(small: Small, tmp_path: Path) -> None:
+    options = TrainOptions(resolution="64", preserve_every=2)
+    with pytest.raises(ParameterError, match="Only a LoRA can hold the rest still"):
+        learn(small.course(Everything(small.network), options, small.taught, small.held_out, tmp_path), Silent())
+    small.network.requires_grad_(False)
 
 
 def error_with(small: Small, caption: int) -> float:

@@ -115,8 +115,9 @@ def _told_each_step(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "options",
     [{}, {"optimizer": "prodigy", "learning_rate": 1.0}, {"optimizer": "lion", "schedule": "cosine", "warmup": 2},
-     {"optimizer": "adafactor", "ema": 0.0}, {"dropout": 0.3, "caption_dropout": 0.5}],
-    ids=["adamw", "prodigy", "lion", "adafactor", "dropout"],
+     {"optimizer": "adafactor", "ema": 0.0}, {"dropout": 0.3, "caption_dropout": 0.5},
+     {"preserve_every": 2}],
+    ids=["adamw", "prodigy", "lion", "adafactor", "dropout", "held still"],
 )  # fmt: skip
 def test_a_training_that_was_stopped_after_every_step_ends_in_the_same_bits(
     tmp_path: Path, options: dict[str, Any]

@@ -18,11 +18,11 @@ import torch
 from vividcover.errors import ModelFileError, ParameterError
 from vividcover.image.flux.data import TrainingSet
 from vividcover.image.flux.log import Board, TensorBoard, WandB
-from vividcover.image.flux.loop import Course, Painter
 from vividcover.image.flux.opening import Base, BaseFiles, open_base
 from vividcover.image.flux.options import TrainOptions
 from vividcover.image.flux.presets import Plan
 from vividcover.image.flux.samples import Samples
+from vividcover.image.flux.teaching import Course, Painter
 from vividcover.image.flux.trainee import method_of
 from vividcover.tensors import pick_dtype
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from itertools import cycle, islice
 from pathlib import Path
@@ -95,6 +95,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.sigma)
+
+    def without_words(self, lessons: TrainingSet) -> Batch:
+        """The same pictures with the caption that says nothing."""
+        tokens, pooled = (found.expand(len(self), *found.shape) for found in lessons.text(EMPTY))
+        return replace(self, tokens=tokens, pooled=pooled)
 
     def part(self, start: int, stop: int) -> Batch:
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}

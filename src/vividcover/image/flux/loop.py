@@ -24,103 +24,27 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from vividcover.errors import Canceled, EngineError, ModelFileError
+from vividcover.errors import Canceled, EngineError, ModelFileError, ParameterError
 from vividcover.files import canonical, write_text
-from vividcover.image.flux.data import Batch, Order, TrainingSet, draws
-from vividcover.image.flux.log import Board, Log, Rgb
+from vividcover.image.flux.data import Batch, Order, draws
+from vividcover.image.flux.log import Log, Rgb
 from vividcover.image.flux.objective import Objective, Point, points_of
 from vividcover.image.flux.optimizers import pace
-from vividcover.image.flux.presets import Plan, short_of_memory, too_small
+from vividcover.image.flux.presets import short_of_memory, too_small
 from vividcover.image.flux.state import ANEW, State, states, sweep
+from vividcover.image.flux.teaching import Course, Learnt, Still, Trainee
 from vividcover.patience import Patient
 from vividcover.workspace import Reporter
 
-if TYPE_CHECKING:
-    from vividcover.image.flux.options import TrainOptions
-
-CURVE = 100  # points of a report's curve
+__all__ = ["Course", "Learnt", "Still", "Trainee", "learn"]
 WINDOW = 10  # steps whose mean loss is a row of the log; the device is waited for between them
 GATHERED = 64 << 20  # numbers of gradients that processes average in one go
-Painter = Callable[[Patient], Mapping[str, Rgb]]  # pictures by their titles, of the network as it is now
-
-
-class Trainee(Protocol):
-    """What learns, and in which network, whose `recompute` is the number of blocks that compute their insides twice."""
-
-    network: Any
-
-    def named(self) -> dict[str, Tensor]:
-        """The weights that learn, by name; always the same tensors."""
-
-    def optimizer(self, options: TrainOptions) -> tuple[Optimizer, str]:
-        """What moves them (every group has its rate as `base`), and what the user should know about it."""
-
-    def write(self, path: Path) -> Path:
-        """Writes what was learnt, whole or not at all."""
-
-
-@dataclass(frozen=True)
-class Course:
-    """What is to be learnt, by whom, where. `taught` and `tested`: numbers of the set's items; `rank` of `world`.
-
-    `key` names what decides the outcome: a state of another key is not gone on with.
-    """
-
-    name: str
-    trainee: Trainee
-    lessons: TrainingSet
-    taught: Sequence[int]
-    tested: Sequence[int]
-    folder: Path
-    options: TrainOptions
-    plan: Plan
-    device: torch.device
-    dtype: torch.dtype = torch.float32  # of the network's inputs
-    key: str = ""
-    painter: Painter | None = None
-    boards: Sequence[Board] = ()
-    rank: int = 0
-    world: int = 1
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """`file` is what the trainee wrote at the end. Losses are means; `validation` is of fixed noise."""
-
-    file: Path
-    steps: int
-    seconds: float
-    seconds_here: float = 0.0  # of these, in this process: less where a training was gone on with
-    first_loss: float = math.nan
-    last_loss: float = math.nan
-    validation: dict[str, float] = field(default_factory=dict)  # before, after
-    history: list[dict[str, float]] = field(default_factory=list)
-    at_once: int = 1
-    recompute: int = 0
-    notes: list[str] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, job_folder: Path, name: str, values: Mapping[str, Any]) -> Learnt:
-        known = {key: value for key, value in values.items() if key not in ("steps_per_second", "curve", "looks")}
-        return cls(job_folder / "loras" / f"{name}.safetensors", **known)
-
-    def to_json(self) -> dict[str, Any]:
-        """Without the file; of the history so many points as a curve needs."""
-        found = {key: value for key, value in asdict(self).items() if key not in ("file", "history")}
-        rows = [row for row in self.history if "loss" in row]
-        looks = [[int(row["step"]), round(row["validation"], 5)] for row in self.history if "validation" in row]
-        curve = [[int(row["step"]), round(row["loss"], 5)] for row in rows[:: -(-len(rows) // CURVE) or 1]]
-        found |= {"curve": curve, "looks": looks}
-        return found | {"steps_per_second": round(self.steps / self.seconds, 4) if self.seconds else 0.0}
 
 
 def learn(course: Course, reporter: Reporter) -> Learnt:
@@ -135,6 +59,8 @@ class _Loop:
         self.trainee, self.folder, self.steps = course.trainee, course.folder, course.options.optimizer_steps
         for name in ("states", "loras", "samples"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
+        if self.options.preserve_every and not isinstance(self.trainee, Still):
+            raise ParameterError("Only a LoRA can hold the rest still.", "Leave `preserve_every` out.")
         self.notes: list[str] = []
         course.lessons.keep_on(course.device)
         self.objective = Objective(course.trainee.network, course.options.guidance, course.device, course.dtype)
@@ -192,9 +118,13 @@ class _Loop:
         )  # fmt: skip
         if options.dropout:
             torch.manual_seed(drawn[rank].noise)
+        every = options.preserve_every
+        plain = batch.without_words(self.course.lessons) if every and self.state.step % every == 0 else None
         while True:
             try:
                 loss = self._backward(batch)
+                if plain is not None:
+                    self._hold_still(plain)
                 break
             except RuntimeError as error:
                 if not short_of_memory(error):
@@ -204,15 +134,25 @@ class _Loop:
         return self._averaged(loss)
 
     def _backward(self, batch: Batch) -> Tensor:
-        """The mean loss of a batch; gradients are its. It goes through the network in parts, if memory asks."""
+        """The mean loss of a batch; gradients are its."""
         total = torch.zeros((), device=self.course.device)
-        size = self.state.at_once or len(batch)
-        for start in range(0, len(batch), size):
-            part = batch if size >= len(batch) else batch.part(start, start + size)
+        for part in self._parts(batch):
             loss = self.objective.losses(part).sum() / len(batch)
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         return total
+
+    def _hold_still(self, plain: Batch) -> None:
+        """Adds the gradients of how far pictures without words have drifted."""
+        assert isinstance(self.trainee, Still)
+        for part in self._parts(plain):
+            loss = self.objective.drift(part, self.trainee.still).sum() / len(plain)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+    def _parts(self, batch: Batch) -> list[Batch]:
+        """What goes through the network at once, as memory asks."""
+        size = self.state.at_once or len(batch)
+        return [batch] if size >= len(batch) else [batch.part(i, i + size) for i in range(0, len(batch), size)]
 
     def _averaged(self, loss: Tensor) -> Tensor:
         """Loss and gradients, over all processes."""

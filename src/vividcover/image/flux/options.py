@@ -52,6 +52,7 @@ class TrainOptions:
     timesteps: str = "balanced"
     guidance: float = 1.0  # what dev is told; its distilled guidance is trained at 1 by all good recipes
     text_length: int = 512  # tokens; the same has to be used for painting
+    preserve_every: int = 0  # steps between two that also hold the rest still (`Objective.drift`); 0: none do
     background: float = 1.0  # how much counts what lies outside the subject's masks; 1: no masks are made
 
     captioner: str = "auto"  # for photos without a .txt
@@ -95,6 +96,7 @@ class TrainOptions:
         for name, low, high in (
             ("steps", 1, 100_000), ("batch_size", 1, 256), ("rank", 1, 1024), ("processes", 1, 1024),
             ("keep", 1, 10_000), ("save_every", 1, 1_000_000), ("sample_every", 0, 1_000_000),
+            ("preserve_every", 0, 100_000),
             ("sample_steps", 1, 200), ("warmup", 0, 100_000), ("text_length", 1, 512), ("learning_rate", 1e-8, 10.0),
             ("caption_dropout", 0.0, 1.0), ("ema", 0.0, 0.99999),
             ("background", 0.0, 1.0), ("validation", 0.0, 0.5), ("max_grad_norm", 1e-6, 1e6), ("dropout", 0.0, 0.9),
@@ -144,6 +146,7 @@ class TrainOptions:
             "learning_rate", "batch_size", "rank", "alpha", "caption_dropout", "optimizer", "pattern", "dropout",
             "weight_decay", "schedule", "warmup", "max_grad_norm", "ema", "timesteps", "guidance", "background",
             "precision", "quantise", "processes", "shared", "seed", "validation",
+            "preserve_every",
         }  # fmt: skip
         chosen = {name: value for name, value in asdict(self).items() if name in names}
         return chosen | ({"steps": self.optimizer_steps} if depends_on_steps(self.schedule) else {})

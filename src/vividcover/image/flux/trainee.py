@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,9 @@ from vividcover.image.flux.lora import Adapter, attach
 from vividcover.image.flux.lorafile import Lora, Pair, read_lora, write_lora
 
 if TYPE_CHECKING:
-    from vividcover.image.flux.loop import Trainee
     from vividcover.image.flux.network import Flux
     from vividcover.image.flux.options import TrainOptions
+    from vividcover.image.flux.teaching import Trainee
 
 SMALL = 2.0**-8  # the largest number of a B below which it is brought near to A's
 
@@ -51,6 +52,10 @@ class LoraTrainee:
 
     def named(self) -> dict[str, Tensor]:
         return dict(self.adapter.named())
+
+    def still(self) -> AbstractContextManager[None]:
+        """Within, the network answers as before the training."""
+        return self.adapter.off()
 
     def optimizer(self, options: TrainOptions) -> tuple[Optimizer, str]:
         weights = list(self.named().values())
