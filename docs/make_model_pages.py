@@ -38,6 +38,7 @@ EXAMPLES: dict[str, str] = {  # a value for each input that a page's example nee
 ALSO: dict[str, tuple[str, ...]] = {  # inputs that are not required and yet belong into the example
     "vividcover/cover": ("image",), "zsxkib/realistic-voice-cloning": ("rvc_model",),
     "vividcover/flux-lora": ("replicate_weights",), "black-forest-labs/flux-pro-1.0-fill-finetuned": ("mask",),
+    "ostris/flux-dev-lora-trainer": ("input_images",),
 }  # fmt: skip
 PICTURES = {
     "zsxkib/sonic": {"image": "me.jpg"},
@@ -49,6 +50,9 @@ SHORT: dict[str, str] = {  # the command that does the same with the shelf of tr
     "replicate/train-rvc-model": 'vividcover voice train talk.mp3 --name me --consent "This is my own voice."',
     "zsxkib/realistic-voice-cloning": "vividcover song cover song.mp3 --voice me -o cover.mp3",
     "replicate/fast-flux-trainer": 'vividcover image train photos/ --name me --consent "These are photos of me."',
+    "ostris/flux-dev-lora-trainer": (
+        'vividcover image train photos/ --name me --steps 1000 --consent "These are photos of me."'
+    ),
     "vividcover/flux-lora": 'vividcover image generate me --prompt "TOK on stage performing" -o still.png',
     "zsxkib/sonic": "vividcover portrait me.jpg vocals.wav -o portrait.mp4",
 }
@@ -108,7 +112,8 @@ def _model(model: Model) -> str:
     text += "## Run\n\n" + _calls(model, model.Input, False) + "\n\n" + _inputs(model.Input)
     ignored = model.ignores.get("classic", {})
     if ignored:
-        rows = [(f"`{name}`", why) for name, why in ignored.items()]
+        order = [name for schema in (model.TrainingInput, model.Input) if schema for name in schema.model_fields]
+        rows = [(f"`{name}`", ignored[name]) for name in dict.fromkeys(order) if name in ignored]
         text += "\n\n## What the classic engine cannot follow\n\nIf you give one of these, the run goes on and says so."
         text += "\n\n" + _table(("Parameter", "Why"), rows)
     if model.name in PINS:
