@@ -123,6 +123,19 @@ def test_decoding_is_that_of_diffusers() -> None:
     assert torch.allclose(opened().decode(latents), theirs, atol=SAME)
 
 
+@pytest.mark.parametrize(("dtype", "within"), [(torch.bfloat16, 0.03), (torch.float16, 0.01)])
+def test_half_the_bits_give_nearly_the_same_latents_and_texts(dtype: torch.dtype, within: float) -> None:
+    whole, half = opened(), opened(dtype=dtype)
+    assert half.encode_text(PROMPTS, 16).tokens.dtype == dtype
+    for one, other in (
+        (whole.encode_pictures(pixels()), half.encode_pictures(pixels())),
+        (whole.decode(torch.ones(1, 16, 4, 4)), half.decode(torch.ones(1, 16, 4, 4))),
+        (whole.encode_text(PROMPTS, 16).pooled, half.encode_text(PROMPTS, 16).pooled.float()),
+    ):
+        assert one.dtype == other.dtype == torch.float32
+        assert (one - other).norm() < within * one.norm()
+
+
 # --- tiles --------------------------------------------------------------------------------------------------------
 
 

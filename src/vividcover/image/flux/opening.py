@@ -144,12 +144,12 @@ class Base:
         device) a sample, as diffusers' pipelines draw it. H and W are multiples of 8.
         """
         vae = self._vae()
-        pixels = pixels.to(self.device, self.dtype)
+        pixels = pixels.to(self.device, vae.dtype)
         with torch.no_grad():
             found = torch.cat([self._encoded(vae, picture[None]) for picture in pixels])
         mean, logvar = found.float().chunk(2, 1)
         if generator is not None:
-            drawn = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=self.dtype)
+            drawn = torch.randn(mean.shape, generator=generator, device=generator.device, dtype=vae.dtype)
             mean = mean + torch.exp(0.5 * logvar.clamp(-30.0, 20.0)) * drawn.to(mean)
         latents: Tensor = (mean - vae.config.shift_factor) * vae.config.scaling_factor
         return latents
@@ -159,7 +159,7 @@ class Base:
         vae = self._vae()
         latents = latents / vae.config.scaling_factor + vae.config.shift_factor
         with torch.no_grad():
-            return torch.cat([self._decoded(vae, one[None].to(self.device, self.dtype)) for one in latents])
+            return torch.cat([self._decoded(vae, one[None].to(self.device, vae.dtype)) for one in latents])
 
     def release(self, part: Literal["text", "vae", "flux"]) -> None:
         """Frees what a part takes in memory."""
@@ -221,7 +221,8 @@ class Base:
         from diffusers import AutoencoderKL
 
         folder = self.files.vae / "vae" if (self.files.vae / "vae").is_dir() else self.files.vae
-        vae = strictly(AutoencoderKL, folder, "FLUX.1's autoencoder", torch_dtype=self.dtype).to(self.device)
+        dtype = torch.float32 if self.dtype == torch.float16 else self.dtype  # it goes beyond what float16 can hold
+        vae = strictly(AutoencoderKL, folder, "FLUX.1's autoencoder", torch_dtype=dtype).to(self.device)
         if vae.config.latent_channels * 4 != self.config.out_channels or vae.config.shift_factor is None:
             raise ModelFileError(
                 f"{folder} holds an autoencoder of {vae.config.latent_channels} channels, which is not FLUX.1's.", AGAIN
