@@ -43,7 +43,7 @@ def test_a_photo_keeps_its_shape_and_nearly_all_of_the_area(aspect: float, short
     width, height = (round(short * aspect), short) if aspect > 1 else (short, round(short / aspect))
     for b in buckets(width, height, ALL):
         kept = min(b.width / b.height, width / height) / max(b.width / b.height, width / height)
-        assert kept > 0.96
+        assert kept > 0.95  # a side of 320 px in steps of 16
         assert b.width * b.height > 0.92 * b.resolution**2
 
 

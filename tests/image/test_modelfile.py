@@ -38,7 +38,7 @@ def test_what_is_written_is_read_and_the_same_content_gives_the_same_bytes(tmp_p
 @pytest.mark.parametrize(
     ("members", "said"),
     [
-        ({"lora__safetensors": b"x"}, "is a FLUX LoRA"),
+        ({"lora__safetensors": b"x"}, "of the engine 'neural', not classic"),
         ({"readme": b"x"}, r"has no model\.json"),
         ({"model__json": b"{"}, r"damaged model\.json"),
         ({"model__json": card(kind="vividcover-voice")}, "'vividcover-voice', not an image"),
