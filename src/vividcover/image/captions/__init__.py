@@ -114,7 +114,6 @@ def _describe(
     told = memory.said
     known = {photo.name: told[key] for photo in photos if (key := memory.key(photo, model, wording)) in told}
     unknown = [photo for photo in photos if photo.name not in known]
-    reporter.progress(0.0, f"caption 1 of {len(photos)}")
     with Several(lambda photo: describe(photo.rgb(), wording), unknown, getattr(model, "parallel", 1)) as answers:
         for i, (photo, said, error) in enumerate(answers.each(reporter)):
             if isinstance(error, RefusedError):
@@ -124,7 +123,7 @@ def _describe(
                 raise error
             known[photo.name] = said or ""
             memory.keep(memory.key(photo, model, wording), said or "")
-            reporter.progress((i + 1) / len(unknown), f"{i + 1} of {len(unknown)} captions")
+            reporter.progress((i + 1) / len(unknown), f"caption {i + 1} of {len(unknown)}")
     if photos and len(refused) == len(photos):
         raise EngineError(
             f"The captioner would not describe any of the {len(photos)} photos.", "Choose another captioner or model."
