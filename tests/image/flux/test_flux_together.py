@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +79,35 @@ def test_several_processes_are_canceled_go_on_and_tell_their_errors(tmp_path: Pa
     with pytest.raises(EngineError, match="The pattern 'nothing' finds no layer"):
         trained(tmp_path / "u", processes=2, pattern="nothing")
     assert not list(tmp_path.glob("*/vivi.tar"))
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+sys.path[:0] = {paths!r}
+import test_flux_together as tests
+from vividcover.workspace import Silent
+
+class Dies(Silent):
+    def progress(self, fraction, text=""):
+        if text.startswith("step "):
+            os.kill(os.getpid(), 9)
+
+tests.trained(Path({folder!r}), Dies(), processes=2, steps=100_000, save_every=50_000)
+"""
+
+
+def test_processes_whose_parent_was_killed_keep_their_state_and_end(tmp_path: Path) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
+    script = KILLED.format(paths=paths, folder=str(tmp_path / "t"))
+    dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert dead.returncode == -9, dead.stderr
+    (training,) = (tmp_path / "t" / "work").glob("training-*")
+    deadline = time.monotonic() + 60
+    while not states(training / "states") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    step = end_of(tmp_path / "t")["step"]
+    assert 0 < step < 50_000
+    progress = (training / "progress.json").read_text()
+    time.sleep(1.0)
+    assert (training / "progress.json").read_text() == progress  # nobody goes on

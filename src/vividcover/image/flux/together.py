@@ -30,6 +30,7 @@ from vividcover.tensors import use_threads
 from vividcover.workspace import Reporter, Silent
 
 POLL = 0.25  # s between two looks at the processes
+PARENT = "VIVIDCOVER_TRAINING_PARENT"  # the environment's name for who started it all
 PATIENCE = timedelta(minutes=10)  # that one process waits for another
 
 
@@ -41,14 +42,14 @@ def learn_together(job: Job, device: torch.device, reporter: Reporter) -> Learnt
             f"{count} processes for {torch.cuda.device_count()} GPUs.", "Choose one process per GPU at most."
         )
     job.folder.mkdir(parents=True, exist_ok=True)
-    for old in (job.folder / "learnt.json", *job.folder.glob("failed_*.json")):
+    for old in (job.folder / "learnt.json", job.folder / "progress.json", *job.folder.glob("failed_*.json")):
         old.unlink(missing_ok=True)
     written = write_text(job.folder / "job.json", canonical(job.to_json()))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}",
         "-m", "vividcover.image.flux.together", str(written),
     ]  # fmt: skip
-    surroundings = os.environ | ({"WANDB_API_KEY": job.wandb_key} if job.wandb_key else {})
+    surroundings = os.environ | {PARENT: str(os.getpid())} | ({"WANDB_API_KEY": job.wandb_key} if job.wandb_key else {})
     said = job.folder / "processes.log"
     with said.open("wb") as log:
         process = subprocess.Popen(
@@ -89,24 +90,34 @@ def _failure(folder: Path, said: Path) -> VividCoverError:
 
 
 class _Worker(Silent):
-    """The reporter of a process: the launcher's signal to end is a cancel, so that the state is kept. The first
-    process (`folder`) leaves its progress in a file for the one that started it."""
+    """The reporter of a process: the launcher's signal to end is a cancel, so that the state is kept; so is the death
+    of who started it all. The first process (`folder`) leaves its progress in a file for the one that started it."""
 
     def __init__(self, folder: Path | None) -> None:
         super().__init__()
-        self.folder, self.ended = folder, False
+        self.folder, self.ended, self.parent = folder, False, int(os.environ.get(PARENT, "0"))
         signal.signal(signal.SIGTERM, self._end)
 
     def _end(self, *_: object) -> None:
         self.ended = True
 
     def check(self) -> None:
-        if self.ended:
+        if self.ended or (self.parent and not _alive(self.parent)):
             raise Canceled
 
     def progress(self, fraction: float, text: str = "") -> None:
         if self.folder is not None:
             write_text(self.folder / "progress.json", json.dumps({"fraction": fraction, "text": text}))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def main(path: Path) -> None:
