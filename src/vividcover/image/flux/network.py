@@ -79,6 +79,8 @@ class Flux(nn.Module):
     def blocks(self, img: Tensor, txt: Tensor, vec: Tensor, rope: Rope, first: int = 0) -> Tensor:
         """All blocks from number `first` on (which is a double one): the picture's tokens [B, N, h]."""
         again = self.recompute if torch.is_grad_enabled() else 0
+        if torch.is_grad_enabled() and _is_compiled(self.double_blocks[0]):
+            img, txt = _wanting(img), _wanting(txt)  # so that all double blocks are compiled as one and the same
         for number, block in enumerate(self.double_blocks):
             if number < first:
                 continue
@@ -100,6 +102,14 @@ class Flux(nn.Module):
     def rotary(self, ids: Tensor) -> Rope:
         """How each position turns the pairs of numbers of a head; ids [L, 3]."""
         return Rope.of(ids, self.config.axes, self.config.theta)
+
+
+def _is_compiled(block: nn.Module) -> bool:
+    return getattr(block, "_compiled_call_impl", None) is not None
+
+
+def _wanting(x: Tensor) -> Tensor:
+    return x if x.requires_grad else x.detach().requires_grad_()
 
 
 class Embedder(nn.Module):
