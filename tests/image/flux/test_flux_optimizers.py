@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from vividcover.errors import EngineError, ParameterError
-from vividcover.image.flux.optimizers import NAMES, Lion, make, pace
+from vividcover.image.flux.optimizers import Lion, make, pace
+from vividcover.image.flux.options import OPTIMIZERS
 
 torch.set_num_threads(1)
 
@@ -28,7 +29,7 @@ def bowl(name: str, rate: float, steps: int = 60) -> float:
     return x**2 + 10 * y**2
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizer_descends(name: str) -> None:
     rate = {"prodigy": 1.0, "adagrad": 0.3, "adafactor": 0.05}.get(name, 0.03)
     steps = 400 if name == "prodigy" else 60

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from vividcover.errors import EngineError, ParameterError
@@ -77,3 +80,10 @@ def test_options_survive_a_way_through_json() -> None:
 
     options = TrainOptions(sample_prompts=("a", "b"), alpha=8.0, pattern="attn")
     assert TrainOptions.from_json(json.loads(json.dumps(asdict(options)))) == options
+
+
+def test_options_and_plans_are_made_without_torch() -> None:
+    """They are checked before a run begins, by programs that have no time to load it."""
+    look = "import sys; from vividcover.image.flux import options, presets; print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from vividcover.errors import ParameterError
-from vividcover.image.flux.timesteps import WAYS, fixed_levels, levels
+from vividcover.image.flux.options import TIMESTEPS
+from vividcover.image.flux.timesteps import fixed_levels, levels
 
 EVENLY = torch.linspace(0.0005, 0.9995, 1000, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", TIMESTEPS)
 def test_every_way_gives_levels_between_picture_and_noise(way: str) -> None:
     found = levels(way, torch.tensor([0.0, 0.2, 0.5, 0.9, 1.0], dtype=torch.float64))
     assert found.dtype == torch.float32

@@ -22,12 +22,9 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from vividcover.errors import EngineError, ParameterError
+from vividcover.image.flux.options import OPTIMIZERS, SCHEDULES
 
-NAMES = (
-    "adamw8bit", "adamw", "adam8bit", "adam", "lion8bit", "lion", "prodigy", "adafactor", "adagrad",
-)  # fmt: skip
 PRODIGY, LION = 0.1, 2e-4  # learning rates below, and above, which another optimizer was meant
-SCHEDULES = ("constant", "cosine", "linear")
 
 
 def make(
@@ -38,8 +35,8 @@ def make(
     `weight_decay` counts for adamw, lion and prodigy; the others have none. Raises `ParameterError` for another name,
     `EngineError` for a package that is missing.
     """
-    if name not in NAMES:
-        raise ParameterError(f"There is no optimizer {name!r}.", f"Choose one of {', '.join(NAMES)}.")
+    if name not in OPTIMIZERS:
+        raise ParameterError(f"There is no optimizer {name!r}.", f"Choose one of {', '.join(OPTIMIZERS)}.")
     plain = name.removesuffix("8bit")
     notes, optimizer = [], None
     if plain == "prodigy" and learning_rate < PRODIGY:
@@ -76,11 +73,6 @@ def pace(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
         case "linear":
             return max(0.0, 1.0 - done)
     raise ParameterError(f"There is no schedule {schedule!r}.", f"Choose one of {', '.join(SCHEDULES)}.")
-
-
-def depends_on_steps(schedule: str) -> bool:
-    """Whether the number of steps decides how the earlier ones go."""
-    return schedule != "constant"
 
 
 class Lion(Optimizer):

@@ -1,4 +1,4 @@
-"""How a LoRA is trained: every choice, with the published trainers' defaults. `train.py` reads them.
+"""How a LoRA is trained: every choice, with the published trainers' defaults. `train.py` reads them. Needs no torch.
 
 TrainOptions(trigger_word="TOK", kind="style", steps=600, resolution="512,768")
 """
@@ -11,11 +11,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from vividcover.errors import ParameterError
-from vividcover.image.flux.optimizers import NAMES, SCHEDULES, depends_on_steps
-from vividcover.image.flux.timesteps import WAYS
 
 Kind = Literal["subject", "style", "product", "general"]
 KINDS: tuple[Kind, ...] = ("subject", "style", "product", "general")
+OPTIMIZERS = (
+    "adamw8bit", "adamw", "adam8bit", "adam", "lion8bit", "lion", "prodigy", "adafactor", "adagrad",
+)  # fmt: skip
+SCHEDULES = ("constant", "cosine", "linear")
+TIMESTEPS = ("balanced", "content", "style", "sigmoid", "uniform", "shift")
 QUANTISATIONS = ("auto", "none", "fp8", "int8", "nf4")
 SMALLEST, LARGEST = 64, 2048  # px
 
@@ -85,8 +88,9 @@ class TrainOptions:
     def __post_init__(self) -> None:
         self._check_numbers()
         for name, value, allowed in (
-            ("kind", self.kind, KINDS), ("optimizer", self.optimizer, NAMES), ("schedule", self.schedule, SCHEDULES),
-            ("timesteps", self.timesteps, WAYS), ("quantise", self.quantise, QUANTISATIONS),
+            ("kind", self.kind, KINDS), ("optimizer", self.optimizer, OPTIMIZERS),
+            ("schedule", self.schedule, SCHEDULES), ("timesteps", self.timesteps, TIMESTEPS),
+            ("quantise", self.quantise, QUANTISATIONS),
         ):  # fmt: skip
             if value not in allowed:
                 raise ParameterError(f"{name} is {value!r}.", f"Choose one of {', '.join(allowed)}.")
@@ -149,7 +153,7 @@ class TrainOptions:
             "preserve_every",
         }  # fmt: skip
         chosen = {name: value for name, value in asdict(self).items() if name in names}
-        return chosen | ({"steps": self.optimizer_steps} if depends_on_steps(self.schedule) else {})
+        return chosen | ({"steps": self.optimizer_steps} if self.schedule != "constant" else {})
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> TrainOptions:

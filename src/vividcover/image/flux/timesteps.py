@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from vividcover.errors import ParameterError
+from vividcover.image.flux.options import TIMESTEPS
 from vividcover.image.flux.schedule import shift_of
 
-WAYS = ("balanced", "content", "style", "sigmoid", "uniform", "shift")
 EDGE = 1e-5  # levels stay this far from 0 and 1, where a picture or noise alone would be left
 
 
@@ -42,7 +42,7 @@ def levels(way: str, uniform: Tensor, tokens: int = 4096) -> Tensor:
         case "shift":
             odds = _normal(u) + shift_of(tokens)
         case _:
-            raise ParameterError(f"Timesteps are {way!r}.", f"Choose one of {', '.join(WAYS)}.")
+            raise ParameterError(f"Timesteps are {way!r}.", f"Choose one of {', '.join(TIMESTEPS)}.")
     return torch.sigmoid(odds).clamp(EDGE, 1 - EDGE).float()
 
 
