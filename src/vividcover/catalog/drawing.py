@@ -116,7 +116,8 @@ def drawn(model: str, wish: Wish, context: Context) -> StageResult:
 
     plain = {k: getattr(wish, k) for k in wish.__dataclass_fields__ if k not in {"loras", *given}}
     params = plain | {
-        "model": model, "scales": [worn.scale for worn in wish.loras], "device": place.device,
+        "model": model, "names": [worn.trained.name for worn in wish.loras],
+        "scales": [worn.scale for worn in wish.loras], "device": place.device,
         "precision": place.precision, "own": {k: str(v) for k, v in place.weight_files.items() if k in nets},
         "writer": [place.llm_url, place.llm_model] if wish.upsampling else None,
     }  # fmt: skip

@@ -7,6 +7,8 @@ path = lora_file(worn, context)
 from __future__ import annotations
 
 import hashlib
+import re
+from dataclasses import replace
 from pathlib import Path
 
 from vividcover.catalog import shelf
@@ -14,6 +16,7 @@ from vividcover.catalog.contract import Context
 from vividcover.errors import ParameterError
 from vividcover.workspace import Stage
 
+OWN = re.compile(r"[\w.-]+/[\w.-]+(:\w+)?")  # owner/name, or a version of it
 LONGEST = 300  # characters of a reference in a record; a data: link is longer
 
 
@@ -23,7 +26,9 @@ def lora(reference: str, context: Context, hub: str = "", civitai: str = "") -> 
     `hub`, `civitai`: the caller's own tokens there.
     """
     if not _elsewhere(reference, context):
-        return shelf.take("image", reference, context)
+        trained = shelf.take("image", reference, context)
+        # a server's own are called as their callers call them: the file of each has the same name
+        return replace(trained, name=reference) if context.resolve and OWN.fullmatch(reference) else trained
     path = context.used(reference[:LONGEST], reference[:LONGEST], brought(reference, context, hub, civitai))
     return shelf.taken("image", path, context)
 
