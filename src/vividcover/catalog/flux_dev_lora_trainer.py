@@ -90,6 +90,12 @@ class FluxDevLoraTraining(Inputs):
     background: float = Field(
         default=1.0, ge=0, le=1, description="How much counts what is not the subject; below 1 masks are made."
     )
+    preserve_every: int = Field(
+        default=0, ge=0, le=6000,
+        description="Every so many steps also hold still what the photos do not show; 0: never, 3: costs half again.",
+    )  # fmt: skip
+    lora_dropout: float = Field(default=0.0, ge=0, le=0.9, description="Share of the LoRA's inputs left out.")
+    weight_decay: float = Field(default=0.01, ge=0, le=10, description="How fast unused weights fade.")
     timesteps: Literal["balanced", "content", "style", "sigmoid", "uniform", "shift"] = Field(
         default="balanced", description="Which levels of noise are learnt from most."
     )
@@ -206,11 +212,11 @@ def options_of(input: FluxDevLoraTraining) -> TrainOptions:
     same = (
         "trigger_word", "steps", "learning_rate", "batch_size", "resolution", "optimizer", "background", "timesteps",
         "text_length", "quantise", "ema", "warmup", "schedule", "validation", "save_every", "keep", "seed",
-        "tensorboard", "processes", "sample_every", "compile",
+        "tensorboard", "processes", "sample_every", "compile", "preserve_every", "weight_decay",
     )  # fmt: skip
     values: dict[str, Any] = {key: getattr(input, key) for key in same}
     values |= {
-        "kind": kind, "rank": input.lora_rank, "alpha": input.lora_alpha, "cache_to_disk": input.cache_latents_to_disk,
+        "dropout": input.lora_dropout, "kind": kind, "rank": input.lora_rank, "alpha": input.lora_alpha, "cache_to_disk": input.cache_latents_to_disk,
         "caption_dropout": input.caption_dropout_rate, "pattern": input.layers_to_optimize_regex,
         "captioner": input.captioner if _captions(input) else "template",
         "caption_prefix": input.autocaption_prefix or "", "caption_suffix": input.autocaption_suffix or "",
