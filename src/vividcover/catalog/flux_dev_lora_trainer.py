@@ -216,7 +216,8 @@ def options_of(input: FluxDevLoraTraining) -> TrainOptions:
     )  # fmt: skip
     values: dict[str, Any] = {key: getattr(input, key) for key in same}
     values |= {
-        "dropout": input.lora_dropout, "kind": kind, "rank": input.lora_rank, "alpha": input.lora_alpha, "cache_to_disk": input.cache_latents_to_disk,
+        "kind": kind, "rank": input.lora_rank, "alpha": input.lora_alpha, "dropout": input.lora_dropout,
+        "cache_to_disk": input.cache_latents_to_disk,
         "caption_dropout": input.caption_dropout_rate, "pattern": input.layers_to_optimize_regex,
         "captioner": input.captioner if _captions(input) else "template",
         "caption_prefix": input.autocaption_prefix or "", "caption_suffix": input.autocaption_suffix or "",
