@@ -91,8 +91,8 @@ def _models(known: Mapping[str, Model]) -> str:
     rows = [(f"[`{name}`]({_file(name)})", model.description) for name, model in known.items()]
     return (
         "# The catalog\n\nEverything that can be run or trained, with the names, inputs, defaults and ranges of the "
-        "published models that it stands in for.\nEach is served by the classic engine, and by the neural or the hosted "
-        "one where they can.\n\n"
+        "published models that it stands in for.\nEach is served by the classic engine, and by the neural or the "
+        "hosted one where they can.\n\n"
         + _table(("Model", "What it does"), rows)
         + "\n\nOn the command line: `vividcover models` lists them, `vividcover models zsxkib/sonic` shows one's "
         "inputs, and\n`vividcover run` runs one. From Python: `vividcover.run(name, {…})`.\n\n"
