@@ -150,6 +150,8 @@ class Context:
         hashes = sorted(self.workspace.hash_of(f) for f in files)
         digest = hashes[0] if path.is_file() else hashlib.sha256("".join(hashes).encode()).hexdigest()
         size = sum(f.stat().st_size for f in files)
+        while self.inputs.get(name, {"source": source})["source"] != source:  # a second image model, beside an image
+            name += "'"
         self.inputs[name] = {"source": source, "sha256": digest, "bytes": size, "files": len(files)}
         return path
 

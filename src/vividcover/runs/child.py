@@ -119,7 +119,7 @@ class Children:
         if self._spare and self._spare.up():
             return None
         up = {kind for kind, child in self._kinds.items() if child.up()}
-        return {model for kind in up for model in (kind, *_groups().get(kind, ()))}
+        return {model for kind in up for model in _groups().get(kind, [kind])}
 
     def take(self, model: str, *, sure: bool = False) -> Child:
         """The model's child, started if need be. `sure`: one that was up a moment ago is not looked at again."""
