@@ -332,7 +332,7 @@ def test_a_lora_of_another_net_is_refused_by_its_name(place: Place) -> None:
 def test_a_training_that_is_canceled_ends_at_once_and_one_whose_process_is_killed_goes_on_where_it_was(
     place: Place,
 ) -> None:
-    wish = {"steps": 1500, "trigger_word": "LONG"}
+    wish = {"steps": 800, "trigger_word": "LONG"}
     run = place.training(wish)
     place.until(run, lambda seen: re.search(r"\| (1[5-9]|[2-9]\d)/100", seen["logs"] or ""))  # it learns
     asked = time.monotonic()
@@ -346,9 +346,9 @@ def test_a_training_that_is_canceled_ends_at_once_and_one_whose_process_is_kille
     done = place.over(again)
     assert done["status"] == "succeeded", (done["error"], done["logs"])
     before, _, after = done["logs"].partition("Taken up again")
-    assert going_on(after) >= going_on(before) > 100
+    assert going_on(after) >= going_on(before) > 1
     with tarfile.open(fileobj=io.BytesIO(place.got(done["output"]["weights"]))) as tar:
-        assert json.loads(tar.extractfile("model.json").read())["steps"] == 1500  # type: ignore[union-attr]
+        assert json.loads(tar.extractfile("model.json").read())["steps"] == 800  # type: ignore[union-attr]
 
 
 def going_on(logs: str | None) -> int:
@@ -375,9 +375,12 @@ def cmdline(pid: int) -> bytes:
 
 def test_keys_of_other_services_are_neither_shown_nor_kept(place: Place) -> None:
     keys = {"hf_token": "hf_very-own-secret", "wandb_api_key": "wandb-very-own-secret"}
-    done = place.over(place.training(keys | {"hf_repo_id": "ann/ball", "layers_to_optimize_regex": "none_such"}))
-    assert done["status"] == "failed"
-    answers = [json.dumps(done), place.http.get("/v1/trainings").text]
+    failed = place.over(place.training(keys | {"hf_repo_id": "ann/ball"}))
+    assert failed["status"] == "failed", "W&B is not installed here"
+    done = place.over(place.training({"hf_token": keys["hf_token"], "trigger_word": "KEYS"}))
+    assert done["status"] == "succeeded", (done["error"], done["logs"])
+    answers = [json.dumps(failed), json.dumps(done), place.http.get("/v1/trainings").text]
+    answers.append(place.http.get("/v1/models/ann/any/versions").text)
     files = [p for p in place.server.home.rglob("*") if p.is_file() and ".db" not in p.name]
     kept = [place.server.log.read_bytes(), *(path.read_bytes() for path in files)]
     for secret in (*keys.values(), *OURS.values()):
