@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from flux_making import tiny_flux_folder
 from vividcover.image.flux.checkpoint import read_flux
 from vividcover.image.flux.config import CONTROL, DEV, FILL, SCHNELL, FluxConfig, block_targets, targets
 from vividcover.image.flux.latents import positions
+from vividcover.image.flux.lora import attach
 from vividcover.image.flux.network import Flux
 
 KINDS = {"dev": (True, 64), "schnell": (False, 64), "fill": (True, 384), "control": (True, 128)}
@@ -154,17 +156,37 @@ def test_pictures_of_a_batch_know_nothing_of_each_other() -> None:
             assert torch.allclose(alone[0], together[i], rtol=0, atol=SAME)
 
 
-def test_blocks_are_compiled_for_more_sizes_than_torch_would_by_itself() -> None:
-    from torch._dynamo import config as limits
+def test_blocks_are_compiled_once_for_any_size_where_that_is_asked_for() -> None:
+    from torch._dynamo.testing import CompileCounter
 
     from vividcover.image.flux.generate import compile_blocks
 
     torch._dynamo.reset()
+    net, plain, counter = ours(), ours(), CompileCounter()
+    attach(net, net.config, rank=4, alpha=4)
+    compile_blocks(net, counter, any_size=True)  # type: ignore[arg-type]
+    for width in (4, 6, 10):
+        given = inputs(net.config) | {"x": torch.randn(1, width, 64), "ids": positions(4, width, TEXT)}
+        out = net(**given)
+        out.square().mean().backward()
+        assert torch.allclose(out, plain(**given), rtol=0, atol=SAME)
+    assert counter.frame_count == 2
+    torch._dynamo.reset()
+
+
+def test_blocks_are_compiled_for_more_sizes_than_torch_would_by_itself() -> None:
+    """Also in another thread than that in which they were made ready."""
+    from vividcover.image.flux.generate import compile_blocks
+
+    torch._dynamo.reset()
     net, plain = ours(), ours()
-    with limits.patch(recompile_limit=2):  # torch's own is 8
-        compile_blocks(net, backend="eager")
-        for width in (4, 6, 8, 10):
-            given = inputs(net.config) | {"x": torch.randn(1, width, 64), "ids": positions(4, width, TEXT)}
-            with torch.no_grad():
-                assert torch.allclose(net(**given), plain(**given), rtol=0, atol=SAME)
+    compile_blocks(net, backend="eager")
+
+    def paint(width: int) -> bool:
+        given = inputs(net.config) | {"x": torch.randn(1, width, 64), "ids": positions(4, width, TEXT)}
+        with torch.no_grad():
+            return torch.allclose(net(**given), plain(**given), rtol=0, atol=SAME)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert all(thread.map(paint, range(4, 4 + 2 * 9, 2)))  # torch's own limit is 8
     torch._dynamo.reset()

@@ -26,6 +26,8 @@ from vividcover.image.flux.teaching import Course, Painter
 from vividcover.image.flux.trainee import method_of
 from vividcover.tensors import pick_dtype
 
+FEW_SIZES = 3  # of pictures, up to which blocks are compiled for each; a size takes about a minute
+
 
 @dataclass(frozen=True)
 class Job:
@@ -86,7 +88,7 @@ def course_of(
             raise ParameterError(f"Compiling is for CUDA devices, not for {device.type}.", "Leave `compile` out.")
         from vividcover.image.flux.generate import compile_blocks
 
-        compile_blocks(network)
+        compile_blocks(network, any_size=len({item.shape for item in lessons.items}) > FEW_SIZES)
     painter: Painter | None = None
     if options.sample_prompts and rank == 0:
         painter = Samples(base, network, lessons.store, options, dtype)

@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from inspect import signature
 from math import sqrt
 from typing import TYPE_CHECKING, Any
 
@@ -318,11 +319,17 @@ def _memory_errors(request: Request) -> Iterator[None]:
         raise EngineError(f"The memory does not suffice for a picture of {size}.", MEMORY) from error
 
 
-def compile_blocks(flux: Flux, backend: str = "inductor") -> None:
-    """Compiles the two kinds of block, each once for all its layers, when they first run at a size."""
-    import torch._dynamo.config as limits
+def compile_blocks(flux: Flux, backend: str = "inductor", *, any_size: bool = False) -> None:
+    """Compiles the two kinds of block, each once for all its layers, when they first run at a size.
 
-    limits.recompile_limit = max(limits.recompile_limit, SIZES)  # beyond it, torch gives up
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, 8 * SIZES)
+    `any_size`: once for all sizes, which is a little slower to run and spares the wait where there are many.
+    """
+    many: dict[str, Any] = {}
+    if "recompile_limit" in signature(torch.compile).parameters:  # torch's own is 8
+        many["recompile_limit"] = SIZES
+    else:  # before torch 2.13, where settings are the whole process's
+        from torch._dynamo import config as limits
+
+        limits.recompile_limit = SIZES
     for block in (*flux.double_blocks, *flux.single_blocks):
-        block.compile(fullgraph=True, dynamic=False, backend=backend)
+        block.compile(fullgraph=True, dynamic=any_size, backend=backend, **many)
