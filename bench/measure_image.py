@@ -234,9 +234,10 @@ def files(job: dict[str, Any]) -> dict[str, Any]:
     sizes, random = targets(DEV), torch.Generator().manual_seed(5)
     draw = torch.randn(1 << 20, generator=random).half()
     pairs = {}
-    for name in block_targets(DEV):
+    for number, name in enumerate(block_targets(DEV)):  # each begins elsewhere: no two are the same
         target = sizes[name]
-        a, b = draw[: 16 * target.inputs].view(16, -1), draw[-16 * target.outputs :].view(-1, 16)
+        a = draw[number : number + 16 * target.inputs].view(16, -1)
+        b = draw[-16 * target.outputs - number - 1 : -number - 1].view(-1, 16)
         pairs[name] = Pair(a, b, 16.0)
     lora, rows = Lora(pairs), {}
     for kind in ("diffusers", "kohya", "bfl"):
