@@ -208,6 +208,8 @@ def test_the_trained_version_draws_and_other_models_of_the_account_are_worn_with
     both, _ = drawn(extra_lora="ann/fast", extra_lora_scale=0.5)
     listed, _ = drawn(more_loras="ann/fast@0.5")
     assert (both != plain).any() and (listed == both).all(), "by owner/name, one or a list of them"
+    exact = place.models["fast"].output["version"].replace(":", "/")
+    assert (drawn(extra_lora=exact, extra_lora_scale=0.5)[0] == both).all(), "by owner/name/version"
     many, said = drawn(more_loras="ann/fast@0.5, ann/ostris@0.5")
     assert (many != both).any() and "ann/ostris" in said, ("two that answer to the same word are named", said)
     left = png(np.repeat([[255] * 128 + [0] * 128], 256, axis=0))

@@ -16,7 +16,7 @@ from vividcover.catalog.contract import Context
 from vividcover.errors import ParameterError
 from vividcover.workspace import Stage
 
-OWN = re.compile(r"[\w.-]+/[\w.-]+(:\w+)?")  # owner/name, or a version of it
+OWN = re.compile(r"[\w.-]+/[\w.-]+([:/]\w+)?")  # owner/name, or a version of it
 LONGEST = 300  # characters of a reference in a record; a data: link is longer
 
 

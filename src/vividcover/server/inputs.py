@@ -44,7 +44,7 @@ DATA = re.compile(r"data:([^,;]*)((?:;[^,;]*)*),", re.ASCII)
 # ends of our own links: a proxy may serve us below a folder
 OWN_FILE = re.compile(r"/v1/files/([0-9a-z]{26})(?:/download)?\Z")
 OWN_OUTPUT = re.compile(r"/outputs/([0-9a-z]{26})/([A-Za-z0-9_-]{32})/[^/]+\Z")
-REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}/[A-Za-z0-9][\w.-]{0,63}(:[0-9a-f]{8,64}|:latest)?")
+REFERENCE = re.compile(r"[A-Za-z0-9][\w.-]{0,63}/[A-Za-z0-9][\w.-]{0,63}(:[0-9a-f]{8,64}|:latest|/[0-9a-f]{64})?")
 # fields whose text may name a trained model on this server (owner/name), link to one, or contain one
 TAKES_MODEL: dict[str, media.Kind] = {
     "voice": "voice model", "rvc_model": "voice model", "custom_rvc_model_download_url": "voice model",
@@ -246,7 +246,8 @@ class _Finder:
     async def _trained(self, value: str, kind: media.Kind) -> None:
         """A trained model of this server, by its name. A name that nobody knows is left to the model itself."""
         try:
-            resolved = await self.state.read(lambda db: finetunes.trained(db, self.who, value))
+            reference = re.sub(r"/(?=[0-9a-f]{64}\Z)", ":", value)  # owner/name/version, as Replicate's models take it
+            resolved = await self.state.read(lambda db: finetunes.trained(db, self.who, reference))
         except NotFoundError as error:
             raise InputError(error.message, error.hint) from None
         assert resolved.weights is not None
