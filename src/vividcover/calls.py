@@ -228,6 +228,11 @@ def train_voice_in(
     return _shelved("voice", model, name, made, used, context, chosen)
 
 
+def kind_of(type: str) -> dict[str, str]:
+    """What is learnt, as the trainers' inputs say it: the published ones know subjects and styles."""
+    return {"lora_type": type} if type in ("subject", "style") else {"kind": type}
+
+
 def train_image_in(
     session: Session, photos: Source, name: str, consent: str, options: Mapping[str, Any] | None = None
 ) -> Made:
@@ -258,8 +263,13 @@ def _register(name: str, input: Any, context: Context) -> None:
     from vividcover.image.flux.triggers import Model as Named
     from vividcover.image.flux.triggers import Triggers
 
-    for warning in Triggers(context.settings.home / "triggers.json").add(Named(name, input.trigger_word)):
-        context.note(warning)
+    words = Triggers(context.settings.home / "triggers.json")
+    here = {trained.name for trained in shelf.listed("image", context.settings)} | {name}
+    for gone in {model.name for model in words.models()} - here:
+        words.remove(gone)
+    warnings = words.add(Named(name, input.trigger_word))
+    if warnings:
+        context.note(warnings[0] + (f" (And {len(warnings) - 1} more like this.)" if len(warnings) > 1 else ""))
 
 
 def _shelved(

@@ -123,7 +123,7 @@ def merge_loras_in(
     from vividcover.image.flux.merge import merge
 
     context = session.context(output=output)
-    wanted = [one for text in references for one in several(text)]
+    wanted = [one for text in references for one in several(text, "merge")]
     if len(wanted) < 2:
         raise ParameterError("One LoRA alone is not merged.", "Name two or more: vivi@1.0 oils@0.6.")
     read = [(_read(context, reference), scale) for reference, scale in wanted]
@@ -201,9 +201,13 @@ def batch_in(
     noun = NOUNS.get(str(card.get("type")), "")
     panel = None if scores == "none" else _panel(session, context, scores, references, trigger, noun)
 
+    def ratio(row: Row) -> dict[str, Any]:
+        """A line that says nothing has the batch's own."""
+        return {} if row.aspect_ratio == "1:1" and "aspect_ratio" in values else {"aspect_ratio": row.aspect_ratio}
+
     def draw(row: Row, seed: int) -> Result:
         asked = {
-            **values, "replicate_weights": trained, "prompt": row.prompt, "aspect_ratio": row.aspect_ratio,
+            **values, "replicate_weights": trained, "prompt": row.prompt, **ratio(row),
             **row.options, "seed": seed,
         }  # fmt: skip
         return FluxLora().run(validated(FluxLora.name, FluxLoraInput, asked), session.context())
@@ -299,6 +303,10 @@ def compare_in(
     inputs = {key: _wanted(shared | dict(changes), key) for key, changes in variants.items()}  # says all faults first
     if lacks := trainer.neural_lacks(session.settings, None, True):
         raise EngineError(f"Ways to train can be compared on the neural engine only, and {lacks}.", "Get it first.")
+    asked = {"output_format": "png", **(drawing or {}), "prompt": "any"}
+    still: FluxLoraInput = validated(FluxLora.name, FluxLoraInput, asked)
+    if lacks := FluxLora().neural_lacks(session.settings, still):
+        raise EngineError(f"The ways to train could not be drawn with: {lacks}.", "Get it first.")
     source = context.file("input_images", str(photos), folder=True)
     trigger = str(shared.get("trigger_word", PLACEHOLDER))
     kind = str(shared.get("kind") or shared.get("lora_type") or "subject")

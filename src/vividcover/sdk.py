@@ -22,6 +22,7 @@ from vividcover.calls import (
     cover_in,
     dataset_in,
     hand_over,
+    kind_of,
     may_hold,
     run_model,
     separate_in,
@@ -65,6 +66,7 @@ __all__ = [
     "examine_recordings",
     "generate_image",
     "hand_over",
+    "kind_of",
     "make_cover",
     "make_dataset",
     "make_portrait",
@@ -122,7 +124,7 @@ def train_image(
 
     `options`: inputs of `ostris/flux-dev-lora-trainer`, for example `steps`, `lora_rank`, `resolution`, `captioner`.
     """
-    given = {"trigger_word": trigger_word, "lora_type": type, **options}
+    given = {"trigger_word": trigger_word, **kind_of(type), **options}
     with session(home=home, engine=engine, on_event=on_event) as opened:
         return train_image_in(opened, photos, name, consent, given)
 

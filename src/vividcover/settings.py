@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto",
-        description="of the neural engine's numbers; auto: what the device does well without audible loss",
+        description="of the neural engine's numbers; auto: what the device does well, without a loss one notices",
     )
     weight_files: dict[str, Path] = Field(
         default_factory=dict,

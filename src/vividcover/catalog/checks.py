@@ -10,6 +10,8 @@ from pydantic import BaseModel, ValidationError
 
 from vividcover.errors import InputError, ParameterError
 
+ONE_WORD = r"^\S+$"  # what trigger words have to look like
+
 
 def fits(output: Path | None, suffix: str) -> None:
     """Raises `ParameterError` for an output whose name says another format, before the work."""
@@ -45,6 +47,8 @@ def parameter_error(model: str, schema: type[BaseModel], error: ValidationError)
             lines.append(f"{key} is required")
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            if problem.get("ctx", {}).get("pattern") == ONE_WORD:
+                message = "Should be one word, without spaces"
             lines.append(f"{key}={problem['input']!r}: {message[0].lower()}{message[1:]}")
     kinds = {problem["type"] for problem in error.errors()}
     if kinds & {"extra_forbidden", "missing"}:

@@ -143,7 +143,7 @@ class FluxDevLoraTrainer(Model):
     trains: ClassVar[str] = "vividcover/flux-lora"
     pinned: ClassVar[str] = PINS[NAME][-1]
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {
-        "classic": CLASSIC_IGNORES | dict.fromkeys(set(OURS) - {"kind"}, NO_LORA),
+        "classic": CLASSIC_IGNORES | dict.fromkeys(OURS[1:], NO_LORA),
         "hosted": dict.fromkeys(OURS, "it is not one of the published model's inputs"),
     }  # fmt: skip
 

@@ -92,6 +92,7 @@ class FluxLoraInput(Inputs):
     )
 
 
+SCALES = "Use -1 to 3, as in vivi@0.8."
 WEIGHTS = ("replicate_weights", "lora_weights", "hf_api_token", "civitai_api_token")
 OURS = (
     "more_loras", "lora_mask", "extra_lora_mask", "image_prompt", "image_prompt_strength", "prompt_upsampling",
@@ -110,7 +111,7 @@ class FluxLora(Model):
     }  # fmt: skip
 
     def reader(self, input: FluxLoraInput, context: Context) -> tuple[str, str] | None:
-        return shelf.engine_of("image", input.replicate_weights or input.lora_weights, context)
+        return loras.engine_of(input.replicate_weights or input.lora_weights, context)
 
     def neural_lacks(self, settings: Settings, input: FluxLoraInput | None = None, training: bool = False) -> str:
         if input is None:
@@ -125,6 +126,8 @@ class FluxLora(Model):
     def painted(self, input: FluxLoraInput, context: Context) -> StageResult:
         """The pictures by the neural engine, as the stage that made them; meta has `files`, `file` and `report`."""
         assert input.seed is not None  # drawn by Model.run
+        if input.mask and not input.image:
+            raise ParameterError("There is a mask, and no image that it belongs to.", "Give image, too.")
         image = context.file("image", input.image) if input.image else None
         if image:
             width, height = fitting(*opened(image).size)
@@ -213,17 +216,22 @@ class FluxLora(Model):
         )  # fmt: skip
 
 
-def several(text: str) -> list[tuple[str, float]]:
-    """(reference, scale) of each in `NAME@0.8, https://…@0.5`; without a scale it is 1. Raises `ParameterError`."""
+def several(text: str, name: str = "more_loras") -> list[tuple[str, float]]:
+    """(reference, scale) of each in `NAME@0.8, https://…@0.5`; without a scale it is 1.
+
+    Raises `ParameterError`, which calls the list `name`.
+    """
     found = []
     for part in filter(None, (one.strip() for one in text.replace("\n", ",").split(","))):
         reference, at, number = part.rpartition("@")
         try:
             scale = float(number) if at else 1.0
         except ValueError:
+            if "/" not in number:  # https://me@host/… has an @, too
+                raise ParameterError(f"{name}: the scale {number!r} of {reference!r} is no number.", SCALES) from None
             reference, at, scale = part, "", 1.0
-        if not -1 <= scale <= 3:
-            raise ParameterError(f"more_loras: the scale {number} of {reference!r} is out of range.", "Use -1 to 3.")
+        if not -1 <= scale <= 3:  # refuses NaN, too
+            raise ParameterError(f"{name}: the scale {number} of {reference!r} is out of range.", SCALES)
         found.append((reference if at else part, scale))
     return found
 

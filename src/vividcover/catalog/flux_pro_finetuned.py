@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover import provenance
-from vividcover.catalog import drawing, loras, shelf
+from vividcover.catalog import drawing, loras
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import NO_NETWORK, SIZES, FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.pictures import GRID, LARGEST, SMALLEST, filled, fitting, opened, where
@@ -133,7 +133,7 @@ class Finetuned(Model):
     together: ClassVar[str] = "flux"
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
-        return shelf.engine_of("image", input.finetune_id, context)
+        return loras.engine_of(input.finetune_id, context)
 
     def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
         redux = bool(getattr(input, "image_prompt", None))

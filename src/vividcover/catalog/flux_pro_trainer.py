@@ -90,6 +90,13 @@ class FluxProTrainer(Model):
     def neural_train(self, input: FluxProTraining, context: Context) -> Made:
         photos = context.file("input_images", input.input_images, folder=True)
         full = input.finetune_type == "full"
+        if (
+            full
+            and "finetune_type" not in input.model_fields_set
+            and (why := image_learning.too_large(options_of(input), context))
+        ):
+            context.cannot("finetune_type", "full", f"{why}; a LoRA is trained instead")
+            full, input = False, input.model_copy(update={"finetune_type": "lora"})
         return image_learning.learnt(photos, TRAINED, options_of(input), context, full=full)
 
     def classic_train(self, input: FluxProTraining, context: Context) -> Made:

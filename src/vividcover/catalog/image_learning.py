@@ -70,6 +70,28 @@ def learnt(
     return Made(made.path(FILE), {"report": report, "dataset_sha256": digest, "licence": report.get("licence")})
 
 
+def too_large(options: TrainOptions, context: Context) -> str:
+    """Why all of FLUX cannot be trained on this device, in words; "" when it can, or nothing is known of it."""
+    import torch
+
+    from vividcover import tensors
+    from vividcover.errors import EngineError
+    from vividcover.image.flux import full
+    from vividcover.image.flux.checkpoint import read_config
+    from vividcover.image.flux.opening import base_files
+    from vividcover.weights import Shelf
+
+    device = tensors.pick_device(context.settings.device)
+    if device.type != "cuda":
+        return ""
+    config = read_config(base_files("dev", Shelf(context.settings.weights)).transformer)
+    try:
+        full.fit(float(torch.cuda.mem_get_info(device)[0]), config, options)
+    except EngineError as error:
+        return error.message.rstrip(".")
+    return ""
+
+
 def _way(full: bool) -> Callable[..., dict[str, Any]]:
     if full:
         from vividcover.image.flux.full import train_full

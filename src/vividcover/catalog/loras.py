@@ -33,6 +33,15 @@ def lora(reference: str, context: Context, hub: str = "", civitai: str = "") -> 
     return shelf.taken("image", path, context)
 
 
+def engine_of(reference: str | None, context: Context) -> tuple[str, str] | None:
+    """(engine, why) of what a reference names, without fetching it; None where that is not known."""
+    if not reference:
+        return None
+    if _elsewhere(reference, context) or reference.partition("?")[0].endswith(".safetensors"):
+        return "neural", f"{reference[:LONGEST]} is a LoRA, which the neural engine reads"
+    return shelf.engine_of("image", reference, context)
+
+
 def _elsewhere(reference: str, context: Context) -> bool:
     """Whether it names a LoRA by its page on another site, which tells where the file is."""
     from vividcover.image.flux import sources

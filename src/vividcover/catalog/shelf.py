@@ -128,8 +128,13 @@ def _unknown(kind: Kind, wanted: str, settings: Settings) -> NotFoundError:
     )
     return NotFoundError(
         f"There is no {kind} named {wanted!r}, and no such file.",
-        f"{known} Train one with `vividcover {kind} train … --name {wanted if NAME.fullmatch(wanted) else 'NAME'}`.",
+        f"{known} Train one with `vividcover {kind} train … --name {_free(wanted)}`.",
     )
+
+
+def _free(wanted: str) -> str:
+    """A name to train under: the wanted one, unless it looks like a file's."""
+    return wanted if NAME.fullmatch(wanted) and "." not in wanted else "NAME"
 
 
 def card(path: Path, kind: Kind) -> dict[str, Any]:
@@ -138,4 +143,5 @@ def card(path: Path, kind: Kind) -> dict[str, Any]:
 
 
 def _what_to_give(kind: Kind) -> str:
-    return f"Give the name or the {SUFFIX[kind]} file that `vividcover {kind} train` made."
+    other = {"voice": "an RVC voice (.pth, .zip)", "image": "a FLUX LoRA (.safetensors, .tar)"}[kind]
+    return f"Give the name or the {SUFFIX[kind]} file that `vividcover {kind} train` made, or {other}."

@@ -39,7 +39,7 @@ def train(
     """
     from vividcover import sdk
 
-    options |= {"lora_type": type} if type in ("subject", "style") else {"kind": type}
+    options |= sdk.kind_of(type)
     perform(lambda s: sdk.train_image_in(s, photos, name, consent, options), Common(engine, json, quiet), _learnt)
 
 
@@ -63,8 +63,8 @@ def generate(
 
     if output and output.suffix:
         options.setdefault("output_format", output.suffix[1:].lower().replace("jpeg", "jpg"))
-    if "width" in options and "height" in options:
-        options.setdefault("aspect_ratio", "custom")
+    if "width" in options or "height" in options:
+        options.setdefault("aspect_ratio", "custom")  # of which one alone is an error
     values = {"replicate_weights": trained, "prompt": prompt, **options}
     perform(lambda s: sdk.run_model(FluxLora(), values, output, s), Common(engine, json, quiet))
 
@@ -78,10 +78,10 @@ def _learnt(made: Any) -> None:
         if finding["level"] in ("mend", "drop", "add"):
             typer.echo(f"  {finding['text']}", err=True)
     loss, steps = report["validation"], report["steps"]
+    cost = f", about {report['cost_usd']:.2f} USD" if report["device"].startswith("cuda") else ""
     typer.echo(
         f"  {steps} steps, {report['steps_per_second']:.2f} a second; loss {loss['before']:.4f} → {loss['after']:.4f} "
-        f"on {report['validation_on']}; {report['gpu_seconds']:.0f} s on {report['device']}, "
-        f"about {report['cost_usd']:.2f} USD at this machine's price",
+        f"on {report['validation_on']}; {report['gpu_seconds']:.0f} s on {report['device']}{cost}",
         err=True,
     )
     return None
@@ -95,12 +95,13 @@ def list_(json: JsonRows = False) -> None:
 
     rows = [
         {
-            "name": t.name, "trigger_word": t.card.get("trigger_word"), "type": t.card.get("type"),
+            "name": t.name, "engine": t.card.get("engine"), "trigger_word": t.card.get("trigger_word"),
+            "type": t.card.get("type"),
             "consent": t.card.get("consent"), "file": str(t.path),
         }
         for t in shelf.listed("image", settings())
     ]  # fmt: skip
-    table(rows, ["name", "trigger_word", "type", "consent", "file"], json, "No image model is trained yet.")
+    table(rows, ["name", "engine", "trigger_word", "type", "consent", "file"], json, "No image model is trained yet.")
 
 
 image_tools.add_to(app)

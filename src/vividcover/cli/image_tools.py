@@ -168,6 +168,9 @@ def compare(
     option: Annotated[
         list[str] | None, typer.Option("-i", help="An input of ostris/flux-dev-lora-trainer for all: key=value.")
     ] = None,
+    drawing: Annotated[
+        list[str] | None, typer.Option("-d", help="An input of vividcover/flux-lora for the pictures: key=value.")
+    ] = None,
     json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Train several ways on the same photos and keep the best.
@@ -177,11 +180,13 @@ def compare(
     """
     from vividcover import image_calls
     from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTraining
+    from vividcover.catalog.flux_lora import FluxLoraInput
 
     shared = {"trigger_word": trigger_word, "kind": type} | parsed(option or [], FluxDevLoraTraining)
     _perform(
         lambda s: image_calls.compare_in(
-            s, photos, _tables(variants), name, consent, output, options=shared, scores=scores
+            s, photos, _tables(variants), name, consent, output, options=shared, scores=scores,
+            drawing=parsed(drawing or [], FluxLoraInput),
         ),
         json, quiet, lambda outcome: typer.echo(outcome.text()),
     )  # fmt: skip

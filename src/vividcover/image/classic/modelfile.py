@@ -71,7 +71,10 @@ def read_model(path: Path) -> Model:
         raise ModelFileError(f"There is no image model at {path}.", HINT)
     card = read_card(path, "image", HINT)
     if card.get("engine") != ENGINE:
-        raise ModelFileError(f"{path.name} is an image model of the engine {card.get('engine')!r}, not classic.", HINT)
+        raise ModelFileError(
+            f"{path.name} is an image model of the engine {card.get('engine')!r}, not classic.",
+            f"Use --engine {card.get('engine')}, or one that the classic engine trained.",
+        )
     if card.get("format") != FORMAT:
         raise ModelFileError(
             f"{path.name} has format {card.get('format')}; this version reads format {FORMAT}.", "Train it again."

@@ -72,7 +72,7 @@ class TrainOptions:
 
     save_every: int = 250  # steps between two kept LoRAs
     keep: int = 4  # how many of them
-    state_seconds: float = 300.0  # between two states that a killed training goes on from
+    state_seconds: float = 120.0  # between two states that a killed training goes on from
     validation: float = 0.0  # share of the photos that is held back; the loss is measured on these, else on all
     sample_prompts: tuple[str, ...] = ()
     sample_every: int = 0  # steps; 0: at the end only
