@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -211,6 +213,24 @@ def test_files_in_their_published_spelling_are_read(
 def test_what_stands_for_a_picture_shows_nothing_of_it() -> None:
     assert stand_in(PHOTOS[0]).shape == PHOTOS[0].shape
     assert (stand_in(PHOTOS[0]) == stand_in(PHOTOS[1])).all()
+
+
+def test_opening_the_nets_prints_nothing(nets: Path) -> None:
+    """Neither logs nor advice to install what is not needed; in a process of its own, for the library says it once."""
+    program = f"""
+from pathlib import Path
+import numpy as np, torch
+from vividcover.image.flux.depth import Depth
+from vividcover.image.flux.redux import Redux
+from vividcover.image.flux.safety import ConceptChecker, NsfwDetector
+root, cpu, rgb = Path({str(nets)!r}), torch.device("cpu"), np.zeros((48, 40, 3), np.uint8)
+ConceptChecker(root / "checker", device=cpu).scores([rgb])
+NsfwDetector(root / "nsfw", device=cpu).scores([rgb])
+Depth(root / "depth", device=cpu).of(rgb)
+Redux(root / "redux", device=cpu, dtype=torch.float32).tokens(rgb)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
 
 
 # depth -----------------------------------------------------------------------------------------------------------

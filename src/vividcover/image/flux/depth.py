@@ -41,9 +41,9 @@ class Depth:
 
     def ready(self) -> None:
         if self._net is None:
-            from transformers import DepthAnythingForDepthEstimation, DPTImageProcessor
+            from transformers import DepthAnythingForDepthEstimation
 
-            self._prepare = processor_of(DPTImageProcessor, self.folder)
+            self._prepare = processor_of("DPTImageProcessor", self.folder)
             self._net = strictly(DepthAnythingForDepthEstimation, self.folder, "the depth net").to(self.device)
 
     def release(self) -> None:

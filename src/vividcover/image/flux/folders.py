@@ -35,10 +35,17 @@ def strictly(kind: Any, folder: Path, what: str, **more: Any) -> Any:
     return net.eval().requires_grad_(False)
 
 
-def processor_of(kind: Any, folder: Path) -> Any:
-    """How the net wants its pictures: `preprocessor_config.json`. Raises `WeightsError`."""
+def processor_of(name: str, folder: Path) -> Any:
+    """How the net wants its pictures: `preprocessor_config.json`, read by the class `name` of transformers.
+
+    By the one that works with Pillow, so that pictures are the same whether torchvision is there or not. Raises
+    `WeightsError`.
+    """
+    import transformers
+
     try:
         with quietly():
+            kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
             return kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:
         raise WeightsError(f"{folder.name} has no preprocessor_config.json that can be read.", AGAIN) from error

@@ -49,7 +49,7 @@ class Redux:
         """Raises `WeightsError` or `ModelFileError` for files that are not Redux."""
         if self._says is not None:
             return
-        from transformers import SiglipImageProcessor, SiglipVisionModel
+        from transformers import SiglipVisionModel
 
         says = projector(_projector_file(self.folder)).to(self.device, self.dtype)
         whole = self.folder / "image_encoder"
@@ -57,7 +57,7 @@ class Redux:
         if encoder is None:
             raise WeightsError(f"{self.folder} has no image_encoder.", "Redux needs SigLIP too: `weights pull siglip`.")
         features = self.folder / "feature_extractor"
-        self._prepare = processor_of(SiglipImageProcessor, features if features.is_dir() else encoder)
+        self._prepare = processor_of("SiglipImageProcessor", features if features.is_dir() else encoder)
         self._sees = strictly(SiglipVisionModel, encoder, "SigLIP", dtype=self.dtype).to(self.device)
         self._says = says
 

@@ -120,9 +120,8 @@ class ConceptChecker:
     def ready(self) -> None:
         if self._net is None:
             from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-            from transformers import CLIPImageProcessor
 
-            self._prepare = processor_of(CLIPImageProcessor, self.folder)
+            self._prepare = processor_of("CLIPImageProcessor", self.folder)
             self._net = strictly(StableDiffusionSafetyChecker, self.folder, "the safety checker").to(self.device)
 
     def scores(self, pictures: Sequence[Rgb]) -> list[float]:
@@ -155,9 +154,9 @@ class NsfwDetector:
 
     def ready(self) -> None:
         if self._net is None:
-            from transformers import ViTForImageClassification, ViTImageProcessor
+            from transformers import ViTForImageClassification
 
-            self._prepare = processor_of(ViTImageProcessor, self.folder)
+            self._prepare = processor_of("ViTImageProcessor", self.folder)
             net = strictly(ViTForImageClassification, self.folder, "the nsfw detector").to(self.device)
             labels = [i for i, label in net.config.id2label.items() if str(label).lower() == "nsfw"]
             if len(labels) != 1:

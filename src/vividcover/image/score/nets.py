@@ -33,11 +33,11 @@ class Clip:
     """A CLIP folder (config, weights, tokenizer, preprocessor). Raises `WeightsError` where a part is missing."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+        from transformers import CLIPModel, CLIPTokenizer
 
         self.device = device
         self.net = strictly(CLIPModel, folder, "CLIP").to(device)
-        self.prepare = processor_of(CLIPImageProcessor, folder)
+        self.prepare = processor_of("CLIPImageProcessor", folder)
         self.words = _tokenizer(CLIPTokenizer, folder, self.net.config.text_config.vocab_size)
 
     def pictures(self, pictures: Sequence[Rgb]) -> Features:
@@ -63,12 +63,12 @@ class Dino:
     """A folder with a ViT trained by DINO; its class token is the embedding."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
-        from transformers import ViTImageProcessor, ViTModel
+        from transformers import ViTModel
 
         self.device = device
         # published without the pooling layer that the class would add
         self.net = strictly(ViTModel, folder, "DINO", add_pooling_layer=False).to(device)
-        self.prepare = processor_of(ViTImageProcessor, folder)
+        self.prepare = processor_of("ViTImageProcessor", folder)
 
     def pictures(self, pictures: Sequence[Rgb]) -> Features:
         import torch
