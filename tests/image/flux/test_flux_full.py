@@ -114,6 +114,13 @@ def test_a_pattern_keeps_all_other_rows_of_a_shared_matrix(tmp_path: Path) -> No
     assert set(lora.pairs) == {f"single_transformer_blocks.{i}.attn.to_k" for i in range(2)}
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_larger_steps_of_several_processes_have_their_higher_rate(dtype: torch.dtype) -> None:
+    options = TrainOptions(optimizer="adamw", learning_rate=1e-5, processes=4)
+    optimizer, _ = FULL.begin(nano(dtype), NANO, options, "dev").optimizer(options)
+    assert [group["base"] for group in optimizer.param_groups] == [pytest.approx(2e-5)]
+
+
 class Stops(Silent):
     """Cancels when it has been asked so often."""
 

@@ -125,13 +125,13 @@ class FullTrainee:
         """Nothing pulls the weights towards zero: `weight_decay` is for what begins there."""
         weights = list(self.weights.values())
         if weights[0].dtype == torch.float32:
-            return optimizers.make(options.optimizer, weights, options.learning_rate, 0.0)
+            return optimizers.make(options.optimizer, weights, options.rate, 0.0)
         if options.optimizer not in ADAMS:
             raise ParameterError(
                 f"All weights cannot learn with {options.optimizer} in {str(weights[0].dtype).removeprefix('torch.')}.",
                 "Choose adamw.",
             )
-        found = RoundedAdamW(weights, options.learning_rate, seed=options.seed)
+        found = RoundedAdamW(weights, options.rate, seed=options.seed)
         return found, "All weights learn in bfloat16, which are rounded up or down at random so that the mean is right."
 
     def write(self, path: Path) -> Path:
