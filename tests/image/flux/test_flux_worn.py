@@ -61,6 +61,10 @@ def test_a_weight_of_nothing_is_nothing(flux: Flux) -> None:
         assert torch.equal(said(flux, inputs()), plain)
     with wear(flux, TINY, []):
         assert torch.equal(said(flux, inputs()), plain)
+    for room in (0, 8):
+        masked = [Wearing(random_lora(), 0.0, torch.ones(N)), Wearing(random_lora(seed=2), 0.0)]
+        with wear(flux, TINY, masked, room=room):
+            assert torch.equal(said(flux, inputs()), plain)
 
 
 # --- regions -------------------------------------------------------------------------------------------------------
