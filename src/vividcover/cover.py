@@ -28,7 +28,7 @@ from vividcover.catalog.realistic_voice_cloning import (
 from vividcover.catalog.shelf import engine_of
 from vividcover.catalog.sonic import Sonic, SonicInput, joined_with_sound
 from vividcover.catalog.steps import face_kit
-from vividcover.errors import EngineError, NotFoundError, ParameterError
+from vividcover.errors import EngineError, ImageError, NotFoundError, ParameterError
 from vividcover.settings import Settings
 from vividcover.song.fetch import is_link
 
@@ -37,6 +37,7 @@ EXPECTED = {
     "fetch": 1.0, "song/decode": 0.02, "song/separate": 0.15, "voice/convert": 0.35, "image/still": 0.05,
     "image/paint": 0.3, "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
 }  # fmt: skip
+RETRY = "Try another seed or prompt (a portrait from the front), or give a picture as still. What was drawn: {}"
 STILLS = {"classic": "image/still", "neural": "image/paint"}  # engine → the stage that draws
 
 SINGING = RealisticVoiceCloningInput.model_fields  # inputs that are the song's are declared there
@@ -142,10 +143,18 @@ class Cover(Model):
             dynamic_scale=input.dynamic_scale,
             seed=input.seed,
         )
-        full, portrait = workspace.parallel(
-            lambda: singer.mix(singing, stems, context),
-            lambda: animator.portrait(acting, picture, alone, stems.instrumental, context),  # C
-        )
+
+        def portrait_of() -> Any:  # C
+            try:
+                return animator.portrait(acting, picture, alone, stems.instrumental, context)
+            except ImageError as error:
+                if draws == "given":
+                    raise
+                raise ImageError(
+                    f"The still that was drawn cannot sing: {error.message}", RETRY.format(picture)
+                ) from None
+
+        full, portrait = workspace.parallel(lambda: singer.mix(singing, stems, context), portrait_of)
         joined = joined_with_sound(  # D
             context, "cover/join", portrait.path("portrait.mp4"), full, self.name, "cover.mp4", stems.title, input.seed
         )

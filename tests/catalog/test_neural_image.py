@@ -16,6 +16,7 @@ from vividcover import sdk
 from vividcover.catalog import loras
 from vividcover.catalog.contract import Context
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer
+from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
 from vividcover.errors import EngineError, ModelFileError, ParameterError, VividCoverError
 from vividcover.settings import settings
 from vividcover.workspace import Workspace
@@ -179,6 +180,25 @@ def test_on_a_server_no_reference_leads_to_a_file_of_the_machine(
     context = Context(Workspace(tmp_path / "cache"), settings(), resolve=lambda value: None)
     with pytest.raises(VividCoverError):
         loras.lora(form.format(lora, lora.name, lora.parent.name), context)
+
+
+@pytest.mark.parametrize(
+    "name", ["huggingface.co/a/b", "civitai.com/models/12", "urn:air:flux1:lora:civitai:1@2", "a/b"]
+)
+def test_a_lora_of_another_site_is_for_the_neural_engine(home: Path, tmp_path: Path, name: str) -> None:
+    context = Context(Workspace(tmp_path / "cache"), settings())
+    input = FluxLoraInput(prompt="x", replicate_weights=name)
+    reader = FluxLora().reader(input, context)
+    assert reader and reader[0] == "neural"
+
+
+def test_what_does_not_fit_together_is_said_before_anything_is_drawn(shelf: Path, tmp_path: Path) -> None:
+    with pytest.raises(ParameterError, match="no image that it belongs to"):
+        draw(shelf, mask=str(tmp_path / "mask.png"))
+    with pytest.raises(ParameterError, match="'x' of 'vivi' is no number"):
+        draw(shelf, more_loras="vivi@x")
+    with pytest.raises(ParameterError, match="needs width and height"):
+        draw(shelf, width=None)
 
 
 def test_what_is_no_lora_for_flux_is_refused_before_anything_is_drawn(shelf: Path, tmp_path: Path) -> None:
