@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from eyes_making import eyes_folder
 from flux_making import tiny_flux_folder, tiny_photos
 from neural_making import use
 from vividcover import sdk
@@ -17,7 +18,7 @@ from vividcover.catalog import loras
 from vividcover.catalog.contract import Context
 from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput
-from vividcover.errors import EngineError, ModelFileError, ParameterError, VividCoverError
+from vividcover.errors import EngineError, ImageError, ModelFileError, ParameterError, VividCoverError
 from vividcover.settings import settings
 from vividcover.workspace import Workspace
 
@@ -230,3 +231,20 @@ def safe(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(drawing, "GUARDS", ())
     monkeypatch.setattr(safety.Guard, "from_weights", classmethod(lambda cls, weights, device: cls([Harmless()])))
+
+
+def test_a_cover_draws_its_still_with_flux_and_names_one_that_cannot_sing(
+    shelf: Path, home: Path, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FLUX of random numbers shows no face: the cover gets as far as the portrait."""
+    own = {name.replace("-", "_"): folder for name, folder in eyes_folder().items()}
+    use(monkeypatch, flux_dev=tiny_flux_folder(), **own)
+    with pytest.raises(ImageError, match="The still that was drawn cannot sing") as told:
+        sdk.make_cover(
+            clip, voice="vivi", image=shelf / "images" / "ball.tar", output=tmp_path / "cover.mp4", home=home, seed=1,
+            width=256, height=256, aspect_ratio="custom",
+        )  # fmt: skip
+    still = Path(told.value.hint.rpartition(" ")[2])
+    with Image.open(still) as picture:
+        assert picture.size == (256, 256)
+    assert not (tmp_path / "cover.mp4").exists()
