@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from flux_making import tiny_flux_folder, tiny_photos
-from vividcover.errors import Canceled, ConsentError, EngineError, ImageError, ParameterError
+from vividcover.errors import Canceled, ConsentError, EngineError, ImageError, ParameterError, VividCoverError
 from vividcover.image.flux import loop, train
 from vividcover.image.flux.opening import BaseFiles, open_base
 from vividcover.image.flux.options import TrainOptions
@@ -240,11 +241,30 @@ def test_nothing_is_trained_without_consent_nor_on_what_is_for_painting(tmp_path
         trained(tmp_path, base=files("fill"))
     with pytest.raises(ParameterError, match="overflow in fp16"):
         trained(tmp_path, precision="fp16")
-    with pytest.raises(ParameterError, match="Compiling is for CUDA"):
-        trained(tmp_path, compile=True)
-    with pytest.raises(ParameterError, match=r"finds no layer.*Names are like"):
-        trained(tmp_path, pattern="attn.to_x")
     assert not list(tmp_path.glob("*.tar"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"compile": True}, "Compiling is for CUDA"),
+        ({"pattern": "attn.to_x"}, r"finds no layer.*Names are like"),
+        ({"captioner": "openai"}, "openai needs an address"),
+        ({"captioner": "florence-2"}, "florence-2-large"),
+        ({"captioner": "nobody"}, "Unknown captioner"),
+        ({"wandb_project": "flux"}, "W&B was asked for.*pip install wandb"),
+        ({"tensorboard": True}, "TensorBoard was asked for.*pip install tensorboard"),
+        ({"optimizer": "prodigy"}, "pip install prodigyopt"),
+    ],
+)
+def test_what_can_be_checked_is_checked_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any], said: str
+) -> None:
+    for package in ("wandb", "tensorboard", "prodigyopt"):
+        monkeypatch.setitem(sys.modules, package, None)  # as where it is not installed
+    with pytest.raises(VividCoverError, match=said):
+        trained(tmp_path, **wrong)
+    assert not (tmp_path / "work").exists()
 
 
 def test_after_a_failure_nothing_is_said_to_have_succeeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,7 @@ __all__ = [
 ]  # fmt: skip
 FLORENCE = ("florence-2-large", "florence-2-base")  # names of weights, the better first
 QWEN = "qwen3-vl-4b"
+NETS = {"florence-2": FLORENCE, "qwen3-vl": (QWEN,)}
 CAPTIONERS = ("auto", "florence-2", "qwen3-vl", "openai", "template")
 
 
@@ -170,18 +171,26 @@ def check(name: str) -> None:
         raise ParameterError(f"Unknown captioner {name!r}.", f"Choose one of {', '.join(CAPTIONERS)}.")
 
 
+def ready(name: str, weights: Resolver | None = None, endpoint: Endpoint | None = None) -> None:
+    """Raises what `pick` would for a captioner that is named and is not here, but opens none."""
+    check(name)
+    if name == "openai":
+        _service(endpoint)
+    elif name in NETS:
+        shelf = weights or Shelf(settings().weights)
+        if not any(shelf.has(net) for net in NETS[name]):
+            shelf.path(NETS[name][0])  # says how to get it
+
+
 def pick(name: str, weights: Resolver | None, endpoint: Endpoint | None, device: str, reporter: Reporter) -> Captioner:
     """A captioner by its name. `auto`: Florence-2 where its weights are, else Qwen3-VL, else the template, said."""
     check(name)
     if name == "template":
         return Template()
     if name == "openai":
-        place = settings()
-        if endpoint is None and not place.llm_url:
-            raise ParameterError("The captioner openai needs an address.", "Set VIVIDCOVER_LLM_URL and its key.")
-        return Service(endpoint or Endpoint(place.llm_url, place.llm_key, place.llm_model))
+        return _service(endpoint)
     shelf = weights or Shelf(settings().weights)
-    wanted = {"auto": (*FLORENCE, QWEN), "florence-2": FLORENCE, "qwen3-vl": (QWEN,)}[name]
+    wanted = NETS.get(name, (*FLORENCE, QWEN))
     there = next((net for net in wanted if shelf.has(net)), None)
     if there is None and name == "auto":
         reporter.note(
@@ -191,3 +200,10 @@ def pick(name: str, weights: Resolver | None, endpoint: Endpoint | None, device:
         return Template()
     folder = shelf.path(there or wanted[0])  # says how to get it
     return Qwen(folder, device) if there == QWEN else Florence(folder, device)
+
+
+def _service(endpoint: Endpoint | None) -> Service:
+    place = settings()
+    if endpoint is None and not place.llm_url:
+        raise ParameterError("The captioner openai needs an address.", "Set VIVIDCOVER_LLM_URL and its key.")
+    return Service(endpoint or Endpoint(place.llm_url, place.llm_key, place.llm_model))

@@ -124,13 +124,9 @@ class FullTrainee:
     def optimizer(self, options: TrainOptions) -> tuple[Optimizer, str]:
         """Nothing pulls the weights towards zero: `weight_decay` is for what begins there."""
         weights = list(self.weights.values())
+        _check(options, weights[0].dtype)
         if weights[0].dtype == torch.float32:
             return optimizers.make(options.optimizer, weights, options.rate, 0.0)
-        if options.optimizer not in ADAMS:
-            raise ParameterError(
-                f"All weights cannot learn with {options.optimizer} in {str(weights[0].dtype).removeprefix('torch.')}.",
-                "Choose adamw.",
-            )
         found = RoundedAdamW(weights, options.rate, seed=options.seed)
         return found, "All weights learn in bfloat16, which are rounded up or down at random so that the mean is right."
 
@@ -177,7 +173,15 @@ def fit(memory: float, config: FluxConfig, options: TrainOptions) -> Plan:
     return fitting[0]
 
 
-FULL = Method("full", FullTrainee, _end, fit)
+def _check(options: TrainOptions, dtype: torch.dtype) -> None:
+    if dtype != torch.float32 and options.optimizer not in ADAMS:
+        said = str(dtype).removeprefix("torch.")
+        raise ParameterError(f"All weights cannot learn with {options.optimizer} in {said}.", "Choose adamw.")
+    if options.preserve_every:
+        raise ParameterError("Only a LoRA can hold the rest still.", "Leave `preserve_every` out.")
+
+
+FULL = Method("full", FullTrainee, _end, fit, _check)
 
 
 # --- what moves it ---------------------------------------------------------------------------------------------------

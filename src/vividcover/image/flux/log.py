@@ -8,7 +8,9 @@ log.pictures(250, {"TOK on a stage": rgb})
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,6 +94,18 @@ class Log:
             board.close()
 
 
+def ready(*, tensorboard: bool, wandb: bool) -> None:
+    """Raises `EngineError` for a board that is asked for and whose package is not installed."""
+    for name, asked in (("tensorboard", tensorboard), ("wandb", wandb)):
+        if asked and not sys.modules.get(name) and importlib.util.find_spec(name) is None:
+            raise _missing(name)
+
+
+def _missing(name: str) -> EngineError:
+    said = {"tensorboard": "TensorBoard", "wandb": "W&B"}[name]
+    return EngineError(f"{said} was asked for, and is not installed.", f"Install it: pip install {name}.")
+
+
 class TensorBoard:
     """Files for `tensorboard --logdir`. Raises `EngineError` without the package."""
 
@@ -99,9 +113,7 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            raise EngineError(
-                "TensorBoard was asked for, and is not installed.", "Install it: pip install tensorboard."
-            ) from error
+            raise _missing("tensorboard") from error
         self._writer: Any = SummaryWriter(str(folder))
 
     def numbers(self, step: int, values: Mapping[str, float]) -> None:
@@ -128,7 +140,7 @@ class WandB:
         try:
             import wandb
         except ImportError as error:
-            raise EngineError("W&B was asked for, and is not installed.", "Install it: pip install wandb.") from error
+            raise _missing("wandb") from error
         self._wandb: Any = wandb
         folder.mkdir(parents=True, exist_ok=True)
         try:

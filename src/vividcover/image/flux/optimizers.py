@@ -57,6 +57,14 @@ def make(
     return optimizer, " ".join(notes)
 
 
+def ready(name: str) -> None:
+    """Raises `EngineError` for an optimizer whose package is not installed."""
+    if name == "prodigy" and importlib.util.find_spec("prodigyopt") is None:
+        raise EngineError(
+            "The optimizer prodigy needs a package that is not installed.", "Install it: pip install prodigyopt."
+        )
+
+
 def pace(schedule: str, step: int, steps: int, warmup: int = 0) -> float:
     """What the learning rate is multiplied with at `step` (0 is the first) of `steps`.
 
@@ -119,10 +127,7 @@ def _lion(parameters: Sequence[Tensor], rate: float, decay: float) -> Optimizer:
 
 
 def _prodigy(parameters: Sequence[Tensor], rate: float, decay: float) -> Optimizer:
-    if importlib.util.find_spec("prodigyopt") is None:
-        raise EngineError(
-            "The optimizer prodigy needs a package that is not installed.", "Install it: pip install prodigyopt."
-        )
+    ready("prodigy")
     from prodigyopt import Prodigy
 
     with contextlib.redirect_stdout(io.StringIO()):  # it says there what it was just told

@@ -26,6 +26,7 @@ from vividcover.files import canonical
 from vividcover.image import captions, doctor, masks
 from vividcover.image.dataset import Dataset, DatasetOptions, prepare
 from vividcover.image.flux import package
+from vividcover.image.flux.ahead import look_ahead
 from vividcover.image.flux.checkpoint import read_config
 from vividcover.image.flux.config import FluxConfig
 from vividcover.image.flux.course import Job, course_of
@@ -89,10 +90,9 @@ def train_lora(
 def train(method: Method, source: Path, out: Path, options: TrainOptions, around: Surroundings) -> dict[str, Any]:
     """`train_lora` for any method: a LoRA, or all weights and a LoRA taken of them (`full.py`)."""
     began, base, reporter = time.monotonic(), around.base, around.reporter
-    device, dtype = _check(options, around)
+    device, dtype, config = _check(method, options, around)
     licence = licence_of(base.kind, doing="training")
     reporter.note(licence.text)
-    config = read_config(base.transformer)
     if base.kind == "schnell" and options.text_length > SCHNELL_TEXT:
         options = options.with_(text_length=SCHNELL_TEXT)
         reporter.note(f"FLUX.1 [schnell] knows texts of up to {SCHNELL_TEXT} tokens: so many are used.")
@@ -133,8 +133,8 @@ def _learnt(job: Job, opened: Base, lessons: TrainingSet, reporter: Reporter) ->
     return learn(course_of(job, opened.device, base=opened, lessons=lessons), reporter)
 
 
-def _check(options: TrainOptions, around: Surroundings) -> tuple[torch.device, torch.dtype]:
-    """The device and the number format, when a training may begin at all."""
+def _check(method: Method, options: TrainOptions, around: Surroundings) -> tuple[torch.device, torch.dtype, FluxConfig]:
+    """The device, the number format and the base's sizes, when a training may begin at all."""
     require()
     if not around.consent.strip():
         raise ConsentError(
@@ -148,10 +148,12 @@ def _check(options: TrainOptions, around: Surroundings) -> tuple[torch.device, t
     if options.precision == "fp16":
         raise ParameterError("FLUX's activations overflow in fp16.", "Choose bf16 or fp32.")
     device = pick_device(around.device)
+    dtype, config = pick_dtype(device, options.precision), read_config(around.base.transformer)
+    look_ahead(options, config, method, device, dtype, around.weights)
     if around.threads:
         use_threads(around.threads)
     around.work.mkdir(parents=True, exist_ok=True)
-    return device, pick_dtype(device, options.precision)
+    return device, dtype, config
 
 
 def _job(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -36,12 +37,14 @@ SMALL = 2.0**-8  # the largest number of a B below which it is brought near to A
 @dataclass(frozen=True)
 class Method:
     """`begin` makes ready the network that was just opened (nothing of it learns yet); `end` reads what the trainee
-    wrote; `fit` says how it fits into so many bytes of memory. Each raises errors of `vividcover.errors`."""
+    wrote; `fit` says how it fits into so many bytes of memory; `check` what cannot be, before any work. Each raises
+    errors of `vividcover.errors`."""
 
     name: str
     begin: Callable[[Flux, FluxConfig, TrainOptions, str], Trainee]
     end: Callable[[Path, FluxConfig, TrainOptions], tuple[Lora, dict[str, Any]]]
     fit: Callable[[float, FluxConfig, TrainOptions], presets.Plan] = presets.fit
+    check: Callable[[TrainOptions, torch.dtype], None] = lambda options, dtype: None
 
 
 class LoraTrainee:
