@@ -191,7 +191,7 @@ def test_more_steps_go_on_where_fewer_ended(tmp_path: Path) -> None:
 
 def test_a_state_of_another_training_is_not_gone_on_with(tmp_path: Path) -> None:
     learn(course(tmp_path / "t"), Silent())
-    with pytest.raises(ModelFileError, match=r"state_00000006\.pt is not a state of this training.*begin anew"):
+    with pytest.raises(ModelFileError, match=r"state_00000006\.pt is not a state of this training.*begin it anew"):
         learn(replace(course(tmp_path / "t"), key="other"), Silent())
 
 
@@ -290,9 +290,10 @@ def test_losses_that_are_no_numbers_end_the_training_and_are_not_saved(
     monkeypatch.setattr(loop._Loop, "_backward", astray)
     with pytest.raises(
         EngineError,
-        match=r"around step 6 the loss is no number.*last that was good is .*vivi_000003\.safetensors.*learning rate",
-    ):
+        match=r"around step 6 the loss is no number.*last that was good is .*vivi_000003\.safetensors.*learning_rate",
+    ) as caught:
         learn(course(tmp_path / "t"), Silent())
+    assert str(tmp_path / "t") in caught.value.hint and "VIVIDCOVER_PRECISION=fp32" in caught.value.hint
     assert not states(tmp_path / "t" / "states")
     assert [path.name for path in (tmp_path / "t" / "loras").iterdir()] == ["vivi_000003.safetensors"]
 

@@ -37,7 +37,7 @@ from vividcover.image.flux.log import Log, Rgb
 from vividcover.image.flux.objective import Objective, Point, points_of
 from vividcover.image.flux.optimizers import pace
 from vividcover.image.flux.presets import short_of_memory, too_small
-from vividcover.image.flux.state import ANEW, State, states, sweep
+from vividcover.image.flux.state import State, anew, states, sweep
 from vividcover.image.flux.teaching import Course, Learnt, Still, Trainee
 from vividcover.patience import Patient
 from vividcover.workspace import Reporter
@@ -223,7 +223,9 @@ class _Loop:
         last = f" The last that was good is {max(kept, key=lambda file: file.stem[-6:])}." if kept else ""
         return EngineError(
             f"The training has gone astray: around step {self.state.step} {what} no number any more.{last}",
-            "Lower the learning rate or max_grad_norm, or choose precision fp32 or quantise none. " + ANEW,
+            "Choose a lower learning_rate, a warmup, or another optimizer; what mostly helps too is quantise none, or "
+            "fp32 as the number format (VIVIDCOVER_PRECISION=fp32). With any of these it begins anew by itself; with "
+            f"the same options it goes on from its last state. {anew(self.folder)}",
         )
 
     def _keep(self, patient: Patient) -> None:
@@ -314,7 +316,7 @@ class _Loop:
             try:
                 state.restore(path, course.key)
             except ModelFileError as error:
-                raise ModelFileError(error.message, ANEW) from error
+                raise ModelFileError(error.message, anew(self.folder)) from error
             self.reporter.note(f"Going on at step {state.step + 1}.")
         self.log.rewind(state.step)
         self.trainee.network.recompute = state.recompute

@@ -23,7 +23,6 @@ from vividcover.errors import ModelFileError
 from vividcover.tensors import check_shapes, read_tensors, write_torch
 
 FORMAT = 1
-ANEW = "Remove the folder of the training to begin anew."
 
 
 class State:
@@ -96,7 +95,7 @@ class State:
         """Takes over what `save` wrote. Raises `ModelFileError` when the file is another training's, or damaged."""
         found = read_tensors(path)
         if found.get("format") != FORMAT or found.get("key") != key:
-            raise ModelFileError(f"{path.name} is not a state of this training.", ANEW)
+            raise ModelFileError(f"{path.name} is not a state of this training.", anew(path.parent.parent))
         wanted = {name: tuple(w.shape) for name, w in self.weights.items()}
         check_shapes(wanted, found["weights"], path.name)
         self._put(found["weights"])
@@ -109,6 +108,11 @@ class State:
         for name in ("step", "summed", "history", "seconds", "at_once", "recompute"):
             setattr(self, name, found[name])
         return self
+
+
+def anew(folder: Path) -> str:
+    """What to do about a training in `folder` that cannot be gone on with."""
+    return f"Remove {folder} to begin it anew."
 
 
 def states(folder: Path) -> list[Path]:
