@@ -18,16 +18,13 @@ Results go to bench/results/image.json and .md; those of --quick, and of parts, 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from figures import table, verdict
-from machine import LOOKS, RESULTS, about, asked, tell
+from machine import LOOKS, RESULTS, about, asked, child, tell
 
 HERE = Path(__file__).parent
 OURS, PEER = HERE / "measure_image.py", HERE / "peers" / "flux_peer.py"
@@ -45,19 +42,6 @@ RUNGS: dict[str, dict[str, Any]] = {  # what of the ladder each step adds
     "fp8, short text": {"compile": True, "quantise": "fp8", "text": SHORT},
 }
 CPU_RUNGS = {"eager": {}, "short text": {"text": SHORT // 4}, "fp8": {"quantise": "fp8"}, "int8": {"quantise": "int8"}}
-
-
-def child(script: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Runs one job in a process of its own and returns its last line."""
-    file = folder / "job.json"
-    file.write_text(json.dumps(job))
-    environment = {**os.environ, "OMP_NUM_THREADS": str(job.get("threads", 1)), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, str(script), str(file)], env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{script.name} failed at {job}:\n{done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{script.stem} {job['kind']}: {answer}", file=sys.stderr)
-    return answer
 
 
 class Bench:

@@ -181,6 +181,22 @@ def _rss(pid: int) -> int:
 # --- judges and results ------------------------------------------------------------------------------------------
 
 
+def child(script: Path, job: dict[str, Any], folder: Path, *arguments: str) -> dict[str, Any]:
+    """Runs one job in a process of its own, at one thread unless it says more, and returns its last line."""
+    file = folder / "job.json"
+    file.write_text(json.dumps(job))
+    quiet = {"TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error", "HF_HUB_OFFLINE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(job.get("threads", 1)), **quiet}
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments, str(file)], env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SystemExit(f"{script.name} failed at {job['kind']}:\n{done.stderr[-3000:]}")
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{script.stem} {job['kind']}: {answer}", file=sys.stderr)
+    return answer
+
+
 def ask_judges(jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Answers of bench/judges.py, in the order of the questions."""
     if not jobs:

@@ -14,8 +14,6 @@ Results go to bench/results/voice.json and .md; those of --quick to bench/.work/
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -25,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from figures import table, verdict
-from machine import LOOKS, RESULTS, about, asked, tell
+from machine import LOOKS, RESULTS, about, asked, child, tell
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
 HERE = Path(__file__).parent
@@ -34,21 +32,6 @@ CLOSE_DB = 0.25  # mean log-mel distance within which bfloat16 may be the defaul
 SAME = 1e-3  # largest difference from the peer's samples, with parity, in float32 (it rounds to 16 bits)
 DEFAULTS = {"index_rate": 0.5, "rms_mix_rate": 0.25, "protect": 0.33}
 SECONDS, QUICK_SECONDS = 10, 3  # of song
-
-
-def child(script: Path, job: dict[str, Any], folder: Path, *arguments: str) -> dict[str, Any]:
-    """Runs one job in a process of its own at one thread and returns its last line."""
-    file = folder / "job.json"
-    file.write_text(json.dumps(job))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "TRANSFORMERS_VERBOSITY": "error"}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments, str(file)], env=environment, capture_output=True, text=True
-    )
-    if done.returncode:
-        raise SystemExit(f"{script.name} failed at {job['kind']}:\n{done.stderr[-3000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{script.stem} {job['kind']}: {answer}", file=sys.stderr)
-    return answer
 
 
 class Bench:
