@@ -9,6 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from vividcover.errors import ArchiveError, ImageError, NotFoundError
+from vividcover.image import decode as decoding
 from vividcover.image.decode import Limits, decode
 from vividcover.image.photos import LONGEST_SIDE, read_photos
 
@@ -164,6 +165,31 @@ def test_damage_of_any_kind_is_an_error_that_says_so(picture: Image.Image, tmp_p
                 assert decode(bad, Limits(16, 64)).rgb.ndim == 3
             except ImageError as error:
                 assert error.message and "\n" not in error.message and len(error.message) < 200
+
+
+def test_a_mistake_of_ours_is_not_blamed_on_the_photo(
+    picture: Image.Image, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture.save(tmp_path / "a.jpg")
+
+    def mistaken(*_: object) -> None:
+        len(3)  # type: ignore[arg-type]
+
+    for name in ("_srgb", "_upright", "_reduce_while_decoding"):
+        with monkeypatch.context() as patch:
+            patch.setattr(decoding, name, mistaken)
+            with pytest.raises(TypeError):
+                decode(tmp_path / "a.jpg", Limits(16, 64))
+    with monkeypatch.context() as patch:  # Pillow, called wrongly
+        patch.setattr(decoding, "_upright", lambda image, notes: image.resize("large"))
+        with pytest.raises(TypeError):
+            decode(tmp_path / "a.jpg", Limits(16, 64))
+
+
+def test_a_photo_of_usual_size_is_no_news(picture: Image.Image, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    picture.resize((5000, 4000)).save(tmp_path / "in" / "a.jpg", quality=40)
+    assert only(tmp_path / "in", tmp_path)[1] == ()
 
 
 def test_no_format_that_starts_programs_is_opened(tmp_path: Path) -> None:

@@ -84,12 +84,14 @@ class Dataset:
 
 
 def prepare(
-    source: Path, folder: Path, options: DatasetOptions | None = None, reporter: Reporter | None = None
-) -> Dataset:
+    source: Path, folder: Path, options: DatasetOptions | None = None, reporter: Reporter | None = None, *,
+    notes: bool = True,
+) -> Dataset:  # fmt: skip
     """Photos, captions and masks of a zip, a folder or one picture → `folder`, which is emptied first if it was
     made by this.
 
-    Raises `ImageError` when no photo can be used (naming every one and its fault), `ArchiveError`, `NotFoundError`,
+    `notes`: whether what was left out and mended is noted; not for who tells it otherwise, as the doctor's findings
+    do. Raises `ImageError` when no photo can be used (naming every one and its fault), `ArchiveError`, `NotFoundError`,
     `ParameterError`, `StorageError`.
     """
     options, reporter = options or DatasetOptions(), reporter or Silent()
@@ -105,7 +107,8 @@ def prepare(
                 write_text(caption_file(photo), photo.caption + "\n")
     dataset = Dataset(folder, options, found.photos, found.problems, found.ignored)
     dataset = replace(dataset, report=describe(dataset))
-    _say(dataset, found, reporter)
+    if notes:
+        _say(dataset, found, reporter)
     reporter.progress(1.0, f"{len(found.photos)} photos")
     return dataset
 

@@ -9,7 +9,9 @@ import contextlib
 import importlib
 import importlib.util
 import io
+import re
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -89,7 +91,9 @@ def decode(file: Path, limits: Limits) -> Decoded:
         raise
     except UnidentifiedImageError:
         raise ImageError(_what(head)) from None
-    except Exception as error:  # readers of damaged files fail in every way there is
+    except Exception as error:
+        if not _damage(error):
+            raise
         why = " ".join(str(error).split())[:120]
         raise ImageError(f"damaged: {why or type(error).__name__}".rstrip(".")) from error
     if min(pixels.shape[:2]) < limits.smallest:
@@ -98,6 +102,17 @@ def decode(file: Path, limits: Limits) -> Decoded:
     if min(pixels.shape[:2]) < limits.smallest:
         raise ImageError(f"too narrow: {size[0]} x {size[1]} px")
     return Decoded(pixels, size, tuple(notes), alpha)
+
+
+def _damage(error: Exception) -> bool:
+    """Whether it is the file's fault and not ours: Pillow's readers fail in every way there is, but in their own code.
+
+    What a wrong call raises counts only from within the readers of formats, which trip over damaged headers so.
+    """
+    place = str([frame for frame, _ in traceback.walk_tb(error.__traceback__)][-1].f_globals.get("__name__", ""))
+    if isinstance(error, TypeError | AttributeError | NameError | AssertionError):
+        return place.startswith("pillow_heif") or bool(re.fullmatch(r"PIL\.(\w+Plugin|ImageFile|Exif\w*)", place))
+    return isinstance(error, OSError | MemoryError) or place.partition(".")[0] in ("PIL", "pillow_heif")
 
 
 def _read(
@@ -187,13 +202,16 @@ def _reduce_while_decoding(image: Image.Image, limits: Limits, notes: list[str])
         )
     if image.format in ("JPEG", "MPO") and max(image.size) > 2 * limits.longest:
         image.draft(None, (limits.longest, limits.longest))
-        notes.append(f"{pixels / 1e6:.0f} megapixels: read at reduced size")
+        if pixels > MOST_PIXELS:  # of the others nothing is lost that would be kept
+            notes.append(f"{pixels / 1e6:.0f} megapixels: read at reduced size")
 
 
 def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
-    except Exception:  # as above; the pixels may be whole all the same
+    except Exception as error:
+        if not _damage(error):
+            raise  # else the pixels may be whole all the same
         notes.append("its EXIF data are damaged: whether it is upright is not known")
         return image
     if orientation not in TURNS:
