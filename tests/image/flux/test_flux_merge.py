@@ -84,8 +84,10 @@ def test_ranks_that_hold_nothing_go_without_loss() -> None:
     again, error = reduce(twice, 4)
     assert error < 1e-6
     assert all(off_by(again.pairs[name].delta(), pair.delta()) < 1e-5 for name, pair in lora.pairs.items())
+    assert (twice.rank, again.rank) == (8, 4)
     same, error = reduce(lora, 32)
     assert error == 0.0
+    assert same.rank == lora.rank == 4  # so a caller can tell that nothing was reduced
     assert all(pair is lora.pairs[name] for name, pair in same.pairs.items())
     zero = Lora({name: Pair(pair.a, pair.b * 0, 1.0) for name, pair in lora.pairs.items()})
     nothing, error = reduce(zero, 2)

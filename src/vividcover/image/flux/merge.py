@@ -79,7 +79,8 @@ def _merged_extras(loras: list[tuple[Lora, float]]) -> dict[str, Tensor]:
 def reduce(lora: Lora, rank: int) -> tuple[Lora, float]:
     """The nearest LoRA whose layers have at most this rank, and its relative error (Frobenius, over all layers).
 
-    Never builds a layer's whole matrix. Raises `ParameterError`.
+    A layer of that rank or less stays as it is: compare `Lora.rank` before and after to say what was done. Never builds
+    a layer's whole matrix. Raises `ParameterError`.
     """
     if rank < 1:
         raise ParameterError(f"rank is {rank}.", "Choose a whole number from 1.")
