@@ -63,6 +63,8 @@ def test_taking_apart_loses_no_word_and_mostly_finds_light_camera_and_mood() -> 
         ("a red bicycle", "subject", "VIVI, a red bicycle"),
         ("a chocolate cake, on a table", "style", "a chocolate cake in the style of VIVI, on a table"),
         ("VIVIAN alone", "subject", "VIVI, VIVIAN alone"),
+        ("A rock concert with lasers", "subject", "VIVI at a rock concert with lasers"),
+        ("a man at a rock concert", "subject", "VIVI, a man at a rock concert"),
         ("", "subject", "VIVI"),
     ],
 )

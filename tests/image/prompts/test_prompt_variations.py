@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from vividcover.errors import EngineError, ParameterError
+from vividcover.image.prompts.concepts import role_of
 from vividcover.image.prompts.layers import names, parse
 from vividcover.image.prompts.library import Library
 from vividcover.image.prompts.variations import asked, instructions, read_answer, variations
 
+CLOTHES = re.compile(r"\b(?:suit|coat|jacket|dress|shirt|sweater|cape|cloak|boots|cardigan|turtleneck|gown|gear)\b")
 WHO = "a woman in her 40s with short grey hair"
 
 
@@ -35,6 +38,47 @@ def test_products_and_styles_have_scenes_of_their_own() -> None:
     assert {v.category for v in variations("a teapot", "TEAX", kind="product")} == {"product"}
     styled = variations("1970s cookbook photography", "VINTG", kind="style")
     assert all("in the style of VINTG, 1970s cookbook photography" in v.text for v in styled)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    ("concept", "said"),
+    [
+        ("a rock concert", "VIVI at a rock concert, "), ("jazz festival", "VIVI at a jazz festival, "),
+        ("old harbour", "VIVI at an old harbour, "), ("the beach", "VIVI on the beach, "),
+        ("Venice at night", "VIVI in Venice at night, "), ("a teapot of blue glass", "VIVI, a teapot of blue glass, "),
+        ("a corgi", "VIVI, a corgi, "),
+    ],
+)  # fmt: skip
+def test_only_persons_wear_clothes_and_one_is_at_an_occasion_or_a_place(concept: str, said: str, seed: int) -> None:
+    made = variations(concept, "VIVI", seed=seed)
+    assert len({v.text for v in made}) == 10
+    for v in made:
+        assert v.text.startswith(said)
+        assert not CLOTHES.search(v.text), v.text
+
+
+@pytest.mark.parametrize("concept", ["a rock concert", "a teapot", "a corgi", "a beach"])
+def test_in_a_style_it_is_what_is_shown(concept: str) -> None:
+    assert all(
+        v.text.startswith(f"{concept} in the style of VIVI, ") for v in variations(concept, "VIVI", kind="style")
+    )
+
+
+@pytest.mark.parametrize(
+    "concept",
+    [WHO, "", "a wedding singer", "a woman in an old kitchen", "a man with his dog", "a girl sitting at a table",
+     "Vivi", "the boy next door", "a street musician", "a robot", "a king of the city",
+     "a woman's portrait, on a beach"],
+)  # fmt: skip
+def test_whatever_may_be_a_person_is_one(concept: str) -> None:
+    assert role_of(concept) == ""
+
+
+def test_the_categories_that_were_asked_for_are_kept_to_for_things_too() -> None:
+    for concept in ("a teapot", "a corgi", "a rock concert"):
+        made = variations(concept, "VIVI", 5, categories=["stage"])
+        assert {v.category for v in made} == {"stage"} and len({v.layers.lighting for v in made}) == 5
 
 
 def test_more_than_there_are_scenes_are_written_too() -> None:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from vividcover.errors import ParameterError
+from vividcover.image.prompts.concepts import role_of, where
 
 Kind = Literal["subject", "style", "product"]
 BETWEEN = "|"  # of layers, in a file
@@ -214,6 +215,8 @@ def with_trigger(text: str, trigger: str, kind: Kind = "subject") -> str:
     if kind == "style":
         sentence, comma, rest = text.partition(",")
         return f"{sentence.rstrip()} in the style of {trigger}{comma}{rest}"
+    if role_of(text) in ("event", "place"):  # nobody is a concert, but may well be at one
+        return f"{trigger} {where(text)}"
     return f"{trigger}, {text}"
 
 

@@ -19,7 +19,8 @@ from itertools import islice
 from typing import Generic, TypeVar
 
 from vividcover.errors import EngineError, ParameterError
-from vividcover.image.prompts.expand import CAMERA, place_of
+from vividcover.image.prompts.concepts import role_of, where
+from vividcover.image.prompts.expand import CAMERA, LIGHTING, MOOD, place_of
 from vividcover.image.prompts.layers import SLOT, Kind, Layers, fill, with_trigger
 from vividcover.image.prompts.library import Entry, built_in
 
@@ -69,6 +70,29 @@ DETAILS = {  # a thing seen once, by kind of place
     "outdoors": ("two gulls far off", "a few leaves in the air", "birds turning high above", "wind in the clothes"),
     "studio": ("a faint haze near the floor", "a soft reflection underneath", "the edge of the backdrop just visible"),
 }  # fmt: skip
+TAKING_PART: dict[str, tuple[str, ...]] = {  # somebody or something at an occasion or a place
+    "subject": (
+        "in the middle of it all, laughing", "arriving, one hand raised in greeting", "turning back for a last look",
+        "pausing at the edge, taking it in", "deep in conversation with a stranger", "eyes closed, listening",
+        "walking toward the camera, at ease", "leaning on a railing, lost in thought", "caught in mid-gesture",
+        "sitting apart for a quiet moment", "looking straight into the camera", "seen between the others, in focus",
+    ),
+    "product": (
+        "close in the foreground, all else soft", "held up by a hand", "set down on a ledge", "resting on a table edge",
+        "carried past, caught in motion", "lying where somebody left it", "in the middle of the frame, sharp",
+    ),
+    "style": ("",),
+}  # fmt: skip
+ANIMALS = (
+    "sitting upright, ears alert", "looking up at something out of frame", "running toward the camera",
+    "lying down, head on its paws", "turning its head", "standing still, watching", "taking a careful step",
+    "stretching after a nap", "sniffing the air", "waiting patiently",
+)  # fmt: skip
+STILL = (
+    "in the foreground", "placed where the light falls", "standing by itself", "seen close up", "in the centre",
+    "half in shadow",
+)  # fmt: skip
+MOODS = ("the feeling of a day to remember", "tender nostalgia", "playful mood", "a hush before it all begins")
 TEMPLATE = (
     "Write {count} prompts for an image generation model. The prompts should describe {concept} in various scenarios. "
     "Make sure to use the word {trigger} {spelt} in every prompt. Make the prompts highly detailed and "
@@ -111,29 +135,40 @@ def variations(
 ) -> list[Variation]:  # fmt: skip
     """`count` prompts that differ in scene, light, camera and mood; the same seed gives the same ones.
 
-    `concept` says what the trigger word stands for ("a man in his 40s", "a teapot of blue glass"), once in each;
+    `concept` says what the trigger word stands for ("a man in his 40s", "a teapot of blue glass"), once in each; an
+    occasion or a place ("a rock concert") is where it is, and in a style what is shown. Only persons wear clothes.
     `categories`: only scenes of these; `clear_face`: only such in which the face can be seen; `constraints` are
     put at the end of each prompt as they are: understanding them takes a language model (`asked`).
     Raises `ParameterError`.
     """
     _check(trigger, count)
     draw = random.Random(f"{seed} {concept} {trigger}")
+    role = role_of(concept)
+    if role == "thing" and kind == "subject" and not categories and entries is None:
+        kind = "product"  # whose scenes are such that a thing can be in them
+    shown = role in ("event", "place") or (bool(role) and kind == "style")
     near = [lens for lens in LENSES[kind] if not (clear_face and FAR.search(lens))]
     lenses, details = _Deck(near, draw), {place: _Deck(found, draw) for place, found in DETAILS.items()}
     made: dict[str, Variation] = {}
+    there = _There(concept, kind, draw)
     turns = _in_turns(_scenes(entries or built_in(), kind, categories, clear_face), draw)
     for entry in islice(turns, TRIES * count):
         layers = entry.layers
         place = place_of(layers.setting) if entry.category in OF_THIS_WORLD else ""
-        if place:
+        if place and not shown:
             layers = replace(layers, setting=f"{layers.setting}, {details[place].next()}")
-        if "lens" in layers.camera or kind != "subject":
+        if "lens" in layers.camera or kind != "subject" or shown:
             layers = replace(layers, camera=lenses.next())
+        if shown:
+            layers = there.instead(layers, own_light=not categories)
+        elif role and kind == "subject":
+            layers = there.undressed(layers)
         if clear_face:
             layers = replace(layers, camera=f"{layers.camera}, {CLEAR}")
-        text = ", ".join([fill(layers.text(), trigger, concept), *(c.strip(" .,") for c in constraints if c.strip())])
+        told = fill(layers.text(), trigger, "" if shown else concept)
+        text = ", ".join([told, *(c.strip(" .,") for c in constraints if c.strip())])
         filled = Layers(*(part.replace(SLOT, trigger) for part in layers.parts()))
-        made.setdefault(text, Variation(text, filled, entry.category))
+        made.setdefault(text, Variation(text, filled, "" if shown and not categories else entry.category))
         if len(made) == count:
             return list(made.values())
     raise ParameterError(
@@ -211,6 +246,32 @@ def _in_turns(scenes: dict[str, list[Entry]], draw: random.Random) -> Iterator[E
     turns = _Deck(list(decks), draw)
     while True:
         yield decks[turns.next()].next()
+
+
+class _There:
+    """Scenes of what is no person: the concept itself as the scene, or a scene without clothes and human deeds."""
+
+    def __init__(self, concept: str, kind: Kind, draw: random.Random) -> None:
+        self.concept, self.kind, self.role, place = concept.strip(" .,"), kind, role_of(concept), place_of(concept)
+        self.deeds = _Deck(ANIMALS if self.role == "animal" else TAKING_PART[kind], draw)
+        self.rests = _Deck(STILL, draw)
+        either = (place,) if place == "night" else dict.fromkeys(("", place))
+        self.lights = _Deck([light for name in either for light in LIGHTING[name]], draw)
+        self.moods = _Deck([*MOODS, *(mood for name in either for mood in MOOD[name])], draw)
+
+    def instead(self, layers: Layers, *, own_light: bool) -> Layers:
+        """With the concept for subject and setting. `own_light`: else light and mood stay the scene's."""
+        if self.kind == "style":
+            subject = f"{self.concept} in the style of {SLOT}"
+        else:
+            subject = f"{SLOT} {where(self.concept)}, {self.deeds.next()}"
+        changed = replace(layers, subject=subject, action="", setting="")
+        return replace(changed, lighting=self.lights.next(), mood=self.moods.next()) if own_light else changed
+
+    def undressed(self, layers: Layers) -> Layers:
+        """The scene with this in it."""
+        deed = self.deeds.next() if self.role == "animal" else self.rests.next()
+        return replace(layers, subject=SLOT, action=deed)
 
 
 T = TypeVar("T")
