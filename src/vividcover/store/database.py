@@ -236,7 +236,8 @@ def _engine(url: str) -> Engine:
 
 def _open_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     connection.isolation_level = None  # transactions are begun below, not by the driver
-    for pragma in ("journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}",
+    _in_turn(connection, "PRAGMA journal_mode=WAL")  # of several that open a new file, SQLite lets all but one fail
+    for pragma in ("synchronous=NORMAL", f"busy_timeout={BUSY_MS}",
                    "foreign_keys=ON", "temp_store=MEMORY", f"wal_autocheckpoint={LOG_PAGES}"):  # fmt: skip
         connection.execute(f"PRAGMA {pragma}")
 
