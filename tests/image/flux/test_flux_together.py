@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -27,8 +28,8 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def trained(folder: Path, reporter: Silent | None = None, **changes: Any) -> dict[str, Any]:
-    where, source = tiny_flux_folder(), folder.parent / "photos"
+def trained(folder: Path, reporter: Silent | None = None, base: Path | None = None, **changes: Any) -> dict[str, Any]:
+    where, source = base or tiny_flux_folder(), folder.parent / "photos"
     if not source.exists():
         tiny_photos(source, 4, side=64)
     return train_lora(
@@ -76,8 +77,13 @@ def test_several_processes_are_canceled_go_on_and_tell_their_errors(tmp_path: Pa
     with pytest.raises(Canceled):
         trained(tmp_path / "t", StopsWhen(), processes=2, steps=2000, save_every=1000)
     assert 0 < end_of(tmp_path / "t")["step"] < 1000  # where they stood, not where they last saved
-    with pytest.raises(EngineError, match="The pattern 'nothing' finds no layer"):
-        trained(tmp_path / "u", processes=2, pattern="nothing")
+    broken = shutil.copytree(tiny_flux_folder(), tmp_path / "broken")  # which only they find: they open it
+    (weights,) = (broken / "transformer").glob("*.safetensors")
+    weights.write_bytes(
+        weights.read_bytes().replace(b"transformer_blocks.0.attn.to_q", b"transformer_blocks.0.attn.to_x")
+    )
+    with pytest.raises(EngineError, match=r"attn\.to_"):
+        trained(tmp_path / "u", base=broken, processes=2)
     assert not list(tmp_path.glob("*/vivi.tar"))
 
 

@@ -92,7 +92,12 @@ class _Loop:
         state, options, began = self.state, self.options, time.perf_counter()
         for group in state.optimizer.param_groups:
             group["lr"] = group["base"] * pace(options.schedule, state.step, self.steps, options.warmup)
-        loss = patient.call(self._gradients, self._ids())
+        try:
+            loss = patient.call(self._gradients, self._ids())
+        except RuntimeError:
+            if self.course.world > 1:  # another has ended, often of the same cancel; the state is as before the step
+                self._save_state(0.0)
+            raise
         norm = torch.nn.utils.clip_grad_norm_(self._weights(), options.max_grad_norm)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
