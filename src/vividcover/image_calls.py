@@ -51,7 +51,7 @@ def examine_photos_in(
 
     context = session.context()
     with tempfile.TemporaryDirectory(prefix="vividcover-photos-") as folder:
-        dataset = _dataset(context, photos, Path(folder) / "photos", trigger_word, kind, resolution)
+        dataset = _dataset(context, photos, Path(folder) / "photos", trigger_word, kind, resolution, notes=False)
         found = examine(dataset, kit=FaceKit(session.settings.weights), reporter=session.workspace)
         return {**found.to_json(), "dataset": dataset.report, "text": found.text()}
 
@@ -79,14 +79,15 @@ def caption_photos_in(
 
 
 def _dataset(
-    context: Context, photos: Source, folder: Path, trigger_word: str, kind: str, resolution: str = "512,768,1024"
-) -> Dataset:
+    context: Context, photos: Source, folder: Path, trigger_word: str, kind: str, resolution: str = "512,768,1024",
+    notes: bool = True,
+) -> Dataset:  # fmt: skip
     from vividcover.image.dataset import DatasetOptions, prepare
     from vividcover.image.flux.options import TrainOptions
 
     options: Any = TrainOptions(trigger_word, kind=kind, resolution=resolution)  # type: ignore[arg-type]
     wanted = DatasetOptions(trigger_word, options.kind, options.resolutions)
-    return prepare(context.file("photos", str(photos), folder=True), folder, wanted, context.workspace)
+    return prepare(context.file("photos", str(photos), folder=True), folder, wanted, context.workspace, notes=notes)
 
 
 # --- LoRA files -------------------------------------------------------------------------------------------------------
@@ -143,13 +144,18 @@ def _written(
 
     told: dict[str, Any] = {"file": str(output), "format": format, "layers": len(lora.pairs)}
     if rank:
+        before = lora.rank
         lora, error = reduce(lora, rank)
-        told |= {"rank": rank, "relative_error": float(error)}
-        session.workspace.note(f"reduced to rank {rank}: what is lost is {float(error):.2%} of the change")
+        told |= {"rank": lora.rank, "relative_error": float(error)}
+        if lora.rank < before:
+            said = f"rank {before} became {lora.rank}: what is lost is {float(error):.2%} of the change"
+        else:
+            said = f"its rank is {before} already: nothing was reduced"
+        session.workspace.note(said)
     if output.suffix != ".safetensors":
         raise ParameterError(f"{output.name} would hold a .safetensors.", f"Name it {output.stem}.safetensors.")
-    said = {"vividcover.trigger_word": str(card.get("trigger_word") or "")}
-    write_lora(output, lora, format, dtype=dtype, metadata=said, config=_config(session))
+    metadata = {"vividcover.trigger_word": str(card.get("trigger_word") or "")}
+    write_lora(output, lora, format, dtype=dtype, metadata=metadata, config=_config(session))
     return told | {"bytes": output.stat().st_size}
 
 
