@@ -20,12 +20,14 @@ from vividcover.catalog.flux_dev_lora_trainer import FluxDevLoraTrainer, FluxDev
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, several
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import EngineError, ImageError, ParameterError
+from vividcover.settings import Settings
 from vividcover.workspace import Reporter
 
 if TYPE_CHECKING:
     from vividcover.image.ab import Outcome
     from vividcover.image.batch import Batch, Painted
     from vividcover.image.dataset import Dataset
+    from vividcover.image.flux.config import FluxConfig
     from vividcover.image.flux.lorafile import Lora
     from vividcover.image.photos import Photo
     from vividcover.image.prompts.rows import Row
@@ -133,7 +135,8 @@ def merge_loras_in(
         session.workspace.note(warning)
     lora = merge([(lora, scale) for (lora, _), scale in read])
     trigger = ", ".join(dict.fromkeys(word for _, word in words))
-    return _written(session, lora, {"trigger_word": trigger}, output, format, dtype, rank)
+    length = next((card["text_length"] for (_, card), _ in read if card.get("text_length")), None)
+    return _written(session, lora, {"trigger_word": trigger, "text_length": length}, output, format, dtype, rank)
 
 
 def _written(
@@ -141,7 +144,10 @@ def _written(
 ) -> dict[str, Any]:
     from vividcover.image.flux.lorafile import write_lora
     from vividcover.image.flux.merge import reduce
+    from vividcover.image.flux.package import TEXT_LENGTH
 
+    if output.suffix != ".safetensors":
+        raise ParameterError(f"{output.name} would hold a .safetensors.", f"Name it {output.stem}.safetensors.")
     told: dict[str, Any] = {"file": str(output), "format": format, "layers": len(lora.pairs)}
     if rank:
         before = lora.rank
@@ -152,10 +158,9 @@ def _written(
         else:
             said = f"its rank is {before} already: nothing was reduced"
         session.workspace.note(said)
-    if output.suffix != ".safetensors":
-        raise ParameterError(f"{output.name} would hold a .safetensors.", f"Name it {output.stem}.safetensors.")
     metadata = {"vividcover.trigger_word": str(card.get("trigger_word") or "")}
-    write_lora(output, lora, format, dtype=dtype, metadata=metadata, config=_config(session))
+    metadata |= {TEXT_LENGTH: str(card["text_length"])} if card.get("text_length") else {}
+    write_lora(output, lora, format, dtype=dtype, metadata=metadata, config=_config(session.settings))
     return told | {"bytes": output.stat().st_size}
 
 
@@ -164,21 +169,17 @@ def _read(context: Context, reference: str) -> tuple[Lora, dict[str, Any]]:
     from vividcover.image.flux.package import read_package
 
     trained = loras.lora(reference, context)
-    lora, card = read_package(loras.lora_file(trained, context), _config_of(context) or DEV)
+    lora, card = read_package(loras.lora_file(trained, context), _config(context.settings) or DEV)
     for note in lora.notes:
         context.workspace.note(f"{trained.name}: {note}")
     return lora, {"name": trained.name, **{k: v for k, v in card.items() if v is not None}}
 
 
-def _config(session: Session) -> Any:
-    return _config_of(session.context())
-
-
-def _config_of(context: Context) -> Any:
+def _config(settings: Settings) -> FluxConfig | None:
     """The numbers of a FLUX of the user's own; None where it is the published one, or none is here."""
     from vividcover.image.flux.checkpoint import read_config
 
-    own = context.settings.weight_files.get("flux-dev")
+    own = settings.weight_files.get("flux-dev")
     return read_config(own) if own is not None and own.exists() else None
 
 

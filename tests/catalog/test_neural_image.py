@@ -116,6 +116,11 @@ def test_a_picture_can_be_changed_and_schnell_draws_with_a_lora_of_dev(shelf: Pa
     assert "image ball" in quick.record["licences"]["because"], "schnell's licence does not free a LoRA of dev"
 
 
+def test_the_text_is_as_long_as_the_lora_has_learnt_it_unless_it_is_said(shelf: Path) -> None:
+    lengths = [draw(shelf, text_length=n).record["details"]["stills"][0]["text_length"] for n in (None, 128)]
+    assert lengths == [LEARNING["text_length"], 128]
+
+
 def test_tok_stands_for_the_trigger_word_and_a_prompt_without_it_is_warned_of(shelf: Path) -> None:
     said = draw(shelf, prompt="TOK on stage").record
     assert said["details"]["stills"][0]["prompt"] == "BALL on stage" and any("BALL" in n for n in said["notes"])

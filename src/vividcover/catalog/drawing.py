@@ -164,6 +164,7 @@ def _paint(model: str, wish: Wish, files: dict[str, Path], context: Context, sta
     report = {
         "prompt": prompt, "written_by": how, "base": wish.kind, "seeds": [p.seed for p in pictures],
         "held_back": [p.seed for p in pictures if not p.safe], "size": [wish.width, wish.height],
+        "text_length": length,
         "loras": [{"name": w.trained.name, "scale": w.scale, "region": bool(w.mask)} for w in wish.loras],
     }  # fmt: skip
     stage.meta.update(files=names, file=names[0], report=report)

@@ -34,6 +34,7 @@ FOLDER = "output/flux_train_replicate"
 LORA, SETTINGS = f"{FOLDER}/lora.safetensors", f"{FOLDER}/config.yaml"
 HINT = "Give a model made by `vividcover image train`, a trained_model.tar of Replicate, or a LoRA (.safetensors)."
 MOST_BYTES = 16 << 30  # of a LoRA inside an archive: rank 512 on every layer, fp32, has 11 GB
+TEXT_LENGTH, LONGEST_TEXT = "vividcover.text_length", 512  # in a LoRA's metadata; tokens
 MOST_SETTINGS = 1 << 20  # bytes of a config.yaml
 DAMAGED = (tarfile.TarError, zipfile.BadZipFile, OSError, EOFError, KeyError, ValueError, RuntimeError)
 TRIGGER = re.compile(r"^[ \t]*(?:- )?[\"']?trigger_word[\"']?:[ \t]*([\"']?)([^\"'\n#]+)\1[ \t]*$", re.M)
@@ -73,6 +74,8 @@ def write_package(
         members[f"{FOLDER}/samples/{_plain(name)}"] = picture
     said = {"vividcover.base": str(card.get("base", "")), "vividcover.trigger_word": str(card.get("trigger_word", "")),
             "modelspec.title": str(card.get("name", ""))}  # fmt: skip
+    if length := card.get("options", {}).get("text_length"):
+        said[TEXT_LENGTH] = str(length)
     with aside(out) as part, tempfile.TemporaryDirectory(prefix=".lora-", dir=part.parent) as folder:
         written = write_lora(Path(folder) / "lora.safetensors", lora, dtype=dtype, metadata=said, config=config)
         members[LORA] = written
@@ -99,6 +102,9 @@ def read_package(path: Path, config: FluxConfig = DEV) -> tuple[Lora, dict[str, 
         raise ModelFileError(f"{path.name} is no FLUX LoRA: it was made by {made}.", HINT)
     source, settings, peft = _inside(path)
     lora = read_lora(source, config, "" if source == path else path.name, peft)
+    length = found.get("options", {}).get("text_length") or lora.metadata.get(TEXT_LENGTH, "")
+    if str(length).isdecimal() and 1 <= int(length) <= LONGEST_TEXT:
+        found = {**found, "text_length": int(length)}  # tokens; pictures are made with as many
     if found["format"] == FORMAT:
         return lora, found
     trigger = lora.metadata.get("vividcover.trigger_word") or _trigger(settings)
