@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -129,6 +130,16 @@ def test_whatever_an_order_may_hold_fits_the_catalogs_model(name: str) -> None:
         model = get(kind.serves)
         input = validated(model.name, model.Input, body.inputs("VIVI"))
         assert input.prompt == values.get("prompt", "VIVI")
+
+
+def test_the_progress_of_a_task_is_the_last_that_its_worker_told(api: Api, bfl: httpx.Client) -> None:
+    asked = bfl.post("/finetune", json=order()).json()
+    claim = leases.claim_one(api.state.database, "w", warm=None)
+    assert claim is not None
+    for told, shown in (({"fraction": 0.5, "overall": 0.25}, 0.25), ({"fraction": 0.75, "overall": None}, 0.75)):
+        with api.state.database.write() as db:
+            leases.say(db, claim, [("progress", json.dumps({"stage": "image/learn", **told}))])
+        assert bfl.get(asked["polling_url"]).json()["progress"] == shown
 
 
 def test_a_finetune_is_trained_looked_at_used_and_deleted(api: Api, bfl: httpx.Client) -> None:

@@ -233,7 +233,7 @@ def finetuned(place: Place, kind: str) -> str:
     }  # fmt: skip
     told, progress = place.result(place.bfl.post("/finetune", json=body))
     assert told["status"] == "Ready" and told["progress"] == 1, told
-    assert progress == sorted(progress) and len(set(progress)) > 1 and 0 <= progress[-1] < 1
+    assert progress == sorted(progress) and all(0 <= share < 1 for share in progress)  # how many were seen is chance
     return str(told["result"]["finetune_id"])
 
 
