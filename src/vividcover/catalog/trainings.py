@@ -1,4 +1,4 @@
-"""The folder that a training goes on from.
+"""The folder that long work goes on from: a training, or a neural portrait.
 
 A training is worth hours, so what it has reached does not lie in a stage's own folder, which a kill takes away, but
 under the cache, named by what is learnt: the same call again goes on where it stood, one with more steps goes on, too.
@@ -23,9 +23,9 @@ WAIT = 0.5  # s between two looks at another process's training of the same
 
 
 @contextmanager
-def alone(cache: Path, name: str, stage: Stage) -> Iterator[Path]:
-    """The training's own folder, held until it ends. Others than the newest few go."""
-    trainings = cache / FOLDER
+def alone(cache: Path, name: str, stage: Stage, folder: str = FOLDER) -> Iterator[Path]:
+    """The work's own folder under `folder`, held until it ends. Others than the newest few go."""
+    trainings = cache / folder
     work = trainings / name
     work.mkdir(parents=True, exist_ok=True)
     os.utime(work)
@@ -37,7 +37,7 @@ def alone(cache: Path, name: str, stage: Stage) -> Iterator[Path]:
                 yield work
                 return
         except Timeout:
-            stage.progress(0.0, "waiting for another training of the same")
+            stage.progress(0.0, "waiting for another process that does the same")
 
 
 def _forget(trainings: Path, current: Path) -> None:
