@@ -4,6 +4,7 @@ ROOT/stages/ab/abcd…/   a committed stage with its stage.json
 ROOT/tmp/RUN-…          what run RUN is writing
 ROOT/pins/RUN/KEY       run RUN has used stage KEY; it lives as long as it holds ROOT/pins/RUN.lock
 ROOT/trainings/NAME/    what a training goes on from; in use while somebody holds ROOT/trainings/NAME.lock
+ROOT/portraits/NAME/    the same for a neural portrait
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+
+LONG = {"trainings": "training", "portraits": "portrait begun"}  # folder of what is gone on with → what it is called
 
 
 class Upkeep:
@@ -64,9 +67,9 @@ class Upkeep:
         return keys, alive
 
     def entries(self) -> list[dict[str, Any]]:
-        """Every cached stage and training: name, key, bytes, seconds, used (unix time), folder; least recently used
+        """Every cached stage and begun work: name, key, bytes, seconds, used (unix time), folder; least recently used
         first."""
-        found = [self._training(folder) for folder in (self.root / "trainings").glob("*/")]
+        found = [self._begun(name, folder) for long, name in LONG.items() for folder in (self.root / long).glob("*/")]
         for record_file in (self.root / "stages").glob("*/*/stage.json"):
             try:
                 record = json.loads(record_file.read_text(encoding="utf-8"))
@@ -77,14 +80,14 @@ class Upkeep:
             found.append(entry | {"bytes": sum(record["sizes"].values()), "used": used, "folder": record_file.parent})
         return sorted(found, key=lambda e: (e["used"], e["key"]))
 
-    def _training(self, folder: Path) -> dict[str, Any]:
+    def _begun(self, name: str, folder: Path) -> dict[str, Any]:
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         used = folder.stat().st_mtime
-        return {"name": "training", "key": folder.name, "seconds": 0.0, "bytes": size, "used": used, "folder": folder}
+        return {"name": name, "key": folder.name, "seconds": 0.0, "bytes": size, "used": used, "folder": folder}
 
-    def _in_use(self, training: Path) -> bool:
-        """Whether somebody trains there now."""
-        lock = FileLock(training.with_name(f"{training.name}.lock"), thread_local=False)
+    def _in_use(self, work: Path) -> bool:
+        """Whether somebody works there now."""
+        lock = FileLock(work.with_name(f"{work.name}.lock"), thread_local=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -106,7 +109,7 @@ class Upkeep:
         for entry in entries:
             if total - freed <= limit:
                 break
-            if entry["key"] in pinned or (entry["name"] == "training" and self._in_use(entry["folder"])):
+            if entry["key"] in pinned or (entry["name"] in LONG.values() and self._in_use(entry["folder"])):
                 continue
             doomed = self.root / "tmp" / f"{self._id}-gone-{entry['key'][:16]}"
             doomed.parent.mkdir(parents=True, exist_ok=True)
