@@ -1,14 +1,15 @@
 """The render contract: (still, vocals, settings) → a stream of frames, in memory that does not grow with the song.
 
-A renderer looks at the still and listens to the vocals once, says how large and how many its frames will be, and then
-makes them one after the other. `encode` turns any such stream into a silent H.264 file.
+A renderer looks at the still and says how large and how many its frames will be; does what takes long before the first
+one can be shown, if there is such work; and then makes them one after the other. `encode` turns any such stream into a
+silent H.264 file, `perform` a still and vocals. Which renderers there are: `renderers.py`.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +19,16 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from vividcover.errors import StorageError
+from vividcover.errors import EngineError, StorageError
+from vividcover.files import aside
 from vividcover.portrait.opencv import cv2
+from vividcover.progress import Part
 from vividcover.workspace import Reporter, Silent
 
 Rgb = NDArray[np.uint8]  # [H, W, 3]
+OnPreview = Callable[[float, Rgb], None]  # how far the long work is, 0..1; what one frame looks like by now
 
+BROKEN = "This is a fault of the renderer, not of your files: tell its makers."
 AHEAD = 6  # frames that may wait for the encoder
 X264 = {  # two threads whatever the machine has, so that the same frames give the same bytes everywhere
     "preset": "superfast",
@@ -34,10 +39,12 @@ X264 = {  # two threads whatever the machine has, so that the same frames give t
 
 @dataclass(frozen=True, slots=True)
 class RenderSettings:
-    """What a caller may ask of any renderer.
+    """What a caller may ask of any renderer; what one does not follow, its `about.py` says.
 
-    `keep_resolution` keeps the still's own size (made even); otherwise the face is cut out and its shorter side becomes
-    `min_resolution` px. `dynamic_scale` multiplies the movement. `fps` is in frames a second.
+    The size of the video: the face is cut out and its shorter side becomes `min_resolution` px; with `keep_resolution`
+    the video has the size of the renderer's piece of the still, before that; with `paste_back` that of the whole still,
+    into which the moving face is put back (a renderer whose piece is the whole still has nothing to put back). All
+    sides are even. `dynamic_scale` multiplies the movement. `fps` is in frames a second.
     """
 
     fps: int = 25
@@ -45,21 +52,35 @@ class RenderSettings:
     keep_resolution: bool = True
     dynamic_scale: float = 1.0
     seed: int = 0
+    paste_back: bool = False
+
+
+def nothing_ahead(reporter: Reporter, on_preview: OnPreview | None) -> None:
+    """The `prepare` of a renderer that can show its first frame at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """A performance about to be drawn: `frames` yields exactly `count` pictures uint8 [height, width, 3] RGB."""
+    """A performance about to be drawn: `frames` yields exactly `count` pictures uint8 [height, width, 3] RGB.
+
+    `prepare(reporter, on_preview)` is called once before the first frame and does what takes long (hours, perhaps);
+    `ahead` is the part of all the time that it takes, 0..1, so that progress is even. It answers a cancel within a
+    second, as every step of `frames` does, and what it has done is found again by a renderer that is started anew.
+    `report` is whole when the last frame has been drawn.
+    """
 
     width: int
     height: int
     count: int
     frames: Iterator[Rgb]
     report: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Reporter, OnPreview | None], None] = nothing_ahead
+    ahead: float = 0.0
 
 
 class Renderer(Protocol):
-    """Makes a still sing. Raises `ImageError` where the still cannot be used, `AudioError`, `Canceled`."""
+    """Makes a still sing. `render` refuses what it cannot use, before any long work: it raises `ImageError` (no face,
+    too small, turned away), `AudioError`, `ParameterError`, `Canceled`. `beat`: music for light or camera to follow."""
 
     def render(
         self, still: Rgb, vocals: Path, settings: RenderSettings, *, beat: Path | None = None,
@@ -67,9 +88,31 @@ class Renderer(Protocol):
     ) -> Rendering: ...  # fmt: skip
 
 
-def encode(rendering: Rendering, out: Path, *, fps: int, reporter: Reporter | None = None) -> int:
-    """Writes a silent mp4 (H.264, yuv420p) and returns its number of frames. Encoding runs in a thread of its own."""
+def perform(
+    renderer: Renderer, still: Rgb, vocals: Path, out: Path, settings: RenderSettings, *, beat: Path | None = None,
+    reporter: Reporter | None = None, on_preview: OnPreview | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """A silent mp4 of `still` singing `vocals` (a working file), whole or not at all; returns the renderer's report."""
     reporter = reporter or Silent()
+    rendering = renderer.render(still, vocals, settings, beat=beat, reporter=reporter)
+    with aside(out) as part:
+        encode(rendering, part, fps=settings.fps, reporter=reporter, on_preview=on_preview)
+    reporter.progress(1.0, "portrait done")
+    return rendering.report
+
+
+def encode(
+    rendering: Rendering,
+    out: Path,
+    *,
+    fps: int,
+    reporter: Reporter | None = None,
+    on_preview: OnPreview | None = None,
+) -> int:
+    """Writes a silent mp4 (H.264, yuv420p) and returns its number of frames. Encoding runs in a thread of its own."""
+    whole = reporter or Silent()
+    rendering.prepare(Part(whole, 0.0, rendering.ahead), on_preview)
+    reporter = Part(whole, rendering.ahead, 1.0)
     waiting: queue.Queue[Rgb | None] = queue.Queue(AHEAD)
     failed: list[BaseException] = []
     stop = threading.Event()
@@ -86,6 +129,11 @@ def encode(rendering: Rendering, out: Path, *, fps: int, reporter: Reporter | No
     done = 0
     try:
         for frame in rendering.frames:
+            if frame.shape != (rendering.height, rendering.width, 3) or frame.dtype != np.uint8:
+                raise EngineError(
+                    f"The renderer made a frame {frame.dtype}{list(frame.shape)}, and had announced "
+                    f"{rendering.width}x{rendering.height} px.", BROKEN,
+                )  # fmt: skip
             while not stop.is_set():
                 try:
                     waiting.put(frame, timeout=0.2)
@@ -97,6 +145,8 @@ def encode(rendering: Rendering, out: Path, *, fps: int, reporter: Reporter | No
             done += 1
             if done % 5 == 0:
                 reporter.progress(done / rendering.count, f"frame {done} of {rendering.count}")
+        if not failed and done != rendering.count:
+            raise EngineError(f"The renderer made {done} frames and had announced {rendering.count}.", BROKEN)
         if not failed:
             waiting.put(None)
             while thread.is_alive():
@@ -105,6 +155,8 @@ def encode(rendering: Rendering, out: Path, *, fps: int, reporter: Reporter | No
     finally:
         stop.set()
         thread.join(10)
+        if isinstance(rendering.frames, Generator):
+            rendering.frames.close()  # lets go of its threads and files, also when it is left half-way
         if failed or done != rendering.count:
             out.unlink(missing_ok=True)
     if failed:
