@@ -64,7 +64,8 @@ class About:
 @dataclass(frozen=True)
 class Means:
     """What a renderer is opened with. `work`: a folder of the caller's where it may keep what it needs to go on after
-    a kill; the caller has it alone, and removes it when the video is there. `options`: the renderer's own."""
+    a kill; the caller has it alone, and removes it when the video is there. `options`: the renderer's own. `loaded`:
+    what stays in memory from one portrait to the next (nets under a name of the renderer's; another may be there)."""
 
     kit: FaceKit
     weights: Resolver
@@ -74,6 +75,7 @@ class Means:
     threads: int = 0  # 0: as many as the libraries choose
     options: Mapping[str, Any] = field(default_factory=dict)
     reporter: Reporter = field(default_factory=Silent)
+    loaded: dict[str, Any] = field(default_factory=dict)
 
 
 def known() -> dict[str, About]:
