@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from vividcover.errors import WeightsError
-from vividcover.portrait.classic.portrait import read_still
 from vividcover.portrait.faces import Face, FaceKit, Rgb, head_pose
+from vividcover.portrait.stills import read_still
 
 PHOTOS = Path(__file__).parents[2] / "sample" / "photos"
 

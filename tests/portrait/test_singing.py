@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vividcover.errors import Canceled, ImageError, ParameterError
-from vividcover.portrait.classic.portrait import ClassicRenderer, portrait, read_still
+from vividcover.portrait.classic.portrait import ClassicRenderer, portrait
 from vividcover.portrait.faces import FaceKit, Rgb
 from vividcover.portrait.render import Rendering, RenderSettings, encode
+from vividcover.portrait.stills import read_still
 from vividcover.song.pcm import RATE, write_pcm
 from vividcover.workspace import Silent
 

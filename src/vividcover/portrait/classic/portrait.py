@@ -10,22 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
-from vividcover.errors import ImageError, ParameterError
+from vividcover.errors import ParameterError
 from vividcover.portrait.classic.act import Act, act
 from vividcover.portrait.classic.beat import onsets, track
 from vividcover.portrait.classic.listen import listen
 from vividcover.portrait.classic.scene import Scene
 from vividcover.portrait.faces import Face, FaceKit, Rgb
+from vividcover.portrait.framing import singer
 from vividcover.portrait.opencv import cv2
 from vividcover.portrait.render import Rendering, RenderSettings, encode
+from vividcover.portrait.stills import even, read_still
 from vividcover.workspace import Reporter, Silent
-
-SMALLEST_FACE = 48  # px, hairline to chin
-MOST_YAW = 42.0  # degrees
-LARGEST = 3840  # px, longer side of a video
-MOST_PIXELS = 220_000_000
 
 
 def portrait(
@@ -102,44 +98,11 @@ class ClassicRenderer:
         return Rendering(width, height, count, _frames(scene, play), report)
 
     def _prepare(self, still: Rgb, settings: RenderSettings, notes: list[str]) -> tuple[Rgb, Face]:
-        faces = self.kit.detect(still)
-        if not faces:
-            raise ImageError(
-                "No face was found in the still.",
-                "Use a picture that shows one face from the front, well lit, not hidden.",
-            )
-        if len(faces) > 1:
-            notes.append(f"{len(faces)} faces in the still: the largest one sings.")
-        face = faces[0]
-        _check(face)
-        picture = _cut(still, face, settings.min_resolution) if not settings.keep_resolution else _even(still, notes)
+        face = singer(still, self.kit, notes)
+        picture = _cut(still, face, settings.min_resolution) if not settings.keep_resolution else even(still, notes)
         if picture.shape != still.shape:
             face = next(iter(self.kit.detect(picture)), face)
         return picture, face
-
-
-def _check(face: Face) -> None:
-    if face.h < SMALLEST_FACE:
-        raise ImageError(
-            f"The face in the still is only {face.h:.0f} px high.",
-            f"It must have {SMALLEST_FACE} px: use a larger picture or a closer shot.",
-        )
-    if abs(face.yaw) > MOST_YAW:
-        raise ImageError(
-            f"The face in the still is turned away by {abs(face.yaw):.0f}° (a profile view).",
-            f"Use a picture turned by at most {MOST_YAW:.0f}°, with both eyes and the whole mouth visible.",
-        )
-
-
-def _even(still: Rgb, notes: list[str]) -> Rgb:
-    """The still with even sides (H.264 needs them), and no longer than `LARGEST`."""
-    height, width = still.shape[:2]
-    scale = min(1.0, LARGEST / max(height, width))
-    if scale < 1.0:
-        notes.append(f"The still is {width}x{height} px; the video is made at {LARGEST} px.")
-        size = (round(width * scale) // 2 * 2, round(height * scale) // 2 * 2)
-        return np.asarray(cv2.resize(still, size, interpolation=cv2.INTER_AREA), np.uint8)
-    return np.ascontiguousarray(still[: height // 2 * 2, : width // 2 * 2])
 
 
 def _cut(still: Rgb, face: Face, side: int) -> Rgb:
@@ -157,27 +120,3 @@ def _cut(still: Rgb, face: Face, side: int) -> Rgb:
 def _frames(scene: Scene, play: Act) -> Iterator[Rgb]:
     for number in range(len(play)):
         yield scene.draw(play.at(number))
-
-
-def read_still(path: Path) -> Rgb:
-    """A picture file → uint8 [H, W, 3] sRGB, turned as its EXIF says. Raises `ImageError`."""
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise ImageError(
-                    f"{path.name} has {image.width}x{image.height} px.", "Use a picture of at most 200 MP."
-                )
-            if max(image.size) > 2 * LARGEST:
-                image.draft("RGB", (2 * LARGEST, 2 * LARGEST))
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode in ("RGBA", "LA", "P", "PA"):
-                upright = upright.convert("RGBA")
-                ground = Image.new("RGBA", upright.size, (40, 40, 44, 255))
-                upright = Image.alpha_composite(ground, upright)
-            return np.array(upright.convert("RGB"), np.uint8)
-    except FileNotFoundError as error:
-        raise ImageError(f"There is no picture at {path}.", "Check the path.") from error
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{path.name} cannot be read as a picture: {error}.", "Use a JPEG, PNG or WebP file."
-        ) from error
