@@ -1,0 +1,360 @@
+"""Listening: vocals in, what the network hears for each of its frames out. Memory does not grow with the song.
+
+    heard = listen(vocals, nets, folder, clip=clip, options=options, reporter=reporter)
+    heard.tokens(100, 125)                       # [25, 32, 1024] of frames 100 … 124
+    heard.buckets(100, 125)                      # [25, 2], before `dynamic_scale`
+    heard.activity                               # where somebody sings, bool [F]
+
+vocals → 16 kHz mono → log-mel, 30 s at a time → whisper's states (50 a second) → for frame i (12.5 a second) the tokens
+of states 4i-4 … 4i+6 and the movement of 4i-24 … 4i+26, nothing before the song and after it.
+
+Everything is kept in files in `folder`: a run that was killed goes on where it was, a finished one is read again.
+What is done is written to `journal.json` after what it tells about, so that a torn write is done once more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vividcover.errors import StorageError
+from vividcover.files import canonical, sha256_file, storage_errors, write_text
+from vividcover.patience import Patient
+from vividcover.portrait.sonic import sound
+from vividcover.portrait.sonic.activity import Activity, Meter, activity_of
+from vividcover.portrait.sonic.config import (
+    AUDIO_HOP,
+    BUCKET_PAD,
+    BUCKET_REACH,
+    TOKEN_PAD,
+    TOKEN_REACH,
+    AudioConfig,
+    SonicOptions,
+)
+from vividcover.portrait.sonic.mel import log_mel
+from vividcover.portrait.sonic.speech import BUCKETS
+from vividcover.progress import Part
+from vividcover.workspace import Reporter
+
+if TYPE_CHECKING:
+    from vividcover.portrait.sonic.opening import Sonic
+
+FORMAT = 1  # of the files; part of their key
+STATE = 320  # samples for each of whisper's states: 50 a second
+STRIDE = 4  # states from one frame of the network to the next
+OVERLAP, FADE = 250, 150  # states that two pieces share with `smooth_listening`, and over which one becomes the other
+BATCH = 64  # frames whose tokens are made at once; the same everywhere, so that the bits are
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+SOUND, STATES, TOKENS, MOVES, LEVELS = "sound.f32", "states.f32", "tokens.raw", "buckets.f32", "levels.f32"
+JOURNAL, DONE = "journal.json", "heard.json"
+
+
+class Heard:
+    """What `listen` left in a folder. Cheap to open, in as many processes as are wanted.
+
+    `frames` of the network at 12.5 a second, `seconds` of sound, `activity` bool [F] (True: somebody sings),
+    `silent_tokens` [T, C] on the CPU.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        about = _read_json(folder / DONE)
+        self.folder, self.key = Path(folder), str(about["key"])
+        self.frames, self.seconds = int(about["frames"]), float(about["seconds"])
+        self.dtype: torch.dtype = DTYPES[about["dtype"]]
+        self.shape = (int(about["tokens"]), int(about["context"]))
+        self._each = self.shape[0] * self.shape[1] * self.dtype.itemsize  # bytes of a frame's tokens
+        self._buckets = torch.from_numpy(sound.read(folder / MOVES, 0, self.frames * BUCKETS).reshape(-1, BUCKETS))
+        self.silent_tokens: Tensor = self._read(self.frames, 1)[0]
+        self.activity: Activity = activity_of(np.fromfile(folder / LEVELS, "<f4"), self.frames)
+
+    def tokens(self, start: int, stop: int) -> Tensor:
+        """Tokens of frames start … stop, [n, T, C] on the CPU, in the number format of the UNet."""
+        return self._read(start, stop - start)
+
+    def buckets(self, start: int, stop: int) -> Tensor:
+        """How much head and face move, [n, 2] float32, as the net says it: times `dynamic_scale` is for who asks."""
+        return self._buckets[start:stop]
+
+    def tokens_of(self, indices: Sequence[int]) -> Tensor:
+        """The same for any frames, such as those of a window that wraps round the song's end."""
+        return torch.cat([self.tokens(start, stop) for start, stop in _runs(indices)])
+
+    def buckets_of(self, indices: Sequence[int]) -> Tensor:
+        return self._buckets[list(indices)]
+
+    def _read(self, start: int, count: int) -> Tensor:
+        if not 0 <= start <= start + count <= self.frames + 1:
+            raise IndexError(f"frames {start} … {start + count} of {self.frames}")
+        with (self.folder / TOKENS).open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), count * self._each, start * self._each)
+        if len(data) != count * self._each:
+            raise StorageError(f"{self.folder / TOKENS} was cut short.", "Remove that folder and run it again.")
+        if not count:
+            return torch.zeros(0, *self.shape, dtype=self.dtype)
+        return torch.frombuffer(bytearray(data), dtype=self.dtype).view(count, *self.shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.folder,)
+
+
+def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+    """(start, stop) of the runs of numbers that follow one another."""
+    runs: list[tuple[int, int]] = []
+    for index in indices:
+        if runs and runs[-1][1] == index:
+            runs[-1] = (runs[-1][0], index + 1)
+        else:
+            runs.append((index, index + 1))
+    return runs
+
+
+def frames_in(samples: int) -> int:
+    """Frames of the network in so many samples at 16 kHz: two of 25 a second for each; at least one."""
+    return max(1, samples // AUDIO_HOP // 2)
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What whisper hears at once: states from `start` on, of which `first` … `stop` are kept.
+
+    The first `fade` of those are mixed with what the piece before says.
+    """
+
+    start: int
+    first: int
+    stop: int
+    fade: int = 0
+
+
+def pieces(states: int, samples: int, length: int, *, smooth: bool = False) -> list[Piece]:
+    """The pieces of `length` states each that give `states` of a song of `samples`.
+
+    As published they follow one another, and the last one is filled up with silence. `smooth`: they overlap by 5 s and
+    pass into one another over 3 s; the last one ends where the song does.
+    """
+    if not smooth or samples <= length * STATE:
+        return [Piece(start, start, min(start + length, states)) for start in range(0, states, length)]
+    last = -(-samples // STATE) - length
+    overlap = min(OVERLAP, length // 2)
+    starts = [*range(0, last, length - overlap), last]
+    fade = min(FADE, overlap)
+    middles = [
+        (after + before + length) // 2 for before, after in itertools.pairwise(starts)
+    ]  # of what two pieces share
+    firsts = [0, *(middle - fade // 2 for middle in middles)]
+    return [
+        Piece(start, first, min(stop, states), fade if first else 0)
+        for start, first, stop in zip(starts, firsts, [*firsts[1:], states])
+    ]
+
+
+def listen(
+    vocals: Path, nets: Sonic, folder: Path, *, clip: Tensor, options: SonicOptions, reporter: Reporter
+) -> Heard:
+    """Hears the vocals (a working file, or any file with sound) of a still with CLIP's vector `clip` [1, C].
+
+    Raises `AudioError` for what is no sound or shorter than 0.08 s; `Canceled` within a second.
+    """
+    key = _key(vocals, nets, clip, options)
+    with storage_errors("what was heard", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if not _finished(folder, key):
+            with Patient(reporter) as patient, torch.inference_mode():
+                _Listener(vocals, nets, folder, clip, options, reporter, patient, key).run()
+        return Heard(folder)
+
+
+class _Listener:
+    """One listening, step by step; `journal` tells how far it came."""
+
+    def __init__(
+        self, vocals: Path, nets: Sonic, folder: Path, clip: Tensor, options: SonicOptions, reporter: Reporter,
+        patient: Patient, key: str,
+    ) -> None:  # fmt: skip
+        self.vocals, self.nets, self.folder, self.reporter, self.patient = vocals, nets, folder, reporter, patient
+        self.config: AudioConfig = nets.audio_config
+        self.clip, self.smooth, self.key = clip.float().cpu(), options.smooth_listening, key
+        self.journal: dict[str, Any] = {"key": key, "samples": 0, "seconds": 0.0, "pieces": 0, "frames": 0}
+        found = _read_json(folder / JOURNAL)
+        if found.get("key") == key:
+            self.journal = found
+        else:
+            (folder / DONE).unlink(missing_ok=True)
+            write_text(folder / JOURNAL, canonical(self.journal))
+
+    def run(self) -> None:
+        if not self.journal["samples"]:
+            self._resample()
+        self.frames = frames_in(self.samples)
+        self.states = 2 * max(self.samples // AUDIO_HOP, 1)  # whisper's states that count; behind them is nothing
+        self._hear()
+        self._understand()
+        about = {"key": self.key, "frames": self.frames, "seconds": self.journal["seconds"], "dtype": self._dtype()}
+        write_text(self.folder / DONE, canonical({**about, **_sizes(self.config)}))
+        for name in (SOUND, STATES, JOURNAL):
+            (self.folder / name).unlink(missing_ok=True)
+        self.reporter.progress(1.0, "heard the vocals")
+
+    @property
+    def samples(self) -> int:
+        return int(self.journal["samples"])
+
+    def _did(self, **steps: Any) -> None:
+        self.journal.update(steps)
+        write_text(self.folder / JOURNAL, canonical(self.journal))
+
+    def _dtype(self) -> str:
+        return next(name for name, dtype in DTYPES.items() if dtype == self.nets.dtype)
+
+    # --- sound -------------------------------------------------------------------------------------------------------
+
+    def _resample(self) -> None:
+        meter = Meter()
+        reporter = Part(self.reporter, 0.0, 0.1, "hearing the vocals")
+        samples, seconds = sound.to_file(self.vocals, self.folder / SOUND, reporter, meter.hear)
+        _write(self.folder / LEVELS, 0, meter.levels().astype("<f4").tobytes())
+        self._did(samples=samples, seconds=seconds)
+
+    # --- whisper -----------------------------------------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        todo = pieces(self.states, self.samples, self.config.positions, smooth=self.smooth)
+        done = int(self.journal["pieces"])
+        before = self._states_of(todo[done - 1]) if 0 < done < len(todo) and todo[done].fade else None
+        for number in range(done, len(todo)):
+            piece = todo[number]
+            states = self._states_of(piece)
+            kept = states[piece.first - piece.start : piece.stop - piece.start]
+            if piece.fade and before is not None:
+                kept = kept.copy()
+                weight = ((np.arange(piece.fade) + 0.5) / piece.fade).astype(np.float32)[: len(kept), None, None]
+                shift = piece.first - todo[number - 1].start
+                kept[: len(weight)] *= weight
+                kept[: len(weight)] += (1 - weight) * before[shift : shift + len(weight)]
+            _write(self.folder / STATES, piece.first * self._width * 4, np.ascontiguousarray(kept, "<f4").tobytes())
+            before = states
+            self._did(pieces=number + 1)
+            now, whole = _clock(piece.stop / 50), _clock(self.states / 50)
+            self.reporter.progress(0.1 + 0.5 * (number + 1) / len(todo), f"hearing the vocals, {now} of {whole}")
+
+    @property
+    def _width(self) -> int:
+        """Numbers in the states of one moment."""
+        return (self.config.layers + 1) * self.config.width
+
+    def _states_of(self, piece: Piece) -> Any:
+        length = self.config.positions * STATE
+        first = piece.start * STATE
+        samples = sound.read(self.folder / SOUND, first, min(length, self.samples - first))
+        return self.patient.call(self._encode, torch.from_numpy(samples))
+
+    def _encode(self, samples: Tensor) -> Any:
+        with torch.inference_mode():
+            mel = log_mel(samples, mels=self.config.mels, length=self.config.positions * STATE)
+            net = self.nets.whisper
+            return net(mel[None].to(_device(net)))[0].float().cpu().numpy()
+
+    # --- tokens and buckets ------------------------------------------------------------------------------------------
+
+    def _understand(self) -> None:
+        for start in range(int(self.journal["frames"]), self.frames, BATCH):
+            stop = min(start + BATCH, self.frames)
+            tokens, buckets = self.patient.call(self._batch, start, stop)
+            each = self.config.tokens * self.config.context * self.nets.dtype.itemsize
+            _write(self.folder / TOKENS, start * each, _bytes(tokens.to(self.nets.dtype)))
+            _write(self.folder / MOVES, start * BUCKETS * 4, _bytes(buckets))
+            if stop == self.frames:
+                silent = self.patient.call(self._silent)
+                _write(self.folder / TOKENS, self.frames * each, _bytes(silent.to(self.nets.dtype)))
+            self._did(frames=stop)
+            self.reporter.progress(0.6 + 0.4 * stop / self.frames, "hearing what is sung")
+
+    def _batch(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        layers = self.config.layers + 1
+        with torch.inference_mode():
+            near = self._around(start, stop, TOKEN_PAD[0], TOKEN_REACH)  # [n, layers + 1, width, 10]
+            tokens = self.nets.tokens(near.permute(0, 3, 1, 2).to(_device(self.nets.tokens)))
+            far = self._around(start, stop, BUCKET_PAD[0], BUCKET_REACH)[:, layers - 1]  # [n, width, 50]
+            device = _device(self.nets.buckets)
+            buckets = self.nets.buckets(far.transpose(1, 2).to(device), self.clip.to(device))
+            return tokens.cpu(), buckets.float().cpu()
+
+    def _around(self, start: int, stop: int, before: int, reach: int) -> Tensor:
+        """The `reach` states around each frame, [n, layers + 1, width, reach]; zeros beyond the song."""
+        first, count = STRIDE * start - before, STRIDE * (stop - start - 1) + reach
+        held = min(count, max(self.states - first, 0))
+        values = np.zeros((count, self._width), np.float32)
+        values[:held] = sound.read(self.folder / STATES, first * self._width, held * self._width).reshape(held, -1)
+        states: Tensor = torch.from_numpy(values).view(count, -1, self.config.width).unfold(0, reach, STRIDE)
+        return states
+
+    def _silent(self) -> Tensor:
+        with torch.inference_mode():
+            tokens: Tensor = self.nets.tokens.silent().cpu()
+        return tokens
+
+
+def _device(net: torch.nn.Module) -> torch.device:
+    return next(net.parameters()).device
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _write(path: Path, offset: int, data: bytes) -> None:
+    """Puts `data` at a place of a file and waits for the disk; what was there is replaced, all else stays."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            count = os.pwrite(handle, view, offset)
+            view, offset = view[count:], offset + count
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sizes(config: AudioConfig) -> dict[str, int]:
+    return {"tokens": config.tokens, "context": config.context}
+
+
+def _key(vocals: Path, nets: Sonic, clip: Tensor, options: SonicOptions) -> str:
+    """What the files hang on: the sound, the still, the nets (known by their last layers), how it is listened."""
+    digest = hashlib.sha256()
+    parts: list[Tensor] = [clip, nets.tokens.proj3.bias, nets.tokens.norm.weight, nets.buckets.proj3.weight]
+    parts += [nets.whisper.model.encoder.layer_norm.weight, nets.whisper.model.encoder.layer_norm.bias]
+    for part in parts:
+        digest.update(_bytes(part.detach().float().cpu()))
+    about = {
+        "format": FORMAT, "sound": sha256_file(vocals), "nets": digest.hexdigest(), "dtype": str(nets.dtype),
+        "smooth": options.smooth_listening, "config": asdict(nets.audio_config),
+    }  # fmt: skip
+    return hashlib.sha256(canonical(about).encode()).hexdigest()
+
+
+def _finished(folder: Path, key: str) -> bool:
+    return _read_json(folder / DONE).get("key") == key
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A small file of ours; nothing where there is none or where it is torn."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
