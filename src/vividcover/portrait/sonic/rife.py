@@ -57,10 +57,10 @@ class Block(nn.Module):
 class IFNet(nn.Module):
     """Motion between two pictures, and the picture in the middle."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.block0, self.block1, self.block2 = (Block(7 + 4) for _ in SCALES)
-        self.block_tea = Block(10 + 4)  # taught the others while they learned; part of the published file
+        self.block0, self.block1, self.block2 = (Block(7 + 4, width) for _ in SCALES)
+        self.block_tea = Block(10 + 4, width)  # taught the others while they learned; part of the published file
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a, b [N, 3, H, W] → flow [N, 4, H, W] (px from the middle to a, then to b), mask [N, 1, H, W], middle."""
