@@ -45,6 +45,9 @@ class Made:
         return self.files[0]
 
 
+OnPreview = Callable[[float, Any], None]  # sees a video early: how far it is, 0..1, and uint8 [H, W, 3]
+
+
 @dataclass
 class Session:
     """The surroundings of calls: settings, engine, who listens, and the way to cancel. `with Session() as session:`"""
@@ -53,6 +56,7 @@ class Session:
     engine: Engine = "auto"
     on_event: Callable[[Event], None] | None = None
     cookies: Path | None = None
+    on_preview: OnPreview | None = None
 
     def __post_init__(self) -> None:
         writable(self.settings.home)
@@ -63,8 +67,9 @@ class Session:
         """For one run. Raises `StorageError` for an output that could not be written after all the work."""
         may_hold(output)
         return Context(
-            self.workspace, self.settings, self.engine, consent, self.cookies, output=output, loaded=self._loaded
-        )
+            self.workspace, self.settings, self.engine, consent, self.cookies, output=output,
+            on_preview=self.on_preview, loaded=self._loaded,
+        )  # fmt: skip
 
     def cancel(self) -> None:
         self.workspace.cancel()
@@ -105,11 +110,11 @@ def may_hold(output: Path | None) -> None:
 @contextmanager
 def session(
     *, home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
-    cookies: Source | None = None,
+    cookies: Source | None = None, on_preview: OnPreview | None = None,
 ) -> Iterator[Session]:  # fmt: skip
     """A `Session` with the data folder `home` (default: the settings')."""
     chosen = settings() if home is None else settings().model_copy(update={"home": Path(home)})
-    with Session(chosen, engine, on_event, Path(cookies) if cookies else None) as opened:
+    with Session(chosen, engine, on_event, Path(cookies) if cookies else None, on_preview) as opened:
         yield opened
 
 

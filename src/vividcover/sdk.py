@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from vividcover.calls import (
     Made,
+    OnPreview,
     Session,
     Source,
     convert_voice_in,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Made",
+    "OnPreview",
     "Session",
     "Source",
     "caption_photos",
@@ -88,17 +90,19 @@ __all__ = [
 def make_cover(
     song: Source, *, voice: Source, image: Source | None = None, output: Source = "cover.mp4",
     parts: Source | None = None, home: Source | None = None, engine: Engine = "auto",
-    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None, **options: Any,
+    on_event: Callable[[Event], None] | None = None, cookies: Source | None = None,
+    on_preview: OnPreview | None = None, **options: Any,
 ) -> Made:  # fmt: skip
     """A video of the trained person singing `song` (a path or a link).
 
     `voice`, `image`: names, paths or links of trained models. `options`: any input of `vividcover/cover`, for example
-    `prompt`, `seed`, `aspect_ratio`, `width` and `height` (px; give both), `pitch_change`, `still`.
+    `prompt`, `seed`, `aspect_ratio`, `width` and `height` (px; give both), `pitch_change`, `still`. `on_preview` is
+    shown early looks at a portrait by a network, while it is made.
     """
     if options.get("width") and options.get("height"):
         options.setdefault("aspect_ratio", "custom")
     values = {"song": str(song), "voice": str(voice), "image": str(image) if image else None, **options}
-    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies, on_preview=on_preview) as opened:
         return cover_in(opened, Path(output), values, Path(parts) if parts else None)
 
 
@@ -132,10 +136,10 @@ def train_image(
 def run(
     model: str, input: Mapping[str, Any], *, output: Source | None = None, consent: str = "", training: bool = False,
     home: Source | None = None, engine: Engine = "auto", on_event: Callable[[Event], None] | None = None,
-    cookies: Source | None = None,
+    cookies: Source | None = None, on_preview: OnPreview | None = None,
 ) -> Made:  # fmt: skip
     """Any model of the catalog by name, with the seeds' own inputs: `run("zsxkib/sonic", {"image": …, "audio": …})`."""
-    with session(home=home, engine=engine, on_event=on_event, cookies=cookies) as opened:
+    with session(home=home, engine=engine, on_event=on_event, cookies=cookies, on_preview=on_preview) as opened:
         target = Path(output) if output else None
         return run_model(get(model), input, target, opened, consent=consent, training=training)
 
@@ -176,8 +180,8 @@ def generate_image(trained: Source, prompt: str, *, output: Source | None = None
 
 
 def make_portrait(image: Source, audio: Source, *, output: Source | None = None, **options: Any) -> Made:
-    """A singing portrait of a picture. `options`: inputs of `zsxkib/sonic`, and `home` …"""
-    own = {k: options.pop(k) for k in ("home", "engine", "on_event", "cookies") if k in options}
+    """A singing portrait of a picture. `options`: inputs of `zsxkib/sonic`, and `home`, `on_preview` …"""
+    own = {k: options.pop(k) for k in ("home", "engine", "on_event", "cookies", "on_preview") if k in options}
     return run(Sonic.name, {"image": str(image), "audio": str(audio), **options}, output=output, **own)
 
 

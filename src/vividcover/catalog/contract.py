@@ -93,6 +93,7 @@ class Context:
     # link to fetch. With it, no value of an input is ever taken as a path or as a name on this machine's shelf.
     resolve: Callable[[str], Path | None] | None = None
     on_output: Callable[[str], None] | None = None  # hears each piece of a model that gives its output in pieces
+    on_preview: Callable[[float, Any], None] | None = None  # sees a video early: how far it is, uint8 [H, W, 3]
     loaded: dict[str, Any] = field(default_factory=dict)  # nets that stay in memory from one run to the next
 
     def __post_init__(self) -> None:

@@ -13,6 +13,28 @@ from vividcover.cli.console import Common, Cookies, Engine, Json, Quiet, perform
 from vividcover.cli.options import takes_inputs
 from vividcover.cover import CoverInput
 
+Preview = Annotated[
+    Path | None, typer.Option("--preview", help="Show early looks at a portrait by a network in this picture (.png).")
+]
+
+
+def _watched(session: Any, preview: Path | None) -> Any:
+    """The session, whose early looks at a video are written into `preview`, each in the last one's place."""
+    from vividcover import provenance
+    from vividcover.catalog.checks import fits
+    from vividcover.files import aside
+
+    fits(preview, ".png")
+
+    def show(fraction: float, rgb: Any) -> None:
+        assert preview is not None
+        words = f"An early look at a video, {fraction:.0%} done."
+        with aside(preview) as part:
+            provenance.save_picture(rgb, part, format="png", quality=90, engine="neural", description=words)
+
+    session.on_preview = show if preview else None
+    return session
+
 
 @takes_inputs(
     CoverInput, arguments={"song": "A file, a link to audio, or a page (YouTube and others)."},
@@ -25,7 +47,7 @@ def cover(
         Path | None,
         typer.Option("--parts", help="Also write still, portrait, mix, vocals and instrumental into this folder."),
     ] = None,
-    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+    preview: Preview = None, engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Make a video of the person singing a song.
 
@@ -35,7 +57,7 @@ def cover(
 
     if "width" in options and "height" in options:
         options.setdefault("aspect_ratio", "custom")
-    perform(lambda s: sdk.cover_in(s, output, options, parts), Common(engine, json, quiet, cookies))
+    perform(lambda s: sdk.cover_in(_watched(s, preview), output, options, parts), Common(engine, json, quiet, cookies))
 
 
 @takes_inputs(
@@ -45,9 +67,11 @@ def cover(
 def portrait(
     options: dict[str, Any],
     output: Annotated[Path, typer.Option("--output", "-o", help="The video to write.")] = Path("portrait.mp4"),
-    engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
+    preview: Preview = None, engine: Engine = "auto", cookies: Cookies = None, json: Json = False, quiet: Quiet = False,
 ) -> None:  # fmt: skip
     """Make a picture sing (or speak) along with a voice."""
     from vividcover import sdk
 
-    perform(lambda s: sdk.run_model(Sonic(), options, output, s), Common(engine, json, quiet, cookies))
+    perform(
+        lambda s: sdk.run_model(Sonic(), options, output, _watched(s, preview)), Common(engine, json, quiet, cookies)
+    )

@@ -130,6 +130,8 @@ class Drive:
             self._piece(message["text"])
         elif what == "progress":
             self._say("progress", json.dumps({key: message.get(key) for key in PROGRESS}))
+        elif what == "preview":
+            self._say("preview", json.dumps({key: message[key] for key in ("fraction", "jpeg")}))
         elif what == "stage":
             self._write(lambda db: leases.record_stage(db, self.claim, message))
         elif what == "over":

@@ -24,6 +24,7 @@ from sqlalchemy import (
     Update,
     and_,
     bindparam,
+    delete,
     func,
     insert,
     or_,
@@ -39,7 +40,7 @@ from vividcover.store.prepared import Prepared
 from vividcover.store.tables import events, files, models, runs, stages, tokens, versions, workers
 
 ATTEMPTS = 3  # claims of a run without another finished stage
-Say = tuple[str, str]  # kind (log, output, progress) and data
+Say = tuple[str, str]  # kind (log, output, preview, progress) and data
 
 
 @dataclass(frozen=True)
@@ -267,6 +268,10 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
 
 
 def _write(db: Connection, run_id: str, said: list[Say]) -> None:
+    looks = [one for one in said if one[0] == "preview"]
+    if looks:  # only the newest is kept
+        db.execute(delete(events).where(events.c.run_id == run_id, events.c.kind == "preview"))
+        said = [one for one in said if one[0] != "preview" or one is looks[-1]]
     if said:
         SAID.do_all(db, [{"run_id": run_id, "kind": kind, "data": data} for kind, data in said])
 

@@ -7,6 +7,7 @@ stdin, which a thread reads and whose end is the child's: the id of a run that i
     {"say": "log", "text": …}                           one or more lines
     {"say": "progress", "stage", "fraction", …}
     {"say": "output", "text": …}                        a piece of a model that gives its output in pieces
+    {"say": "preview", "fraction", "jpeg": …}           an early look at a video, base64; it takes the last one's place
     {"say": "stage", "name", "key", "hit", "seconds",
      "spent": {"seconds", "usd"} | null}                finished and kept: a run that is taken up again finds it
     {"say": "over", "outcome": {…}}                     fields of `leases.Outcome`
@@ -17,6 +18,8 @@ hears of them. The child leads a process group of its own, and ends with all of 
 
 from __future__ import annotations
 
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -46,6 +49,7 @@ READ = 1 << 16  # bytes
 known = lru_cache(get)  # models by name
 BAR = 20  # characters of a progress bar in the logs
 APART = 1.0  # seconds between two lines of progress
+LOOK = 512  # px of the longer side of an early look
 
 
 class Runner:
@@ -85,6 +89,19 @@ class Runner:
     def log(self, text: str) -> None:
         self.say("log", text=text.rstrip("\n") + "\n")
 
+    def preview(self, fraction: float, rgb: Any) -> None:
+        """An early look at a video, uint8 [H, W, 3]; it goes as a small picture with the mark inside."""
+        from PIL import Image
+
+        from vividcover import provenance
+
+        picture = Image.fromarray(rgb)
+        picture.thumbnail((LOOK, LOOK))
+        note = {"quality": 80, "xmp": provenance.xmp("neural", "An early look at a video that is not finished.")}
+        packed = io.BytesIO()
+        picture.save(packed, "JPEG", **note)
+        self.say("preview", fraction=fraction, jpeg=base64.b64encode(packed.getvalue()).decode())
+
     def serve(self) -> None:
         begin = self._request()
         self.settings = Settings(**begin["settings"])
@@ -123,7 +140,7 @@ class Runner:
         model = known(run["serves"])
         context = Context(
             workspace, self.settings, run["engine"], run["consent"], resolve=files.find,
-            on_output=lambda piece: self.say("output", text=piece), loaded=self.loaded,
+            on_output=lambda piece: self.say("output", text=piece), on_preview=self.preview, loaded=self.loaded,
         )  # fmt: skip
         values = self._values(run, model)
         result = model.train(values, context) if run["kind"] == "training" else model.run(values, context)

@@ -133,3 +133,16 @@ async def logs(prediction_id: str, who: Reads, here: Here) -> PlainTextResponse:
     row, text = await here.read(lambda db: runs.with_logs(db, prediction_id))
     runs.own(row, who)
     return PlainTextResponse("" if row["data_removed"] else text)
+
+
+@router.get(
+    "/predictions/{prediction_id}/preview", response_class=Response,
+    responses={200: {"content": {"image/jpeg": {}}}, 404: {"description": "There is none (yet)."}},
+)  # fmt: skip
+async def preview(prediction_id: str, who: Reads, here: Here) -> Response:
+    """The newest early look at a video that is being made, as a small JPEG picture. (Our own.)"""
+    row, picture = await here.read(lambda db: runs.with_preview(db, prediction_id))
+    runs.own(row, who)
+    if picture is None or row["data_removed"]:
+        raise Problem(404, "There is no early look at this run, or not yet.")
+    return Response(picture, media_type="image/jpeg", headers={"cache-control": "no-store"})

@@ -7,6 +7,8 @@ is one query.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import secrets
 import time
@@ -281,6 +283,16 @@ def with_logs(db: Connection, run_id: str) -> tuple[shapes.Row, str]:
     if row is None:
         raise not_found()
     return row, row["logs"] or ""
+
+
+def with_preview(db: Connection, run_id: str) -> tuple[shapes.Row, bytes | None]:
+    """A run's row and the newest early look at what it makes, JPEG. Raises `Problem` 404."""
+    row = db.execute(sa.select(runs).where(runs.c.id == run_id)).mappings().first()
+    if row is None:
+        raise not_found()
+    newest = sa.select(events.c.data).where(events.c.run_id == run_id, events.c.kind == "preview")
+    told = db.scalar(newest.order_by(events.c.id.desc()).limit(1))
+    return row, base64.b64decode(json.loads(told)["jpeg"]) if told else None
 
 
 _said = (

@@ -217,7 +217,7 @@ events = Table(  # what a run said, in order; the stream and `logs` are read fro
     "events", metadata,
     Column("id", Big, primary_key=True, autoincrement=True),
     Column("run_id", ForeignKey("runs.id", ondelete="CASCADE"), nullable=False),
-    Column("kind", String(10), nullable=False),  # log | output | progress
+    Column("kind", String(10), nullable=False),  # log | output | preview | progress
     Column("data", Text, nullable=False),
     Column("at", Double, nullable=False),
     Index("ix_events_run_id_id", "run_id", "id"),
