@@ -1,0 +1,178 @@
+"""One turn of a few windows through the network: what runs on the device, without files and without waiting for it.
+
+Shapes: W windows of n frames, B = branches x windows in one call of the network, branch by branch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from vividcover.errors import EngineError
+from vividcover.portrait.sonic.config import FPS
+from vividcover.portrait.sonic.guidance import BRANCHES, Branch, Condition, Pushes, guided
+from vividcover.portrait.sonic.network import Deep, MaskPyramid
+from vividcover.portrait.sonic.plan import Move
+from vividcover.portrait.sonic.schedule import c_in, c_noise, clean, step
+from vividcover.portrait.sonic.windows import Window
+
+if TYPE_CHECKING:
+    from vividcover.portrait.sonic.opening import Sonic
+
+MEMORY = "Use a smaller min_resolution or dtype=fp16, or free memory on the device."
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows that go through a turn side by side: the same steps, with the same moves."""
+
+    steps: tuple[int, ...]
+    moves: tuple[Move, ...]  # one for each step
+    windows: tuple[Window, ...]
+
+    @property
+    def cost(self) -> float:
+        """Forwards of the network for one window that this is worth."""
+        return len(self.windows) * sum(move.cost for move in self.moves)
+
+
+@dataclass(frozen=True, eq=False)
+class Sung:
+    """What is sung in a batch. On the CPU."""
+
+    tokens: Tensor  # [W, n, T, C]
+    silence: Tensor  # [T, C]
+    buckets: Tensor  # [W, 2], times `dynamic_scale`: the windows' means
+
+
+class Advance:
+    """Takes windows through a turn. `together`: all branches in one call, if memory allows it."""
+
+    def __init__(
+        self, nets: Sonic, still: Tensor, clip: Tensor, mask: Tensor, sigmas: Sequence[float], *, together: bool
+    ) -> None:
+        """`still` [4, h, w], `clip` [1, C], `mask` [H, W] in px."""
+        self.nets, self.sigmas, self.together, self.limit = nets, tuple(sigmas), together, 0
+        self.notes: list[str] = []  # on memory, for who may tell them
+        self._still, self._clip, self._mask = still, clip.reshape(1, -1), mask
+        self._there: tuple[Tensor, Tensor, MaskPyramid] | None = None  # the three on the device
+
+    def __call__(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+        """rows [W, n, 1 + extra, 4, h, w] → the same after the turn, and the clean latents [W, n, 4, h, w]; on the CPU.
+
+        `extra` are the two differences between branches, where they are kept from turn to turn.
+        """
+        count, size = len(batch.windows), self.limit or len(batch.windows)
+        made = []
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            some = Batch(batch.steps, batch.moves, batch.windows[part])
+            made.append(self._fitting(some, rows[part], Sung(sung.tokens[part], sung.silence, sung.buckets[part])))
+        return torch.cat([rows for rows, _ in made]), torch.cat([clean for _, clean in made])
+
+    def _fitting(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+        """Where memory does not suffice, fewer windows at once, then one branch after the other."""
+        try:
+            with _on(self.nets.device):
+                return self._advance(batch, rows, sung)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not _is_memory(error):
+                raise
+            lost = str(error)
+        if self.nets.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch.windows) > 1:
+            self.limit = len(batch.windows) // 2
+            self.notes.append(f"memory does not suffice for {len(batch.windows)} windows at once: now {self.limit}")
+        elif self.together:
+            self.together = False
+            self.notes.append("memory does not suffice for all branches of a window at once: now one after the other")
+        else:
+            _, height, width = self._still.shape
+            raise EngineError(
+                f"The memory does not suffice for a window of {rows.shape[1]} frames of {8 * width}x{8 * height} px "
+                f"({lost.splitlines()[0][:200]}).",
+                MEMORY,
+            )
+        return self(batch, rows, sung)
+
+    @torch.inference_mode()
+    def _advance(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+        device, dtype, unet = self.nets.device, self.nets.dtype, self.nets.unet
+        still, clip, mask = self._placed()
+        condition = Condition(still, clip, sung.tokens.to(device, dtype), sung.silence.to(device, dtype))
+        added = torch.cat((torch.full_like(sung.buckets[:, :1], FPS), sung.buckets), 1).to(device)
+        state = rows.to(device)
+        x, x0 = state[:, :, 0], state[:, :, 0]
+        carries = state.shape[2] > 1
+        pushes = Pushes(state[:, :, 1], state[:, :, 2]) if carries and batch.steps[0] else Pushes()
+        groups = [
+            Group(branches, unet, condition, added, mask, always) for branches, always in self._groups(batch.moves)
+        ]
+        for number, move in zip(batch.steps, batch.moves, strict=True):
+            now, then = self.sigmas[number], self.sigmas[number + 1]
+            found: dict[Branch, Tensor] = {}
+            for group in groups:
+                if group.branches[0] in move.branches:
+                    found |= group.velocities(x, now, move)
+            v, pushes = guided(found, pushes)
+            x0, x = clean(x, v, now), step(x, v, now, then)
+        kept = [x]
+        if carries:
+            assert pushes.still is not None and pushes.voice is not None
+            kept += [pushes.still, pushes.voice]
+        return torch.stack(kept, 2).cpu(), x0.cpu()
+
+    def _groups(self, moves: Sequence[Move]) -> Iterator[tuple[tuple[Branch, ...], bool]]:
+        """Branches that are computed at the same steps, which may go side by side; and whether at all of them."""
+        steps = {branch: tuple(branch in move.branches for move in moves) for branch in BRANCHES}
+        for when in dict.fromkeys(steps.values()):
+            alike = tuple(branch for branch in BRANCHES if steps[branch] == when)
+            if any(when):
+                for group in [alike] if self.together else [(branch,) for branch in alike]:
+                    yield group, all(when)
+
+    def _placed(self) -> tuple[Tensor, Tensor, MaskPyramid]:
+        if self._there is None:
+            device, dtype = self.nets.device, self.nets.dtype
+            mask = MaskPyramid.of(self._mask, dtype, device)
+            self._there = self._still.to(device, dtype), self._clip.to(device, dtype), mask
+        return self._there
+
+
+class Group:
+    """Branches of a batch's windows that go through the network in one call, for the steps of a turn."""
+
+    def __init__(
+        self, branches: tuple[Branch, ...], unet: Any, condition: Condition, added: Tensor, mask: MaskPyramid,
+        always: bool,
+    ) -> None:  # fmt: skip
+        self.branches, self.unet, self.mask, self.always = branches, unet, mask, always
+        self.added = added.repeat(len(branches), 1)  # [B, 3]
+        self.stills = condition.stills(branches)  # [B, n, 4, h, w]
+        self.context = unet.hear(condition.clips(branches), condition.voices(branches))
+        self.deep = Deep()
+
+    def velocities(self, x: Tensor, sigma: float, move: Move) -> dict[Branch, Tensor]:
+        """Each branch's answer [W, n, 4, h, w] float32 at a level of noise."""
+        noisy = (x * c_in(sigma)).to(self.stills.dtype).repeat(len(self.branches), 1, 1, 1, 1)
+        told = torch.full((len(noisy),), c_noise(sigma), device=x.device)
+        deep = {}
+        if self.always and move.deep:
+            deep = {"keep" if move.deep == "keep" else "deep": self.deep}
+        v = self.unet(torch.cat((noisy, self.stills), 2), told, self.added, self.context, self.mask, **deep)
+        return dict(zip(self.branches, v.float().chunk(len(self.branches)), strict=True))
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Also what torch says where a CPU's memory ends, for which it has no class of its own."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
