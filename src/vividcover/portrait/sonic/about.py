@@ -1,0 +1,57 @@
+"""Sonic in a list of renderers (`portrait/renderers.py`)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from vividcover.portrait.renderers import About, Means
+from vividcover.portrait.sonic.config import options_of
+from vividcover.weights import licence_of_portrait
+
+if TYPE_CHECKING:
+    from vividcover.portrait.render import Renderer
+
+OPTIONS = {
+    "mode": "exact: the published algorithm; fast: fewer and cheaper steps",
+    "speedups": "names of single speed-ups, with mode fast: schedule, guidance, features, silence, fp8",
+    "steps": "of diffusion; 25, or 10 with the speed-up schedule",
+    "straight": "windows end where the song does, instead of wrapping round to its beginning",
+    "smooth_decoding": "pieces of the autoencoder overlap",
+    "smooth_listening": "pieces of sound that whisper hears overlap",
+    "idle": "quiet movement of its own where nobody sings",
+    "preview_every": "steps between two previews; 0: none",
+    "windows_at_once": "0: as many as fit into memory",
+    "compile": "the network is compiled before the first step",
+}
+
+ABOUT = About(
+    "sonic",
+    "A diffusion network draws the whole head singing; hours on a CPU, minutes on a GPU.",
+    "neural",
+    nets=(
+        "sonic-unet", "sonic-audio2token", "sonic-audio2bucket", "svd-xt", "whisper-tiny", "rife",
+        "face_detection_short_range", "face_landmark",
+    ),
+    licence=licence_of_portrait().text,
+    commercial=licence_of_portrait().commercial,
+    wants_gpu=True,
+    options=OPTIONS,
+    ignores={"fps": "the network draws 12.5 frames a second, and interpolation makes 25", "beat": "it hears no music"},
+)  # fmt: skip
+
+
+def open_renderer(means: Means) -> Renderer:
+    from vividcover.portrait.sonic.files import sonic_files
+    from vividcover.portrait.sonic.opening import open_sonic
+    from vividcover.portrait.sonic.renderer import SonicRenderer
+
+    chosen = dict(means.options)
+    options = options_of(chosen.pop("mode", "exact"), dtype=means.dtype, **chosen)
+    quantise = "fp8" if "fp8" in options.speedups else None
+    files, place = sonic_files(means.weights), (means.device, means.dtype, quantise)
+    found = means.loaded.get(ABOUT.name)
+    if found is None or found[0] != (files, place):
+        means.loaded.pop(ABOUT.name, None)  # before the next ones come
+        found = (files, place), open_sonic(files, device=means.device, dtype=means.dtype, quantise=quantise)
+        means.loaded[ABOUT.name] = found
+    return SonicRenderer(found[1], means.kit, options, means.work)
