@@ -232,12 +232,10 @@ class TimeBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """One of sixteen; `level` says how small its picture is, `number` which part of the context is its own."""
+    """One of sixteen."""
 
-    def __init__(self, channels: int, heads: int, context: int, groups: int, level: int) -> None:
+    def __init__(self, channels: int, heads: int, context: int, groups: int) -> None:
         super().__init__()
-        self.level = level
-        self.number = 0  # the network counts its transformers
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList((FrameBlock(channels, heads, context),))
@@ -269,13 +267,12 @@ class Transformer(nn.Module):
             places[:, None],
         )
 
-    def forward(self, x: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
-        """x [B·F, C, h, w]"""
+    def forward(self, x: Tensor, outside: Outside, mask: Tensor) -> Tensor:
+        """x [B·F, C, h, w], mask [1, h·w, 1]"""
         rows, channels, h, w = x.shape
-        outside = context[self.number]
         frames = outside.places.shape[0]
         y = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(rows, h * w, channels))
-        alone = self.alone(y, outside.frames, mask.levels[self.level])
+        alone = self.alone(y, outside.frames, mask)
         moving = (alone.view(-1, frames, h * w, channels) + outside.places).view(alone.shape)
         y = self.proj_out(self.time_mixer(alone, self.together(moving, outside.time, frames)))
         out: Tensor = x + y.view(rows, h, w, channels).permute(0, 3, 1, 2)

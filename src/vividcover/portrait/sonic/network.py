@@ -23,6 +23,7 @@ convolutions nor attention rearrange them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -59,14 +60,20 @@ class SonicUNet(nn.Module):
         self.up_blocks = nn.ModuleList(Up(config, level) for level in reversed(range(4)))
         self.conv_norm_out = nn.GroupNorm(config.groups, c[0], eps=1e-5)
         self.conv_out = nn.Conv2d(c[0], config.out_channels, 3, padding=1)
-        for number, transformer in enumerate(self.transformers):
-            transformer.number = number
+        first = 0
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            assert isinstance(block, Block)
+            first = block.number(first)
 
     @property
     def transformers(self) -> list[Transformer]:
-        """In the order in which they work."""
+        """In the order in which they work, which is that of the context."""
         blocks = (*self.down_blocks, self.mid_block, *self.up_blocks)
         return [part for block in blocks for part in block.modules() if isinstance(part, Transformer)]
+
+    @property
+    def resnets(self) -> list[Resnet]:
+        return [part for part in self.modules() if isinstance(part, Resnet)]
 
     def hear(self, clip: Tensor, audio: Tensor) -> Context:
         """All keys and values that come from outside. clip [B, F, 1, context], audio [B, F, T, context]."""
@@ -220,31 +227,47 @@ class Grow(nn.Module):
         return out
 
 
-def _transformer(config: UNetConfig, level: int) -> Transformer:
-    return Transformer(config.channels[level], config.heads[level], config.context, config.groups, level)
+class Block(nn.Module):
+    """A level of the network, on its way down or up: resnets, and (but at the bottom) a transformer after each."""
+
+    def __init__(self, config: UNetConfig, level: int, widths: Sequence[int], transformers: int, eps: float) -> None:
+        super().__init__()
+        c, heads = config.channels[level], config.heads[level]
+        embedded = 4 * config.channels[0]
+        self.depth = level
+        self.first = 0  # of the transformers' parts of the context
+        self.attentions = nn.ModuleList(
+            Transformer(c, heads, config.context, config.groups) for _ in range(transformers)
+        )
+        self.resnets = nn.ModuleList(Resnet(width, c, embedded, config.groups, eps) for width in widths)
+
+    def number(self, first: int) -> int:
+        """Says which parts of the context are this block's; returns where the next block's begin."""
+        self.first = first
+        return first + len(self.attentions)
+
+    def look(self, number: int, x: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
+        """The transformer after the resnet of this number."""
+        if not len(self.attentions):
+            return x
+        out: Tensor = self.attentions[number](x, context[self.first + number], mask.levels[self.depth])
+        return out
 
 
-class Down(nn.Module):
+class Down(Block):
     """A level on the way down; at the bottom without transformers, and nothing is halved after it."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
-        super().__init__()
         c, deepest = config.channels, level == BOTTOM
         widths = [c[max(level - 1, 0)], *[c[level]] * (config.layers - 1)]
-        eps = 1e-5 if deepest else 1e-6
-        self.resnets = nn.ModuleList(Resnet(width, c[level], 4 * c[0], config.groups, eps) for width in widths)
-        self.attentions = None
-        self.downsamplers = None
-        if not deepest:
-            self.attentions = nn.ModuleList(_transformer(config, level) for _ in widths)
-            self.downsamplers = nn.ModuleList((Shrink(c[level]),))
+        super().__init__(config, level, widths, 0 if deepest else len(widths), 1e-5 if deepest else 1e-6)
+        self.downsamplers = None if deepest else nn.ModuleList((Shrink(c[level]),))
 
     def level(self, x: Tensor, emb: Tensor, context: Context, mask: MaskPyramid) -> tuple[Tensor, ...]:
         """What is found at this level, one for each resnet."""
         found: tuple[Tensor, ...] = ()
         for number, resnet in enumerate(self.resnets):
-            x = resnet(x, emb)
-            x = x if self.attentions is None else self.attentions[number](x, context, mask)
+            x = self.look(number, resnet(x, emb), context, mask)
             found = (*found, x)
         return found
 
@@ -255,37 +278,27 @@ class Down(nn.Module):
         return found[-1], found
 
 
-class Mid(nn.Module):
+class Mid(Block):
     def __init__(self, config: UNetConfig) -> None:
-        super().__init__()
-        c = config.channels
-        self.attentions = nn.ModuleList((_transformer(config, BOTTOM),))
-        self.resnets = nn.ModuleList(Resnet(c[-1], c[-1], 4 * c[0], config.groups, 1e-5) for _ in range(2))
+        super().__init__(config, BOTTOM, [config.channels[-1]] * 2, 1, 1e-5)
 
     def forward(self, x: Tensor, emb: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
-        x = self.attentions[0](self.resnets[0](x, emb), context, mask)
-        out: Tensor = self.resnets[1](x, emb)
+        out: Tensor = self.resnets[1](self.look(0, self.resnets[0](x, emb), context, mask), emb)
         return out
 
 
-class Up(nn.Module):
+class Up(Block):
     """A level on the way up, each resnet beside what the way down had found."""
 
     def __init__(self, config: UNetConfig, level: int) -> None:
-        super().__init__()
-        c, deepest = config.channels, level == BOTTOM
-        below = c[min(level + 1, BOTTOM)]
-        came = [below, *[c[level]] * config.layers]  # from the resnet before
+        c = config.channels
+        came = [c[min(level + 1, BOTTOM)], *[c[level]] * config.layers]  # from the resnet before
         met = [*[c[level]] * config.layers, c[max(level - 1, 0)]]  # from the way down
-        self.resnets = nn.ModuleList(
-            Resnet(width + beside, c[level], 4 * c[0], config.groups, 1e-6)
-            for width, beside in zip(came, met, strict=True)
-        )
-        self.attentions = None if deepest else nn.ModuleList(_transformer(config, level) for _ in came)
+        widths = [width + beside for width, beside in zip(came, met, strict=True)]
+        super().__init__(config, level, widths, 0 if level == BOTTOM else len(widths), 1e-6)
         self.upsamplers = None if level == TOP else nn.ModuleList((Grow(c[level]),))
 
     def forward(self, x: Tensor, found: tuple[Tensor, ...], emb: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
         for number, resnet in enumerate(self.resnets):
-            x = resnet(torch.cat((x, found[-1 - number]), 1), emb)
-            x = x if self.attentions is None else self.attentions[number](x, context, mask)
+            x = self.look(number, resnet(torch.cat((x, found[-1 - number]), 1), emb), context, mask)
         return x if self.upsamplers is None else self.upsamplers[0](x)
