@@ -44,6 +44,7 @@ from vividcover.portrait.sonic.config import (
 from vividcover.portrait.sonic.mel import log_mel
 from vividcover.portrait.sonic.speech import BUCKETS
 from vividcover.progress import Part
+from vividcover.song.media import look
 from vividcover.workspace import Reporter
 
 if TYPE_CHECKING:
@@ -165,6 +166,7 @@ def listen(
 
     Raises `AudioError` for what is no sound or shorter than 0.08 s; `Canceled` within a second.
     """
+    look(vocals)
     key = _key(vocals, nets, clip, options)
     with storage_errors("what was heard", folder):
         folder.mkdir(parents=True, exist_ok=True)
