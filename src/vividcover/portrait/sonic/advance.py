@@ -51,13 +51,13 @@ class Sung:
 
 
 class Advance:
-    """Takes windows through a turn. `together`: all branches in one call, if memory allows it."""
+    """Takes windows through a turn, so many `branches` of them in one call of the network."""
 
     def __init__(
-        self, nets: Sonic, still: Tensor, clip: Tensor, mask: Tensor, sigmas: Sequence[float], *, together: bool
+        self, nets: Sonic, still: Tensor, clip: Tensor, mask: Tensor, sigmas: Sequence[float], branches: int
     ) -> None:
         """`still` [4, h, w], `clip` [1, C], `mask` [H, W] in px."""
-        self.nets, self.sigmas, self.together, self.limit = nets, tuple(sigmas), together, 0
+        self.nets, self.sigmas, self.branches, self.limit = nets, tuple(sigmas), branches, 0
         self.notes: list[str] = []  # on memory, for who may tell them
         self._still, self._clip, self._mask = still, clip.reshape(1, -1), mask
         self._there: tuple[Tensor, Tensor, MaskPyramid] | None = None  # the three on the device
@@ -89,8 +89,8 @@ class Advance:
         if len(batch.windows) > 1:
             self.limit = len(batch.windows) // 2
             self.notes.append(f"memory does not suffice for {len(batch.windows)} windows at once: now {self.limit}")
-        elif self.together:
-            self.together = False
+        elif self.branches > 1:
+            self.branches = 1
             self.notes.append("memory does not suffice for all branches of a window at once: now one after the other")
         else:
             _, height, width = self._still.shape
@@ -134,8 +134,8 @@ class Advance:
         for when in dict.fromkeys(steps.values()):
             alike = tuple(branch for branch in BRANCHES if steps[branch] == when)
             if any(when):
-                for group in [alike] if self.together else [(branch,) for branch in alike]:
-                    yield group, all(when)
+                for start in range(0, len(alike), self.branches):
+                    yield alike[start : start + self.branches], all(when)
 
     def _placed(self) -> tuple[Tensor, Tensor, MaskPyramid]:
         if self._there is None:

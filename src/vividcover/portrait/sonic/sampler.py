@@ -25,7 +25,9 @@ from vividcover.files import canonical
 from vividcover.image.flux.log import clock
 from vividcover.patience import Patient
 from vividcover.portrait.sonic.advance import Advance, Batch, Sung
-from vividcover.portrait.sonic.config import SonicOptions
+from vividcover.portrait.sonic.config import WINDOW, SonicOptions
+from vividcover.portrait.sonic.guidance import BRANCHES
+from vividcover.portrait.sonic.memory import fit_on
 from vividcover.portrait.sonic.plan import Exact, Move, Plan
 from vividcover.portrait.sonic.schedule import noised
 from vividcover.portrait.sonic.store import Layout, Store
@@ -69,10 +71,10 @@ class Listened(Protocol):
 
 @dataclass(frozen=True)
 class Load:
-    """What goes through the network at once: windows, and their branches together or one after the other."""
+    """What goes through the network at once: windows, and of each so many branches of guidance."""
 
     windows: int = 1
-    together: bool = True
+    branches: int = len(BRANCHES)
 
 
 @dataclass(frozen=True)
@@ -110,19 +112,18 @@ class Sampling:
     ) -> None:  # fmt: skip
         self.nets, self.heard, self.options, self.plan, self.crew = nets, heard, options, plan, crew
         self.look = replace(look, latents=look.latents.detach().float().cpu().reshape(look.latents.shape[-3:]))
-        self.load = load or Load(options.windows_at_once or 1)
-        self.reporter = reporter
+        self.load, self.reporter = load, reporter
 
     def run(self, folder: Path, noise: Tensor | None, on_preview: OnLatents | None) -> Store:
-        store = self._opened(folder, noise)
-        if store.journal.finished:
+        with Patient(self.reporter) as patient:
+            store = self._opened(folder, noise, patient)
+            try:
+                if not store.journal.finished:
+                    self._sample(store, patient, on_preview)
+            except BaseException:
+                store.close()
+                raise
             return store
-        try:
-            self._sample(store, on_preview)
-        except BaseException:
-            store.close()
-            raise
-        return store
 
     # --- what is sampled --------------------------------------------------------------------------------------------
 
@@ -139,24 +140,30 @@ class Sampling:
         }  # fmt: skip
         return hashlib.sha256(canonical(story).encode()).hexdigest()
 
-    def _opened(self, folder: Path, noise: Tensor | None) -> Store:
+    def _opened(self, folder: Path, noise: Tensor | None, patient: Patient) -> Store:
         """The store, begun. The first process begins it, the others wait."""
         _, height, width = self.look.latents.shape
         layout = Layout(self.heard.frames, (4, height, width), extra=2 if self.plan.carries else 0)
         if self.crew.rank:
             self.crew.meet()
+            return Store.open(folder, self.key, layout)
         store = Store.open(folder, self.key, layout)
-        if self.crew.rank:
-            self.load = Load(**store.journal.memory["load"])
-            return store
         if store.begun_anew:
             self.reporter.note(store.begun_anew)
         if store.turns < 0:
-            store.journal.memory["load"] = asdict(self.load)  # the same batches give the same bits
+            load = self.load or self._fitting(patient)
+            store.journal.memory["load"] = asdict(load)  # who goes on makes the same batches: they give the same bits
             store.begin(self._start(noise), self.plan.settle)
-        self.load = Load(**store.journal.memory["load"])
         self.crew.meet()
         return store
+
+    def _fitting(self, patient: Patient) -> Load:
+        """As much at once as the device holds."""
+        keeps = any(move.deep for turn in range(len(self.plan.turns)) for moves in self._alike(turn) for move in moves)
+        unet = patient.call(lambda: self.nets.unet)
+        height, width = self.look.latents.shape[1:]
+        fit = fit_on(unet, (height, width), wanted=self.options.windows_at_once, keeps=keeps)
+        return Load(fit.windows, fit.branches)
 
     def _start(self, noise: Tensor | None) -> Iterator[Tensor]:
         """The still under noise, drawn on the CPU, so that a seed means the same on every device."""
@@ -169,45 +176,52 @@ class Sampling:
 
     # --- the turns --------------------------------------------------------------------------------------------------
 
-    def _sample(self, store: Store, on_preview: OnLatents | None) -> None:
-        turns = [self._batches(turn) for turn in range(len(self.plan.turns))]
-        so_far = _SoFar(self.reporter, [sum(batch.cost for batch in batches) for batches in turns], store.turns)
-        look = self.look
-        advance = Advance(self.nets, look.latents, look.clip, look.mask, self.plan.sigmas, together=self.load.together)
-        fresh, mine = store.turns + 1, (self.crew.rank, self.crew.world)  # turns from `fresh` on have no results yet
-        with Patient(self.reporter) as patient:
-            for turn in range(store.turns, len(turns)):
-                watched = self._watched(turn) if on_preview else -1
-                for number, batch in enumerate(turns[turn]):
-                    if number % mine[1] == mine[0] and not (turn < fresh and all(map(store.has, batch.windows))):
-                        rows, clean = patient.call(advance, batch, *self._given(store, batch))
-                        self._keep(store, batch, rows)
-                        while advance.notes:
-                            self.reporter.note(advance.notes.pop(0))
-                        for window, latents in zip(batch.windows, clean, strict=True):
-                            if on_preview and watched in window.frames:
-                                on_preview(so_far.fraction, latents[window.frames.index(watched)])
-                                watched = -1
-                    so_far.did(batch.cost, f"step {batch.steps[-1] + 1} of {len(self.plan.sigmas) - 1}")
-                self._merge(store, turn, turns[turn])
+    def _sample(self, store: Store, patient: Patient, on_preview: OnLatents | None) -> None:
+        load, look, resumed = Load(**store.journal.memory["load"]), self.look, store.turns
+        so_far = _SoFar(self.reporter, [self._cost(turn) for turn in range(len(self.plan.turns))], store.turns)
+        advance = Advance(self.nets, look.latents, look.clip, look.mask, self.plan.sigmas, load.branches)
+        for turn in range(store.turns, len(self.plan.turns)):
+            watched = self._watched(turn) if on_preview else -1
+            for number, batch in enumerate(self._batches(turn, load.windows)):
+                mine = number % self.crew.world == self.crew.rank
+                if mine and not (turn == resumed and all(map(store.has, batch.windows))):
+                    rows, clean = patient.call(advance, batch, *self._given(store, batch))
+                    self._keep(store, batch, rows)
+                    while advance.notes:
+                        self.reporter.note(advance.notes.pop(0))
+                    for window, latents in zip(batch.windows, clean, strict=True):
+                        if on_preview and watched in window.frames:
+                            on_preview(so_far.fraction, latents[window.frames.index(watched)])
+                            watched = -1
+                so_far.did(batch.cost, f"step {batch.steps[-1] + 1} of {len(self.plan.sigmas) - 1}")
+            self._merge(store, turn)
         if self.crew.rank == 0:
             store.finish()
         self.crew.meet()
         store.reload()
 
-    def _batches(self, turn: int) -> list[Batch]:
-        """The turn's windows, as many together as the load says, those with the same moves together."""
+    def _alike(self, turn: int) -> dict[tuple[Move, ...], list[Window]]:
+        """The turn's windows, by their moves."""
         alike: dict[tuple[Move, ...], list[Window]] = {}
-        steps = self.plan.turns[turn]
-        for window in windows(self.heard.frames, turn, straight=self.options.straight):
-            if self.plan.wanted(turn, window):
-                alike.setdefault(tuple(self.plan.move(step, window) for step in steps), []).append(window)
-        size = self.load.windows
+        for window in self._wanted(turn):
+            moves = tuple(self.plan.move(step, window) for step in self.plan.turns[turn])
+            alike.setdefault(moves, []).append(window)
+        return alike
+
+    def _wanted(self, turn: int) -> list[Window]:
+        every = windows(self.heard.frames, turn, straight=self.options.straight)
+        return [window for window in every if self.plan.wanted(turn, window)]
+
+    def _batches(self, turn: int, size: int) -> list[Batch]:
+        """Windows with the same moves together, `size` at once."""
         return [
-            Batch(steps, moves, tuple(found[i : i + size]))
-            for moves, found in alike.items()
+            Batch(self.plan.turns[turn], moves, tuple(found[i : i + size]))
+            for moves, found in self._alike(turn).items()
             for i in range(0, len(found), size)
         ]
+
+    def _cost(self, turn: int) -> float:
+        return sum(batch.cost for batch in self._batches(turn, WINDOW))
 
     def _given(self, store: Store, batch: Batch) -> tuple[Tensor, Sung]:
         """What the windows are by now, rows [W, n, 1 + extra, 4, h, w], and what is sung in them."""
@@ -226,11 +240,14 @@ class Sampling:
                 )
             store.put(window, found)
 
-    def _merge(self, store: Store, turn: int, batches: Sequence[Batch]) -> None:
+    def _merge(self, store: Store, turn: int) -> None:
+        def settle(turns: int, first: int, latents: Tensor) -> Tensor:
+            self.reporter.check()
+            return self.plan.settle(turns, first, latents)
+
         self.crew.meet()
         if self.crew.rank == 0:
-            every = sorted((w for batch in batches for w in batch.windows), key=lambda window: window.number)
-            store.merge(every, self.plan.settle)
+            store.merge(self._wanted(turn), settle)
         self.crew.meet()
         store.reload()
 
