@@ -105,6 +105,22 @@ def test_smooth_decoding_has_no_seam_every_eight_frames(vae: Any) -> None:
     assert float((smooth - whole).abs().mean()) < 0.7 * float((apart - whole).abs().mean())
 
 
+def line(pictures: torch.Tensor, period: int = DECODE_CHUNK) -> float:
+    """The spectral line of the mean brightness at one in `period` frames (64 of them), in levels of 255."""
+    light = 255 * pictures.mean((1, 2, 3))[:64].double().numpy()
+    return float(np.abs(np.fft.rfft((light - light.mean()) * np.hanning(64)))[64 // period])
+
+
+def test_smooth_decoding_flickers_less_every_064_seconds(vae: Any) -> None:
+    frozen, moving = song(1).expand(64, -1, -1, -1), song(64)
+    apart, smooth = (line(all_of(decode(Held(frozen), vae, smooth=smooth))) for smooth in (False, True))
+    assert line(published(vae, frozen, 64)) < 1e-3  # what does not move should not flicker
+    assert smooth < 0.5 * apart
+    apart, smooth = (line(all_of(decode(Held(moving), vae, smooth=smooth))) for smooth in (False, True))
+    assert apart > 2 * line(published(vae, moving, 64))  # of which some is the song's own
+    assert smooth < 1.1 * line(published(vae, moving, 64))
+
+
 @pytest.mark.parametrize("count", [1, 8, 11, 12, 13, 20])
 def test_smooth_decoding_makes_every_frame_once(vae: Any, count: int) -> None:
     made = all_of(decode(Held(song(count)), vae, smooth=True))

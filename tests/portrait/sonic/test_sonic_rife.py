@@ -35,6 +35,16 @@ def test_the_network_has_the_published_names_and_shapes() -> None:
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 3_038_015
 
 
+def test_a_pair_costs_what_it_costs_in_the_published_code() -> None:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.device("meta"):
+        net, picture = IFNet(), torch.zeros(1, 3, 512, 512)
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        net(picture, picture)
+    assert counted.get_total_flops() == pytest.approx(67.2e9, rel=0.01)  # 0.067 TFLOP
+
+
 @pytest.mark.parametrize(("height", "width", "pairs"), SIZES)
 def test_the_middle_is_the_one_that_the_published_code_draws(net: IFNet, height: int, width: int, pairs: int) -> None:
     a, b = pictures(height, width, pairs)
