@@ -47,7 +47,8 @@ class Paste:
         left, top, right, bottom = self.box
         whole = still.shape[1], still.shape[0]
         touches = (framing.box[0] <= 0, framing.box[1] <= 0, framing.box[2] >= whole[0], framing.box[3] >= whole[1])
-        self._weight = _fading(right - left, bottom - top, touches)[: height - top, : width - left]
+        self._weight = _fading(right - left, bottom - top, touches)
+        self._rest = 1.0 - self._weight
         self._under = np.ascontiguousarray(self.picture[top:bottom, left:right])
         small = cv2.resize(_piece(still, framing.box), (LOOK, LOOK), interpolation=cv2.INTER_AREA)
         self._ring = _ring(framing.mask)
@@ -71,10 +72,8 @@ class Paste:
         shrinks = rgb.shape[0] > bottom - top
         how = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
         piece = cv2.resize(matched, (right - left, bottom - top), interpolation=how)
-        weight = self._weight
-        piece = np.ascontiguousarray(piece[: weight.shape[0], : weight.shape[1]])
         picture = self.picture.copy()
-        picture[top:bottom, left:right] = cv2.blendLinear(piece, self._under, weight, 1.0 - weight)
+        picture[top:bottom, left:right] = cv2.blendLinear(piece, self._under, self._weight, self._rest)
         return picture
 
     @property
@@ -144,7 +143,8 @@ def _fading(width: int, height: int, touches: tuple[bool, bool, bool, bool]) -> 
 
     def ramp(length: int, first: bool, last: bool) -> NDArray[Any]:
         place = np.arange(length) + 0.5
-        near = np.minimum(np.inf if first else place, np.inf if last else length - place)
+        whole = np.full(length, np.inf)
+        near = np.minimum(whole if first else place, whole if last else length - place)
         x = np.clip(near / band, 0.0, 1.0)
         return x * x * (3.0 - 2.0 * x)
 
