@@ -11,6 +11,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from vividcover import portrait
 from vividcover.errors import Canceled, EngineError, NotFoundError, ParameterError
@@ -22,63 +23,34 @@ from vividcover.song.pcm import RATE, write_pcm
 from vividcover.weights import Shelf
 from vividcover.workspace import Reporter, Silent
 
-TOY = """
-from vividcover.portrait.renderers import About
+GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "adding-a-renderer.md"
 
-ABOUT = About(
-    "toy", "The still gets lighter with the voice.", "classic", licence="Apache-2.0", commercial=True,
-    options={"glow": "how much lighter"}, ignores={"beat": "it hears none"},
-)
 
-def open_renderer(means):
-    from vividcover_toy_drawing import Toy
-    return Toy(**means.options)
-"""
-DRAWING = """
-import numpy as np
-from vividcover.portrait.render import Rendering
-from vividcover.song.pcm import PcmReader
+def blocks_of_the_guide() -> list[str]:
+    """Its Python: what is told of a renderer, how it draws, what long work looks like, how to try it."""
+    return [block.split("```")[0] for block in GUIDE.read_text(encoding="utf-8").split("```python\n")[1:]]
 
-class Toy:
-    def __init__(self, glow=100.0):
-        self.glow = glow
 
-    def render(self, still, vocals, settings, *, beat=None, reporter=None):
-        with PcmReader(vocals) as sound:
-            count, samples, rate = round(sound.seconds * settings.fps), sound.all(), sound.rate
-
-        def frames():
-            for i in range(count):
-                piece = samples[:, i * rate // settings.fps : (i + 1) * rate // settings.fps]
-                yield (still + self.glow * np.abs(piece).max()).clip(0, 255).astype(np.uint8)
-
-        return Rendering(still.shape[1], still.shape[0], count, frames(), {"glow": self.glow})
-"""
+ABOUT, DRAWING, _, TRIAL = blocks_of_the_guide()
 
 
 @pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder `toy` that Python finds beside the shipped renderers' ones."""
-    folder = tmp_path / "more" / "toy"
+def glow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The guide's renderer, in a folder that Python finds beside the shipped renderers' ones."""
+    folder = tmp_path / "more" / "glow"
     folder.mkdir(parents=True)
-    (folder / "__init__.py").touch()
-    (folder / "about.py").write_text(TOY)
-    (tmp_path / "vividcover_toy_drawing.py").write_text(DRAWING)
-    monkeypatch.syspath_prepend(tmp_path)
+    for name, text in (("__init__.py", ""), ("about.py", ABOUT), ("drawing.py", DRAWING)):
+        (folder / name).write_text(text)
     monkeypatch.setattr(portrait, "__path__", [*portrait.__path__, str(folder.parent)])
     yield folder
-    for name in [name for name in sys.modules if name.startswith(("vividcover.portrait.toy", "vividcover_toy"))]:
+    for name in [name for name in sys.modules if name.startswith("vividcover.portrait.glow")]:
         del sys.modules[name]
 
 
-def means(tmp_path: Path, **options: Any) -> Means:
-    return Means(FaceKit(), Shelf(tmp_path / "weights"), tmp_path / "work", options=options)
-
-
-def voice(tmp_path: Path) -> Path:
+def voice(path: Path) -> Path:
     """One second: silence, then a tone."""
     tone = np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE) * (np.arange(RATE) >= RATE // 2)
-    return write_pcm(tmp_path / "voice.wav", tone.astype(np.float32))
+    return write_pcm(path, tone.astype(np.float32))
 
 
 def lightness(video: Path) -> list[float]:
@@ -96,15 +68,19 @@ def test_the_renderers_that_ship_are_found_by_their_folders() -> None:
     assert "sonic-unet" in known["sonic"].nets
 
 
-def test_one_more_folder_is_one_more_renderer_and_makes_a_video(toy: Path, tmp_path: Path) -> None:
-    assert renderers.about("toy").title == "The still gets lighter with the voice."
-    renderer = renderers.open_renderer("toy", means(tmp_path, glow=60.0))
-    still = np.full((32, 48, 3), 90, np.uint8)
-    report = perform(renderer, still, voice(tmp_path), tmp_path / "toy.mp4", RenderSettings())
-    seen = lightness(tmp_path / "toy.mp4")
+def test_the_guide_s_folder_is_one_more_renderer_and_its_trial_makes_a_video(
+    glow: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert renderers.about("glow").title == "The still gets lighter with the voice."
+    Image.fromarray(np.full((32, 48, 3), 90, np.uint8)).save(tmp_path / "me.png")
+    voice(tmp_path / "vocals.wav")
+    monkeypatch.chdir(tmp_path)
+    done: dict[str, Any] = {}
+    exec(TRIAL, done)
+    seen = lightness(tmp_path / "glow.mp4")
     assert len(seen) == 25
-    assert np.mean(seen[14:]) > np.mean(seen[:11]) + 30
-    assert report == {"glow": 60.0}
+    assert np.mean(seen[14:]) > np.mean(seen[:11]) + 60
+    assert done["report"] == {"most": 120.0}
 
 
 def test_a_package_elsewhere_names_itself_by_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,29 +88,32 @@ def test_a_package_elsewhere_names_itself_by_an_entry_point(tmp_path: Path, monk
     told.mkdir()
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: vividcover-other\nVersion: 1.0\n")
     (told / "entry_points.txt").write_text("[vividcover.renderers]\nother = vividcover_other_about\n")
-    (tmp_path / "vividcover_other_about.py").write_text(TOY.replace('"toy"', '"other"'))
+    (tmp_path / "vividcover_other_about.py").write_text(ABOUT.replace('"glow"', '"other"'))
     monkeypatch.syspath_prepend(tmp_path)
-    assert renderers.about("other").options == {"glow": "how much lighter"}
+    assert renderers.about("other").options == {"most": "how much lighter, 0 to 255"}
     assert "other" in renderers.known()
 
 
-def test_a_name_or_an_option_that_there_is_none_of_is_said_with_those_that_there_are(toy: Path, tmp_path: Path) -> None:
-    with pytest.raises(NotFoundError, match="classic, sonic, toy"):
+def test_a_name_or_an_option_that_there_is_none_of_is_said_with_those_that_there_are(
+    glow: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFoundError, match="classic, glow, sonic"):
         renderers.about("musetalk")
-    with pytest.raises(ParameterError, match="Did you mean glow"):
-        renderers.open_renderer("toy", means(tmp_path, glwo=1.0))
+    means = Means(FaceKit(), Shelf(tmp_path), tmp_path, options={"moist": 1.0})
+    with pytest.raises(ParameterError, match="Did you mean most"):
+        renderers.open_renderer("glow", means)
 
 
-def test_a_folder_that_says_another_name_is_refused(toy: Path) -> None:
-    (toy / "about.py").write_text(TOY.replace('"toy"', '"tyo"'))
-    with pytest.raises(EngineError, match="renderer called toy"):
-        renderers.about("toy")
+def test_a_folder_that_says_another_name_is_refused(glow: Path) -> None:
+    (glow / "about.py").write_text(ABOUT.replace('"glow"', '"golw"'))
+    with pytest.raises(EngineError, match="renderer called glow"):
+        renderers.about("glow")
 
 
-def test_a_renderer_whose_package_lacks_something_says_what(toy: Path) -> None:
-    (toy / "about.py").write_text("import a_package_that_nobody_has\n")
+def test_a_renderer_whose_package_lacks_something_says_what(glow: Path) -> None:
+    (glow / "about.py").write_text("import a_package_that_nobody_has\n")
     with pytest.raises(EngineError, match="a_package_that_nobody_has"):
-        renderers.about("toy")
+        renderers.about("glow")
 
 
 def test_nobody_can_ignore_what_nobody_can_ask_for() -> None:
@@ -146,7 +125,7 @@ def test_nets_that_are_not_here_are_named_with_how_to_get_them(tmp_path: Path) -
     assert "vividcover weights pull sonic-unet" in renderers.lacks("sonic", Shelf(tmp_path))
 
 
-# --- the contract ------------------------------------------------------------------------------------------------------
+# --- the contract ----------------------------------------------------------------------------------------------------
 
 
 class Told(Silent):
