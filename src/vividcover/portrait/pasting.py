@@ -145,8 +145,8 @@ def _fading(width: int, height: int, touches: tuple[bool, bool, bool, bool]) -> 
         place = np.arange(length) + 0.5
         whole = np.full(length, np.inf)
         near = np.minimum(whole if first else place, whole if last else length - place)
-        x = np.clip(near / band, 0.0, 1.0)
-        return x * x * (3.0 - 2.0 * x)
+        x: NDArray[Any] = np.clip(near / band, 0.0, 1.0)
+        return np.asarray(x * x * (3.0 - 2.0 * x))
 
     across, down = ramp(width, touches[0], touches[2]), ramp(height, touches[1], touches[3])
     return np.asarray(down[:, None] * across[None, :], np.float32)
