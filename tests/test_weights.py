@@ -56,11 +56,19 @@ def test_a_demucs_file_carries_the_beginning_of_its_hash_in_its_name() -> None:
             assert net.sha256.startswith(net.file.removesuffix(".th").split("-")[1])
 
 
+NO_COMMIT = (
+    "flux-canny",
+    "sonic-unet",
+    "sonic-audio2token",
+    "sonic-audio2bucket",
+)  # none on record: the hash pins them
+
+
 def test_a_file_on_the_hub_is_pinned_to_a_commit() -> None:
     for net in weights.REGISTRY.values():
         if isinstance(net.source, weights.Url):
             for address in (net.source.page, *net.source.mirrors):
-                if "huggingface.co" in address and net.name != "flux-canny":  # of which no commit is on record
+                if "huggingface.co" in address and net.name not in NO_COMMIT:
                     assert len(address.split("/resolve/")[1].split("/")[0]) == 40
 
 

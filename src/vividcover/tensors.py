@@ -124,11 +124,14 @@ def seeded(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def read_tensors(path: Path | bytes, what: str = "", inert: Iterable[str] = ()) -> dict[str, Any]:
+def read_tensors(
+    path: Path | bytes, what: str = "", inert: Iterable[str] = (), *, mapped: bool = False
+) -> dict[str, Any]:
     """The contents of a file of tensors, on the CPU: `.safetensors`, or anything that `torch.save` wrote.
 
     `what` names the file in errors ("The voice"); `inert` are further classes, by their dotted names, that the file may
-    name and that become `Inert`. Raises `ModelFileError` for a file that is truncated, of another
+    name and that become `Inert`. `mapped`: numbers are read when they are first looked at, where the kind of file
+    allows it. Raises `ModelFileError` for a file that is truncated, of another
     kind, or asks for more than tensors and plain containers; `EngineError` without torch.
     """
     require()
@@ -143,7 +146,7 @@ def read_tensors(path: Path | bytes, what: str = "", inert: Iterable[str] = ()) 
         raise ModelFileError(
             f"{name} is not a file of weights: it is {kind}.", "Choose the file that holds the weights."
         )
-    return _read_pickle(path, name, (*INERT, *inert))
+    return _read_pickle(path, name, (*INERT, *inert), mapped)
 
 
 def _opened(path: Path | bytes) -> BinaryIO:
@@ -193,6 +196,15 @@ def _kind_of_zip(path: Path | bytes) -> str:
     return ""
 
 
+def _mappable(path: Path | bytes) -> bool:
+    """Whether a pickle's numbers lie in the file as they are in memory: not in a compressed archive, nor in the format
+    from before torch 1.6."""
+    if isinstance(path, bytes) or not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
 def _read_safetensors(path: Path | bytes, name: str) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
@@ -218,7 +230,7 @@ def metadata_of(path: Path | bytes) -> dict[str, str]:
     return {str(name): str(value) for name, value in (found or {}).items()}
 
 
-def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str]) -> dict[str, Any]:
+def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str], mapped: bool) -> dict[str, Any]:
     import torch
 
     stubs: list[Any] = [(type(dotted.rsplit(".", 1)[1], (Inert,), {}), dotted) for dotted in inert]
@@ -226,7 +238,8 @@ def _read_pickle(path: Path | bytes, name: str, inert: Iterable[str]) -> dict[st
     try:
         with ALLOWING, warnings.catch_warnings(), torch.serialization.safe_globals(stubs), _opened(path) as file:
             warnings.simplefilter("ignore")  # on a pickle's protocol, which says nothing to a user
-            found = torch.load(file, map_location="cpu", weights_only=True)
+            source: Any = str(path) if (mapped := mapped and _mappable(path)) else file
+            found = torch.load(source, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         if (asked := re.search(r"GLOBAL ([\w.]+)", str(error))) is not None:
             raise ModelFileError(

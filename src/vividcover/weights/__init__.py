@@ -28,14 +28,14 @@ from vividcover.files import sha256_file, write_text
 from vividcover.patience import Patient
 from vividcover.settings import settings
 from vividcover.weights import wheels
-from vividcover.weights.licences import LicenceNote, licence_of
+from vividcover.weights.licences import LicenceNote, licence_of, licence_of_portrait
 from vividcover.weights.registry import GROUPS, REGISTRY
 from vividcover.weights.sources import Net, Part, Tree, Url, Wheel
 from vividcover.workspace import Reporter, Silent
 
 __all__ = [
     "GROUPS", "REGISTRY", "LicenceNote", "Net", "Part", "Resolver", "Shelf", "Tree", "Url", "Wheel", "has",
-    "licence_of", "net", "path", "pull", "select", "status", "verify",
+    "licence_of", "licence_of_portrait", "net", "path", "pull", "select", "status", "verify",
 ]  # fmt: skip
 LARGE = 8 << 20  # bytes from which a file is hashed once and then known by its size and time
 STAMPS = ".checked.json"  # file -> [size, time of change, sha256] of large files; may be deleted at any time

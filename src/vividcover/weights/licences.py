@@ -1,7 +1,8 @@
-"""What the licences of FLUX.1 mean for whoever trains with it, paints with it, and passes on what came of that.
+"""What licences of weights mean for whoever trains with them, paints or animates with them, and passes on the result.
 
     note = licence_of("dev", doing="training")
     note.commercial, note.text      # said before a training begins, and written into what it makes
+    note = licence_of_portrait()    # the same for the neural portrait: Sonic, and Stable Video Diffusion below it
 
 The sentences follow the licences' own words; section numbers are those of the FLUX.1 [dev] Non-Commercial License,
 which is at version 1.1.1 beside the weights and in its makers' repository (github.com/black-forest-labs/flux,
@@ -87,3 +88,26 @@ def licence_of(
 
 def _listed(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}, each"
+
+
+# the neural portrait -------------------------------------------------------------------------------------------------
+
+SONIC_NAME, SONIC_SHORT = "Creative Commons BY-NC-SA 4.0", "CC-BY-NC-SA-4.0"
+SONIC_PAGE = "https://github.com/jixiaozhong/Sonic"
+SVD_NAME, SVD_SHORT = "Stability AI Community License", "Stability-AI-Community"
+SVD_PAGE = "https://stability.ai/license"
+SONIC_TEXT = (
+    f"Sonic's code and weights are under {SONIC_NAME}: not for commercial purposes; name its authors (Ji and others, "
+    f"{SONIC_PAGE}), and pass on what is made of them under the same licence. Its authors say that the videos, too, "
+    "are for education and research only, and send commercial users to Tencent Cloud's service."
+)
+SVD_TEXT = (
+    f"Stable Video Diffusion, below it, is under the {SVD_NAME} ({SVD_PAGE}): commercial use is free only up to a "
+    "revenue of USD 1 million a year, after registering; deceiving people is forbidden by its acceptable use policy."
+)
+PORTRAIT_BUY = "For a video that earns money use the classic renderer, or another with weights of a free licence."
+
+
+def licence_of_portrait() -> LicenceNote:
+    """What is said before a portrait is made with Sonic, and written into what it makes."""
+    return LicenceNote(f"{SONIC_NAME} and {SVD_NAME}", f"{SONIC_TEXT} {SVD_TEXT} {PORTRAIT_BUY}", False)

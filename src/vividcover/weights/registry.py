@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from vividcover.weights.registry_image import IMAGE, IMAGE_GROUPS
+from vividcover.weights.registry_portrait import PORTRAIT, PORTRAIT_GROUPS
 from vividcover.weights.sources import Net, Url, Wheel, hub
 
 # wheels ----------------------------------------------------------------------------------------------------------
@@ -388,6 +389,9 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "pretrain-v1": "what training starts from (v1)",
         "no-pitch": "what training starts from, without pitch",
         **IMAGE_GROUPS,
+        **PORTRAIT_GROUPS,
     }
 )
-REGISTRY: Mapping[str, Net] = MappingProxyType({n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION, *IMAGE)})
+REGISTRY: Mapping[str, Net] = MappingProxyType(
+    {n.name: n for n in (*FACE, *VOICE, *PRETRAINING, *SEPARATION, *IMAGE, *PORTRAIT)}
+)
