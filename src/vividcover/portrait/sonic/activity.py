@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
-from scipy.ndimage import label, maximum_filter1d, uniform_filter1d
+from scipy.ndimage import label, uniform_filter1d
 
 from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, FPS, VIDEO_FPS, WINDOW
 
@@ -23,7 +23,7 @@ HOP = 320  # samples, 20 ms: a frame of whisper's
 PER_FRAME = 2 * AUDIO_HOP // HOP  # levels in a frame of the network
 RUMBLE = signal.butter(2, 100.0, "high", fs=AUDIO_RATE, output="sos")  # below a voice there is only noise
 SMOOTH = 3  # levels, 60 ms
-SILENCE = 1e-6  # mean square: -60 dB of full scale; what never rises above it is no singing
+SILENCE = 1e-7  # mean square: -70 dB of full scale; what never rises above it is no singing
 LOUD_SHARE = 95  # percentile of the levels above silence that stands for the song's loudness
 QUIET_SHARE = 10  # percentile of all levels that stands for what comes through between the phrases
 BEGIN_DB, END_DB = -26.0, -34.0  # a phrase begins above, ends below; relative to the song's loudness
@@ -65,9 +65,10 @@ def activity_of(levels: Levels, frames: int) -> Activity:
     sung = np.pad(sung[: frames * PER_FRAME], (0, max(frames * PER_FRAME - len(sung), 0)))
     by_frame = np.asarray(sung.reshape(frames, PER_FRAME).any(1))
     before, after = round(BEFORE * FPS), round(AFTER * FPS)
-    reach = before + after + 1  # frames: the filter looks `after` back and `before` ahead
-    held = maximum_filter1d(by_frame.astype(np.uint8), reach, mode="constant", origin=(after - before + 1) // 2)
-    return _filled(held.astype(bool), round(PAUSE * FPS))
+    held = np.zeros(frames + before + after, bool)
+    for shift in range(before + after + 1):
+        held[shift : shift + frames] |= by_frame
+    return _filled(held[before : before + frames], round(PAUSE * FPS))
 
 
 def _phrases(levels: Levels) -> Activity:
