@@ -92,9 +92,9 @@ def _listed(names: list[str]) -> str:
 
 # the neural portrait -------------------------------------------------------------------------------------------------
 
-SONIC_NAME, SONIC_SHORT = "Creative Commons BY-NC-SA 4.0", "CC-BY-NC-SA-4.0"
+SONIC_NAME, SONIC_SHORT = "Creative Commons BY-NC-SA 4.0", "BY-NC-SA"  # the second where there is little room
 SONIC_PAGE = "https://github.com/jixiaozhong/Sonic"
-SVD_NAME, SVD_SHORT = "Stability AI Community License", "Stability-AI-Community"
+SVD_NAME, SVD_SHORT = "Stability AI Community License", "Stability"
 SVD_PAGE = "https://stability.ai/license"
 SONIC_TEXT = (
     f"Sonic's code and weights are under {SONIC_NAME}: not for commercial purposes; name its authors (Ji and others, "
