@@ -7,7 +7,9 @@
 Karras et al. 2022 (arXiv:2206.00364), eq. 5 for the levels and table 1 for the scaling of v-prediction; the numbers are
 those of SVD-xt's `scheduler_config.json`. Nothing random is added between steps. With sigma the level:
 
-    x0 = x / (sigma² + 1) - v sigma / sqrt(sigma² + 1)          x' = x + (sigma' - sigma) (x - x0) / sigma
+    x0 = x / (sigma² + 1) - v sigma / sqrt(sigma² + 1)          x' = x0 + (x - x0) sigma' / sigma
+
+which is Euler's x + (sigma' - sigma) (x - x0) / sigma without the difference of two large numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ def clean(x: Tensor, v: Tensor, sigma: float) -> Tensor:
 
 def step(x: Tensor, v: Tensor, now: float, then: float) -> Tensor:
     """One Euler step, in the number format of `x`: float32, since fp16 holds a latent of 2800 to 2 only."""
-    return x + (x - clean(x, v.to(x.dtype), now)) * ((then - now) / now)
+    x0 = clean(x, v.to(x.dtype), now)
+    return x0 + (x - x0) * (then / now)
 
 
 def noised(latents: Tensor, noise: Tensor, sigma: float) -> Tensor:
