@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from vividcover.portrait.renderers import About, Means
-from vividcover.portrait.sonic.config import options_of
+from vividcover.portrait.sonic.config import SonicOptions, options_of
 from vividcover.weights import licence_of_portrait
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ ABOUT = About(
         "sonic-unet", "sonic-audio2token", "sonic-audio2bucket", "svd-xt", "whisper-tiny", "rife",
         "face_detection_short_range", "face_landmark",
     ),
-    licence=licence_of_portrait().text,
+    licence=licence_of_portrait().name,
     commercial=licence_of_portrait().commercial,
     wants_gpu=True,
     options=OPTIONS,
@@ -40,13 +41,22 @@ ABOUT = About(
 )  # fmt: skip
 
 
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` for a value that Sonic refuses."""
+    _chosen(options)
+
+
+def _chosen(options: Mapping[str, Any], dtype: str = "auto") -> SonicOptions:
+    chosen = dict(options)
+    return options_of(chosen.pop("mode", "exact"), dtype=dtype, **chosen)
+
+
 def open_renderer(means: Means) -> Renderer:
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
 
-    chosen = dict(means.options)
-    options = options_of(chosen.pop("mode", "exact"), dtype=means.dtype, **chosen)
+    options = _chosen(means.options, means.dtype)
     quantise = "fp8" if "fp8" in options.speedups else None
     files, place = sonic_files(means.weights), (means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)

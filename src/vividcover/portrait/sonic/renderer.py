@@ -124,7 +124,7 @@ class _Act:
         self.sonic, self.framing, self.show, self.vocals = renderer.sonic, framing, show, vocals
         self.options, self.reporter = options, reporter
         self.count = video_frames(seconds)
-        self.folder = renderer.work / _key(framing, vocals, options, renderer.sonic)
+        self.work = renderer.work
         self.ahead = _ahead(options)
         self.latents: Store | None = None
         self.seconds: dict[str, float] = {}  # what each part took in this run
@@ -153,10 +153,11 @@ class _Act:
         with self._timed("looking"), Patient(reporter) as patient:
             clip = patient.call(sonic.clip, rgb)
             sonic.release("clip")
-            still = patient.call(lambda: latents_of(rgb, sonic.vae))
+            still = patient.call(lambda: latents_of(rgb, sonic.vae, reporter))
+            folder = self.work / patient.call(_key, self.framing, self.vocals, self.options, sonic)
         with self._timed("listening"):
             hearing = Part(reporter, 0.0, LISTENING)
-            heard = listen(self.vocals, sonic, self.folder, clip=clip, options=self.options, reporter=hearing)
+            heard = listen(self.vocals, sonic, folder, clip=clip, options=self.options, reporter=hearing)
 
         def show(fraction: float, latent: Tensor) -> None:
             if on_preview is not None:
@@ -165,10 +166,12 @@ class _Act:
         estimate = Estimate.of(rgb, still.scaled)
         with self._timed("sampling"):
             self.latents = sample(
-                sonic, Look(still.mode[0], clip, torch.from_numpy(self.framing.mask)), heard, self.options, self.folder,
+                sonic, Look(still.mode[0], clip, torch.from_numpy(self.framing.mask)), heard, self.options, folder,
                 Part(reporter, LISTENING, 1.0), on_preview=show if on_preview and self.options.preview_every else None,
             )  # fmt: skip
         self.report["network_frames"] = heard.frames
+        for note in sonic.notes:
+            self._note(note)
 
     def frames(self) -> Iterator[Rgb]:
         """The video's pictures. One that was left half-way begins with the first again, and they are the same."""
@@ -191,6 +194,10 @@ class _Act:
             for rgb in pictures:
                 yield self.show(rgb)
         self.report["memory"] = _memory(self.sonic)
+
+    def _note(self, note: str) -> None:
+        self.reporter.note(note)
+        self.report["notes"].append(note)
 
     @contextlib.contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -230,7 +237,7 @@ def _key(framing: Framing, vocals: Path, options: SonicOptions, sonic: Sonic) ->
     """Names what is sampled; how large the video becomes, and what is looked at meanwhile, does not change it."""
     digest = hashlib.sha256(framing.rgb.tobytes() + framing.mask.tobytes())
     said = {k: v for k, v in asdict(options).items() if k not in ("preview_every", "smooth_decoding")}
-    digest.update(canonical([said, sha256_file(vocals), str(sonic.device), str(sonic.dtype)]).encode())
+    digest.update(canonical([said, sha256_file(vocals), sonic.key, str(sonic.device), str(sonic.dtype)]).encode())
     return digest.hexdigest()[:16]
 
 
