@@ -188,9 +188,12 @@ class Sonic:
 
     def _filled(self, name: str, dtype: torch.dtype) -> Any:
         file = self._published[name]
-        if done := file.keep():
-            self.notes.append(done)
+        self._note(file.keep())
         return filled(*self._recipe(name), file.tensors, self.device, dtype, file.path.name)
+
+    def _note(self, text: str) -> None:
+        if text and text not in self.notes:
+            self.notes.append(text)
 
     def _load_unet(self) -> SonicUNet:
         needed, room = self.bytes_of_unet(), room_on(self.device)
@@ -199,7 +202,7 @@ class Sonic:
             raise EngineError(f"{SAID['unet']} takes {gigabytes} of {self.device}'s memory are free.", LESS)
         unet: SonicUNet = self._filled("unet", self.dtype)
         if self.quantise == "fp8":
-            self.notes.append(in_8_bits(unet, self.device))
+            self._note(in_8_bits(unet, self.device))
         return unet
 
     def _load_vae(self) -> Any:

@@ -10,10 +10,12 @@ copy beside them is what later runs open. It says of which file it is one: of an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -34,6 +36,7 @@ SAID = {
 PREFIX = "module."  # of names in a file that was saved from several GPUs; what has it not is no part of the net there
 COPY, SOURCE = ".safetensors", "copy_of"  # ending of a copy; where it says of what
 SPARE = 1 << 30  # bytes of the disk that a copy leaves free
+FORSAKEN = 600  # seconds after which nobody writes at a half-written copy any more
 WORTH_SAYING = 1 << 28  # bytes from which a copy is no trifle
 AT_ONCE = 1 << 26  # bytes written at a time
 NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -93,6 +96,7 @@ class Published:
             return ""
         size = sum(value.nbytes for value in self.tensors.values())
         before = stamp(self.path)
+        self._sweep()
         try:
             if shutil.disk_usage(self.path.parent).free < size + SPARE:
                 return self._without("there is no room for it")
@@ -105,6 +109,13 @@ class Published:
         if size < WORTH_SAYING:
             return ""
         return f"{self.path.name} was checked and copied, once, to {self.copy.name} ({size / 1e9:.1f} GB)"
+
+    def _sweep(self) -> None:
+        """Removes what a killed process left half-written. One that is still at it has just written more."""
+        for part in self.path.parent.glob(f".{self.copy.name}.*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > FORSAKEN:
+                    part.unlink()
 
     def _without(self, why: str) -> str:
         return f"{self.path.name} is not copied to a .safetensors file beside it ({why}): every start checks it anew"

@@ -1,0 +1,452 @@
+"""Sonic opens from its published files as they are, and what is none of them is refused before any work begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sonic_making import (
+    PARTS,
+    RIFE_WIDTH,
+    as_nets,
+    bucket_shapes,
+    rife_tensors,
+    stock_unet,
+    tensors,
+    tiny_sonic_files,
+    token_shapes,
+    unet_shapes,
+)
+from vividcover.errors import EngineError, ModelFileError, ParameterError, VividCoverError, WeightsError
+from vividcover.image.flux.folders import quietly
+from vividcover.portrait.sonic import opening, published
+from vividcover.portrait.sonic.clip import prepared
+from vividcover.portrait.sonic.config import FULL, FULL_AUDIO, TINY, TINY_AUDIO
+from vividcover.portrait.sonic.files import NETS, SonicFiles, sonic_files
+from vividcover.portrait.sonic.network import SonicUNet
+from vividcover.portrait.sonic.opening import Sonic, filled, open_sonic, shapes_of
+from vividcover.portrait.sonic.published import Published
+from vividcover.portrait.sonic.rife import IFNet
+from vividcover.portrait.sonic.speech import Audio2Bucket, Audio2Token
+from vividcover.portrait.sonic.whisper import WhisperEncoder
+from vividcover.tensors import write_tensors
+from vividcover.weights import licence_of_portrait
+
+SMALL = tuple(name for name in PARTS if name not in ("sonic-unet", "svd-xt", "whisper-tiny"))
+Change = Callable[[dict[str, Any]], Any]
+
+
+class Laid:
+    """Where the parts lie, by their names in the registry: a resolver of weights."""
+
+    def __init__(self, places: dict[str, Path]) -> None:
+        self.places = places
+
+    def path(self, name: str) -> Path:
+        return self.places[name]
+
+    def has(self, name: str) -> bool:
+        return name in self.places
+
+
+def opened(places: dict[str, Path], **more: Any) -> Sonic:
+    return open_sonic(sonic_files(Laid(places)), device="cpu", **more)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> dict[str, Path]:
+    """The tiny files, of which the small ones may be changed."""
+    places = dict(tiny_sonic_files())
+    for name in SMALL:
+        places[name] = Path(shutil.copy(places[name], tmp_path))
+    return places
+
+
+@pytest.fixture(scope="module")
+def sonic() -> Sonic:
+    return opened(dict(tiny_sonic_files()))
+
+
+# --- sizes and names --------------------------------------------------------------------------------------------------
+
+
+def test_at_full_size_every_name_and_shape_is_the_published_one() -> None:
+    def count(shapes: dict[str, tuple[int, ...]]) -> int:
+        return sum(int(np.prod(shape)) for shape in shapes.values())
+
+    unet = shapes_of(SonicUNet, FULL)
+    assert unet == unet_shapes(FULL)  # stock diffusers' names and shapes, and the voice's 64
+    assert (len(unet), count(unet)) == (1492, 1_575_741_162)
+    assert len([name for name in unet if "_ip.0.weight" in name]) == 64
+    assert count(shapes_of(Audio2Token, FULL_AUDIO)) == 54_300_672
+    assert count(shapes_of(Audio2Bucket, FULL_AUDIO)) == 21_762_050
+    assert count(shapes_of(WhisperEncoder, FULL_AUDIO)) == 8_208_384
+    rife = shapes_of(IFNet, 90)
+    assert (len(rife), count(rife)) == (160, 3_038_015)
+
+
+def test_sizes_are_told_from_the_files(sonic: Sonic) -> None:
+    assert sonic.config == TINY and sonic.audio_config == TINY_AUDIO
+    assert sonic.rife.block0.conv0[1][0].out_channels == RIFE_WIDTH
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_part_holds_what_its_file_does(sonic: Sonic) -> None:
+    wanted = {
+        "unet": tensors(unet_shapes()), "tokens": tensors(token_shapes()), "buckets": tensors(bucket_shapes()),
+        "rife": rife_tensors(),
+    }  # fmt: skip
+    for name, values in wanted.items():
+        net = getattr(sonic, name)
+        found = net.state_dict()
+        assert found.keys() == values.keys()
+        assert all(torch.equal(found[key], value) for key, value in values.items())
+        assert not net.training and not any(p.requires_grad or p.is_meta for p in net.parameters())
+
+
+def test_parts_are_loaded_when_they_are_first_used_and_again_after_they_were_released() -> None:
+    sonic = opened(dict(tiny_sonic_files()))
+    assert sonic.loaded() == []
+    first = sonic.unet
+    assert sonic.unet is first and sonic.loaded() == ["unet"]
+    sonic.release("unet", "vae")
+    assert sonic.loaded() == [] and sonic.unet is not first
+    assert torch.equal(sonic.unet.conv_in.weight, first.conv_in.weight)
+
+
+def test_parts_of_other_libraries_are_theirs_in_single_precision_on_a_cpu(sonic: Sonic) -> None:
+    stock = as_nets(tiny_sonic_files())["vae"]
+    latents = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, theirs = (vae.decode(latents, num_frames=3).sample for vae in (sonic.vae, stock))
+    assert ours.dtype == torch.float32 and torch.equal(ours, theirs)
+
+
+def test_clip_sees_the_still_as_its_own_preparation_shows_it(sonic: Sonic) -> None:
+    from PIL import Image
+    from transformers import CLIPImageProcessorPil
+
+    rgb = np.random.default_rng(0).integers(0, 256, (90, 130, 3), np.uint8)
+    small = Image.fromarray(rgb).resize((224, 224), Image.Resampling.LANCZOS)
+    with quietly():
+        theirs = CLIPImageProcessorPil()(images=small, return_tensors="pt").pixel_values
+    assert (prepared(rgb) - theirs).abs().max() < 1e-6
+    with torch.no_grad():
+        wanted = as_nets(tiny_sonic_files())["clip"](theirs).image_embeds
+    found = sonic.clip(rgb)
+    assert found.shape == (1, TINY.context) and (found - wanted).abs().max() < 1e-5
+    assert (sonic.clip(np.ascontiguousarray(rgb[:, ::-1])) - found).abs().max() > 1e-3
+
+
+def test_number_formats_are_the_published_ones() -> None:
+    assert opening.dtype_on(torch.device("cuda")) == torch.float16
+    assert opening.dtype_on(torch.device("cpu")) == torch.float32
+    assert opening.dtype_on(torch.device("cuda"), "fp32") == torch.float32
+    assert opening.dtype_on(torch.device("cpu"), torch.bfloat16) == torch.bfloat16
+    sonic = opened(dict(tiny_sonic_files()), dtype="bf16")
+    assert sonic.unet.conv_in.weight.dtype == torch.bfloat16
+    assert sonic.whisper.model.encoder.conv1.weight.dtype == sonic.rife.dtype == torch.float32
+    with pytest.raises(ParameterError, match="fp16 is not for a CPU"):
+        opened(dict(tiny_sonic_files()), dtype="fp16")
+
+
+def test_weights_have_a_key_that_follows_their_numbers_and_not_their_place(own: dict[str, Path], sonic: Sonic) -> None:
+    assert opened(own).key == sonic.key
+    values = tensors(bucket_shapes())
+    values["proj2.weight"] = values["proj2.weight"] * 1.001
+    torch.save(values, own["sonic-audio2bucket"])
+    assert opened(own).key != sonic.key
+
+
+def test_large_layers_compute_in_8_bits_where_the_device_can_and_else_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from vividcover.image.flux import fp8
+
+    plain = opened(dict(tiny_sonic_files())).unet
+    sonic = opened(dict(tiny_sonic_files()), quantise="fp8")
+    layers = {name: layer for name, layer in sonic.unet.named_modules() if isinstance(layer, fp8.Fp8Linear)}
+    assert f"fp8: {len(layers)} layers" in sonic.notes[-1]
+    work = {name for name in layers if name.endswith(("to_q", "proj_in", "net.2")) or ".net.0" in name}
+    assert work and not any("_ip" in name or "attn2.to_v" in name for name in layers)
+    name = next(name for name in layers if name.endswith("net.2"))
+    x = torch.randn(40, layers[name].in_features, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        exact, rounded = plain.get_submodule(name)(x), layers[name](x)
+    assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.06
+
+    monkeypatch.setattr(fp8, "runs_on", lambda device: False)
+    without = opened(dict(tiny_sonic_files()), quantise="fp8")
+    assert not any(isinstance(layer, fp8.Fp8Linear) for layer in without.unet.modules())
+    assert without.notes == ["fp8 is not used: cpu cannot multiply 8 bit numbers (it takes compute capability 8.9)"]
+
+
+# --- pickles are copied once ------------------------------------------------------------------------------------------
+
+
+def test_a_pickle_is_copied_once_and_then_left_alone(own: dict[str, Path]) -> None:
+    file = own["sonic-audio2token"]
+    first = opened(own).tokens.state_dict()
+    copy = file.with_name("audio2token.pth.safetensors")
+    made = copy.stat().st_mtime_ns
+    assert Published(file, "tokens").kept
+    again = opened(own).tokens.state_dict()
+    assert copy.stat().st_mtime_ns == made and all(torch.equal(again[name], first[name]) for name in first)
+    # and the copy is what is read: the pickle's own numbers are gone
+    times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+    file.write_bytes(b"\0" * file.stat().st_size)
+    os.utime(file, ns=times)
+    assert torch.equal(opened(own).tokens.proj1.weight, first["proj1.weight"])
+
+
+def test_a_copy_of_another_file_or_a_damaged_one_is_made_anew(own: dict[str, Path]) -> None:
+    file = own["sonic-audio2token"]
+    assert torch.equal(opened(own).tokens.norm.bias, tensors(token_shapes())["norm.bias"])
+    other = tensors(token_shapes(), seed=5)
+    torch.save(other, file)
+    assert torch.equal(opened(own).tokens.norm.bias, other["norm.bias"])
+    copy = file.with_name("audio2token.pth.safetensors")
+    copy.write_bytes(copy.read_bytes()[:-1000])
+    assert torch.equal(opened(own).tokens.norm.bias, other["norm.bias"])
+    assert Published(file, "tokens").kept
+
+
+def test_what_a_killed_run_left_half_copied_is_cleared_away_but_not_what_another_is_writing(
+    own: dict[str, Path],
+) -> None:
+    old, new = (own["sonic-audio2token"].with_name(f".audio2token.pth.safetensors.{n}.part") for n in "ab")
+    for part in (old, new):
+        part.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    assert opened(own).tokens
+    assert not old.exists() and new.exists()
+
+
+@pytest.mark.parametrize("why", ["no room", "no leave"])
+def test_where_no_copy_can_be_written_it_goes_on_and_says_so(
+    own: dict[str, Path], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if why == "no room":
+        monkeypatch.setattr(published, "SPARE", 1 << 60)
+    else:
+        own["sonic-audio2token"].with_name("audio2token.pth.safetensors").mkdir()
+    sonic = opened(own)
+    assert torch.equal(sonic.tokens.norm.bias, tensors(token_shapes())["norm.bias"])
+    assert "audio2token.pth is not copied" in sonic.notes[0] and "every start checks it anew" in sonic.notes[0]
+
+
+def test_safetensors_are_taken_as_they_are(own: dict[str, Path], tmp_path: Path) -> None:
+    own["sonic-audio2token"] = write_tensors(tmp_path / "mine.safetensors", tensors(token_shapes()))
+    own["rife"] = write_tensors(tmp_path / "rife.safetensors", rife_tensors())  # and without "module."
+    sonic = opened(own)
+    assert torch.equal(sonic.tokens.norm.bias, tensors(token_shapes())["norm.bias"])
+    assert torch.equal(sonic.rife.block2.conv1[2].bias, rife_tensors()["block2.conv1.2.bias"])
+    assert not list(tmp_path.glob("*.safetensors.safetensors"))
+
+
+def test_a_copy_holds_any_number_format_bit_by_bit(tmp_path: Path) -> None:
+    formats = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+    values = {f"x{i}": torch.randn(3, i, generator=torch.Generator().manual_seed(i)).to(dtype)
+              for i, dtype in enumerate(formats, 1)}  # fmt: skip
+    values |= {"turned": values["x2"].t(), "one": torch.tensor(0.25)}
+    torch.save(values, tmp_path / "net.pth")
+    file = Published(tmp_path / "net.pth", "tokens")
+    file.keep()
+    assert file.kept and file.tensors.keys() == values.keys()
+    for name, value in values.items():
+        assert file.tensors[name].dtype == value.dtype and torch.equal(file.tensors[name], value)
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+class Malice:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, ("it-ran",)
+
+
+def test_a_pickle_that_asks_to_run_something_is_refused_and_nothing_ran(
+    own: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for protocol_file in (False, True):
+        if protocol_file:
+            torch.save({**tensors(bucket_shapes()), "more": Malice()}, own["sonic-audio2bucket"])
+        else:
+            own["sonic-audio2bucket"].write_bytes(pickle.dumps({"more": Malice()}))
+        with pytest.raises(ModelFileError):
+            opened(own)
+    assert not (tmp_path / "it-ran").exists()
+
+
+def without(name: str) -> Change:
+    return lambda state: {key: value for key, value in state.items() if key != name}
+
+
+def put(name: str, value: torch.Tensor) -> Change:
+    return lambda state: {**state, name: value}
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (without("proj2.bias"), "missing: proj2.bias"),
+        (put("proj4.bias", torch.ones(3)), "not known: proj4.bias"),
+        (put("proj2.bias", torch.ones(3)), r"proj2.bias is \[3\], not \[24\]"),
+        (put("proj2.bias", torch.full((24,), torch.nan)), "proj2.bias holds values that are not finite"),
+        (put("proj2.bias", torch.ones(24, dtype=torch.int64)), "proj2.bias is not a plain tensor"),
+        (lambda state: {**state, "proj2.bias": [0.0] * 24}, "no tensor: proj2.bias"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_tensor_is_told_by_its_name(own: dict[str, Path], change: Change, told: str) -> None:
+    torch.save(change(tensors(bucket_shapes())), own["sonic-audio2bucket"])
+    with pytest.raises(ModelFileError, match=told) as caught:
+        assert opened(own).buckets
+    assert "audio2bucket.pth" in caught.value.message and caught.value.hint
+
+
+def stable_diffusion() -> dict[str, torch.Tensor]:
+    names = ("conv_in.weight", "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight",
+             "up_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k.weight")  # fmt: skip
+    return {name: torch.ones(4, 4) for name in names}
+
+
+OTHERS: dict[str, tuple[Callable[[], Any], str]] = {
+    "plain SVD": (lambda: dict(stock_unet().state_dict()), "the UNet of Stable Video Diffusion without what hears"),
+    "Stable Diffusion": (stable_diffusion, "the UNet of Stable Diffusion, which draws single pictures"),
+    "svd_xt.safetensors": (
+        lambda: {"model.diffusion_model.input_blocks.1.1.time_stack.0.x": torch.ones(2)},
+        "Stable Video Diffusion in its makers' own layout",
+    ),
+    "a voice": (lambda: {"weight": {"enc_p.emb_phone.weight": torch.ones(2, 2)}, "config": [1]}, "an RVC voice"),
+    "audio2token": (lambda: tensors(token_shapes()), "it is Sonic's audio2token"),
+    "audio2bucket": (lambda: tensors(bucket_shapes()), "it is Sonic's audio2bucket"),
+    "RIFE": (rife_tensors, "it is RIFE's flownet"),
+    "a LoRA": (lambda: {"unet.down.lora_A.weight": torch.ones(2, 2)}, "it is a LoRA"),
+    "FLUX.1": (lambda: {"double_blocks.0.img_attn.qkv.weight": torch.ones(2, 2)}, "it is FLUX.1"),
+    "a training": (lambda: {"state_dict": {}, "optimizer": {}, "step": 3}, "a checkpoint of a training"),
+    "something": (lambda: {"a": torch.ones(1), "b": torch.ones(1)}, "it holds 'a', 'b'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_model_in_place_of_the_unet_is_called_by_its_name(
+    own: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    make, told = OTHERS[kind]
+    own["sonic-unet"] = tmp_path / "other.pth"
+    torch.save(make(), own["sonic-unet"])
+    if kind == "something":
+        told = "which should be Sonic's UNet, does not hold the weights of this network. missing: "
+    with pytest.raises(ModelFileError) as caught:
+        opened(own)
+    assert told in caught.value.message and "other.pth" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(b"", "empty"), (b"<!DOCTYPE html><html>", "a web page"), (b"version https://git-lfs.github.com", "LFS pointer"),
+     (b"PK\x03\x04 cut short", "cannot be read")],
+)  # fmt: skip
+def test_what_is_no_file_of_weights_is_called_what_it_is(own: dict[str, Path], content: bytes, told: str) -> None:
+    own["rife"].write_bytes(content)
+    with pytest.raises(ModelFileError, match=told):
+        opened(own)
+
+
+def test_parts_that_do_not_belong_together_are_told(own: dict[str, Path], tmp_path: Path) -> None:
+    torch.save(
+        tensors(token_shapes(TINY_AUDIO.__class__(**{**vars(TINY_AUDIO), "width": 24}))), own["sonic-audio2token"]
+    )
+    with pytest.raises(ModelFileError, match="hears 1200 numbers a frame, and this whisper gives 800"):
+        opened(own)
+    wide = TINY_AUDIO.__class__(**{**vars(TINY_AUDIO), "context": 64})
+    torch.save(tensors(token_shapes(wide)), own["sonic-audio2token"])
+    with pytest.raises(ModelFileError, match="tokens of 64 numbers, and the UNet takes 48"):
+        opened(own)
+
+
+def changed(source: Path, target: Path, file: str, **values: Any) -> Path:
+    """A copy of a folder with other values in one of its configurations; None takes one out."""
+    shutil.copytree(source, target)
+    found = json.loads((target / file).read_text()) | values
+    (target / file).write_text(json.dumps({key: value for key, value in found.items() if value is not None}))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("net", "file", "values", "told"),
+    [
+        ("svd-xt", "unet/config.json", {"_class_name": "UNet2DConditionModel"}, "no Stable Video Diffusion UNet"),
+        ("svd-xt", "unet/config.json", {"num_attention_heads": None}, "without 'num_attention_heads'"),
+        ("svd-xt", "vae/config.json", {"_class_name": "AutoencoderKL"}, "its autoencoder is a AutoencoderKL"),
+        ("svd-xt", "image_encoder/config.json", {"projection_dim": 32}, "says 32 numbers, and its UNet takes 48"),
+        ("whisper-tiny", "config.json", {"model_type": "bert"}, "is not whisper: it is bert"),
+        ("whisper-tiny", "config.json", {"encoder_layers": 5}, "gives 960"),
+    ],
+)
+def test_a_folder_of_another_model_is_refused(
+    own: dict[str, Path], tmp_path: Path, net: str, file: str, values: dict[str, Any], told: str
+) -> None:
+    own[net] = changed(own[net], tmp_path / "changed", file, **values)
+    with pytest.raises(ModelFileError, match=told):
+        opened(own)
+
+
+def test_what_is_missing_in_a_folder_is_named_with_how_to_get_it(own: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="the folder of Stable Video Diffusion is needed"):
+        opened({**own, "svd-xt": own["rife"]})
+    with pytest.raises(WeightsError, match=r"vae/config\.json") as caught:
+        opened({**own, "svd-xt": tmp_path})
+    assert "vividcover weights pull svd-xt" in caught.value.hint
+    folder = changed(own["svd-xt"], tmp_path / "svd", "vae/config.json")
+    (folder / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"cut")
+    sonic = opened({**own, "svd-xt": folder})
+    with pytest.raises(VividCoverError, match="vae does not hold the autoencoder of Stable Video Diffusion"):
+        assert sonic.vae
+
+
+def test_numbers_that_half_precision_cannot_hold_are_told() -> None:
+    values = tensors(bucket_shapes())
+    values["proj1.weight"][0, 0] = 1e6
+    with pytest.raises(ModelFileError, match="half precision") as caught:
+        filled(Audio2Bucket, TINY_AUDIO, values, torch.device("cpu"), torch.float16, "audio2bucket.pth")
+    assert "bf16" in caught.value.hint
+
+
+def test_a_device_that_is_too_small_is_told_before_it_is_filled(monkeypatch: pytest.MonkeyPatch) -> None:
+    sonic = opened(dict(tiny_sonic_files()))
+    monkeypatch.setattr(opening, "room_on", lambda device: 1e6)
+    with pytest.raises(EngineError, match="GB of cpu's memory are free"):
+        assert sonic.unet
+    assert sonic.loaded() == []
+
+
+# --- licences ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_licence_says_that_it_is_not_for_commercial_use_and_what_else_there_is(sonic: Sonic) -> None:
+    note = sonic.licence
+    assert note == licence_of_portrait() and note.commercial is False
+    for said in ("BY-NC-SA 4.0", "not for commercial purposes", "Stability AI Community License", "classic renderer"):
+        assert said in f"{note.name} {note.text}"
+
+
+def test_all_that_sonic_needs_has_a_place_in_the_registry() -> None:
+    from vividcover.weights import REGISTRY, select
+
+    assert set(select(group="portrait")) == set(NETS.values()) == set(PARTS)
+    assert SonicFiles(*(Path(name) for name in NETS.values())).svd == Path("svd-xt")
+    own = [REGISTRY[name].commercial for name in NETS.values() if name.startswith("sonic")]
+    assert own == [False] * 3 and REGISTRY["svd-xt"].gated and REGISTRY["rife"].commercial
