@@ -153,7 +153,7 @@ class Sampling:
         if store.turns < 0:
             load = self.load or self._fitting(patient)
             store.journal.memory["load"] = asdict(load)  # who goes on makes the same batches: they give the same bits
-            store.begin(self._start(noise), self.plan.settle)
+            store.begin(self._start(noise), self.plan.settle, patient.call)
         self.crew.meet()
         return store
 
@@ -194,7 +194,7 @@ class Sampling:
                             on_preview(so_far.fraction, latents[window.frames.index(watched)])
                             watched = -1
                 so_far.did(batch.cost, f"step {batch.steps[-1] + 1} of {len(self.plan.sigmas) - 1}")
-            self._merge(store, turn)
+            self._merge(store, turn, patient)
         if self.crew.rank == 0:
             store.finish()
         self.crew.meet()
@@ -240,14 +240,14 @@ class Sampling:
                 )
             store.put(window, found)
 
-    def _merge(self, store: Store, turn: int) -> None:
+    def _merge(self, store: Store, turn: int, patient: Patient) -> None:
         def settle(turns: int, first: int, latents: Tensor) -> Tensor:
             self.reporter.check()
             return self.plan.settle(turns, first, latents)
 
         self.crew.meet()
         if self.crew.rank == 0:
-            store.merge(self._wanted(turn), settle)
+            store.merge(self._wanted(turn), settle, patient.call)
         self.crew.meet()
         store.reload()
 

@@ -38,10 +38,17 @@ from vividcover.portrait.sonic.windows import Window, runs
 
 FORMAT = 1
 JOURNAL, RESULTS = "store.json", "windows.bin"
-HEADER = struct.Struct("<8s8sIII")  # magic, the sampling's mark, turn, number of the window, CRC-32 of what follows
+HEADER = struct.Struct("<8s8sIII4x")  # magic, the sampling's mark, turn, number of the window, CRC-32 of what follows
 MAGIC = b"VCwindow"
 PIECE = 128  # frames merged at once: 8 MB at 512 px
 Settle = Callable[[int, int, Tensor], Tensor]  # (turns done, first frame, latents [n,4,h,w]) → what is kept of them
+
+Wait = Callable[[Callable[[], None]], None]  # calls what waits for the disk
+
+
+def at_once(call: Callable[[], None]) -> None:
+    """The `Wait` that just waits."""
+    call()
 
 
 def as_it_is(turn: int, first: int, latents: Tensor) -> Tensor:
@@ -160,7 +167,7 @@ class Store(Closing):
 
     # --- how it comes to be -----------------------------------------------------------------------------------------
 
-    def begin(self, pieces: Iterable[Tensor], settle: Settle = as_it_is) -> None:
+    def begin(self, pieces: Iterable[Tensor], settle: Settle = as_it_is, wait: Wait = at_once) -> None:
         """Turn 0: latents [n, 4, h, w] of all frames in order, in pieces of any length."""
         first = check = 0
         for piece in pieces:
@@ -171,7 +178,7 @@ class Store(Closing):
             first += len(piece)
         if first != self.frames:
             raise ValueError(f"{first} frames to begin with, for a song of {self.frames}")
-        self._commit(0, check)
+        self._commit(0, check, wait)
 
     def put(self, window: Window, rows: Tensor) -> None:
         """A window's result: rows [n, 1 + extra, 4, h, w] float32 (n < 25 in a short, straight song)."""
@@ -193,23 +200,21 @@ class Store(Closing):
             return None
         if zlib.crc32(payload.data) != check:
             return None
-        length = len(window.frames)
-        whole = np.frombuffer(payload.tobytes(), np.float32).reshape(WINDOW, *self.journal.layout.row)
-        return whole[:length]
+        whole: NDArray[np.float32] = payload.view(np.float32).reshape(WINDOW, *self.journal.layout.row)
+        return whole[: len(window.frames)]
 
     def has(self, window: Window) -> bool:
         return self.result(window) is not None
 
-    def merge(self, windows: Sequence[Window], settle: Settle = as_it_is) -> None:
+    def merge(self, windows: Sequence[Window], settle: Settle = as_it_is, wait: Wait = at_once) -> None:
         """The mean of what the windows found for each frame; frames in none of them stay. The turn is then done."""
         then, check = self._rows[(self.turns + 1) % 2], 0
         for start in range(0, self.frames, PIECE):
-            stop = min(start + PIECE, self.frames)
-            rows = self._merged(windows, start, stop)
-            rows[:, 0] = settle(self.turns + 1, start, torch.from_numpy(rows[:, 0].copy())).numpy()
+            rows = self._merged(windows, start, min(start + PIECE, self.frames))
+            rows[:, 0] = settle(self.turns + 1, start, torch.from_numpy(rows[:, 0])).numpy()
             then.write(start, rows)
             check = zlib.crc32(rows.data, check)
-        self._commit(self.turns + 1, check)
+        self._commit(self.turns + 1, check, wait)
 
     def _merged(self, windows: Sequence[Window], start: int, stop: int) -> NDArray[np.float32]:
         total = np.zeros((stop - start, *self.journal.layout.row), np.float32)
@@ -230,8 +235,9 @@ class Store(Closing):
         if not times.all():
             kept = times == 0
             total[kept] = self._now.read(start, stop)[kept]
-            times[kept] = 1
-        return np.asarray(total / times[:, None, None, None, None], np.float32)
+        often = times > 1
+        total[often] /= times[often, None, None, None, None]
+        return total
 
     def remember(self, **memory: Any) -> None:
         """Notes in the journal for who samples."""
@@ -245,8 +251,8 @@ class Store(Closing):
         self._results.remove()
         self._rows[(self.turns + 1) % 2].remove()
 
-    def _commit(self, turns: int, check: int) -> None:
-        self._rows[turns % 2].flush()
+    def _commit(self, turns: int, check: int, wait: Wait) -> None:
+        wait(self._rows[turns % 2].flush)
         self.journal.turns, self.journal.check = turns, check
         self._write_journal()
 
