@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
+import pickle
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -218,8 +222,6 @@ def test_halves_are_kept_where_the_network_computes_in_halves(tmp_path: Path) ->
 
 
 def test_another_process_can_read_what_was_heard(tmp_path: Path) -> None:
-    import pickle
-
     heard = hear(written(tmp_path / "voice.wav", 1.0), tmp_path / "heard")
     assert all_of(pickle.loads(pickle.dumps(heard))) == all_of(heard)
 
@@ -250,7 +252,7 @@ def test_half_written_tokens_are_written_again(tmp_path: Path) -> None:
         hear(vocals, folder, reporter=Stopping(3, KeyboardInterrupt))
     with (folder / "tokens.raw").open("ab") as file:
         file.write(b"torn" * 1000)
-    (folder / "journal.json").write_text((folder / "journal.json").read_text()[:-9])  # torn as well
+    (folder / "hearing.json").write_text((folder / "hearing.json").read_text()[:-9])  # torn as well
     assert all_of(hear(vocals, folder)) == expected
 
 
@@ -268,10 +270,62 @@ def test_what_was_heard_is_not_heard_again_unless_something_changed(tmp_path: Pa
     assert len(set(keys)) == 5
 
 
-def test_cancel_is_answered_while_a_net_works(tmp_path: Path) -> None:
-    import threading
-    import time
+def test_a_shorter_song_in_the_same_folder_keeps_nothing_of_the_longer_one(tmp_path: Path) -> None:
+    short, long = written(tmp_path / "short.wav", 2.0), written(tmp_path / "long.wav", 9.0)
+    expected = all_of(hear(short, tmp_path / "alone"))
+    hear(long, tmp_path / "heard")
+    assert all_of(hear(short, tmp_path / "heard")) == expected
+    assert {p.name: p.stat().st_size for p in (tmp_path / "heard").iterdir() if p.suffix != ".json"} == {
+        p.name: p.stat().st_size for p in (tmp_path / "alone").iterdir() if p.suffix != ".json"
+    }
 
+
+@pytest.mark.parametrize("name", ["tokens.raw", "levels.f32", "buckets.f32", "heard.json"])
+def test_what_was_tidied_away_is_heard_again(tmp_path: Path, name: str) -> None:
+    vocals, folder = written(tmp_path / "voice.wav", 2.0), tmp_path / "heard"
+    expected = all_of(hear(vocals, folder))
+    (folder / name).unlink()
+    assert all_of(hear(vocals, folder)) == expected
+
+
+@pytest.mark.parametrize("name", ["sound.f32", "states.f32", "tokens.raw", "levels.f32"])
+def test_what_was_tidied_away_halfway_is_heard_again(tmp_path: Path, name: str) -> None:
+    vocals, folder = written(tmp_path / "voice.wav", 20.0), tmp_path / "heard"
+    expected = all_of(hear(vocals, tmp_path / "whole"))
+    with pytest.raises(KeyboardInterrupt):
+        hear(vocals, folder, reporter=Stopping(3, KeyboardInterrupt))
+    (folder / name).unlink()
+    assert all_of(hear(vocals, folder)) == expected
+
+
+def test_a_killed_run_leaves_nothing_behind_that_stays(tmp_path: Path) -> None:
+    vocals, folder = SAMPLE / "song" / "vocals.flac", tmp_path / "heard"
+
+    class Killed(Silent):
+        """Ends the process at once, as kill -9 does, in the middle of decoding and then of resampling."""
+
+        def __init__(self, when: str) -> None:
+            super().__init__()
+            self.when = when
+
+        def check(self) -> None:
+            if list(folder.glob(self.when)):
+                os._exit(9)
+
+        def progress(self, fraction: float, text: str = "") -> None:
+            self.check()
+
+    for when in (".sound.f32.wav.*.part", ".sound.f32.????????.part", "states.f32"):
+        if (child := os.fork()) == 0:
+            hear(vocals, folder, reporter=Killed(when))
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert len(list(folder.iterdir())) > 1
+    assert all_of(hear(vocals, folder)) == all_of(hear(vocals, tmp_path / "whole"))
+    assert sorted(p.name for p in folder.iterdir()) == ["buckets.f32", "heard.json", "levels.f32", "tokens.raw"]
+
+
+def test_cancel_is_answered_while_a_net_works(tmp_path: Path) -> None:
     class Slow:
         """A whisper that takes its time, as a full-size one does on a small machine."""
 

@@ -9,16 +9,14 @@ vocals → 16 kHz mono → log-mel, 30 s at a time → whisper's states (50 a se
 of states 4i-4 … 4i+6 and the movement of 4i-24 … 4i+26, nothing before the song and after it.
 
 Everything is kept in files in `folder`: a run that was killed goes on where it was, a finished one is read again.
-What is done is written to `journal.json` after what it tells about, so that a torn write is done once more.
+What is done is written to `hearing.json` after what it tells about, so that a torn write is done once more.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vividcover.errors import StorageError
 from vividcover.files import canonical, sha256_file, storage_errors, write_text
 from vividcover.patience import Patient
 from vividcover.portrait.sonic import sound
-from vividcover.portrait.sonic.activity import Activity, Meter, activity_of
+from vividcover.portrait.sonic.activity import Meter
 from vividcover.portrait.sonic.config import (
     AUDIO_HOP,
     BUCKET_PAD,
@@ -40,6 +37,17 @@ from vividcover.portrait.sonic.config import (
     TOKEN_REACH,
     AudioConfig,
     SonicOptions,
+)
+from vividcover.portrait.sonic.heard import (
+    DONE,
+    DTYPES,
+    LEVELS,
+    MOVES,
+    TOKENS,
+    Heard,
+    finished,
+    read_json,
+    size_of,
 )
 from vividcover.portrait.sonic.mel import log_mel
 from vividcover.portrait.sonic.speech import BUCKETS
@@ -55,68 +63,7 @@ STATE = 320  # samples for each of whisper's states: 50 a second
 STRIDE = 4  # states from one frame of the network to the next
 OVERLAP, FADE = 250, 150  # states that two pieces share with `smooth_listening`, and over which one becomes the other
 BATCH = 64  # frames whose tokens are made at once; the same everywhere, so that the bits are
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-SOUND, STATES, TOKENS, MOVES, LEVELS = "sound.f32", "states.f32", "tokens.raw", "buckets.f32", "levels.f32"
-JOURNAL, DONE = "journal.json", "heard.json"
-
-
-class Heard:
-    """What `listen` left in a folder. Cheap to open, in as many processes as are wanted.
-
-    `frames` of the network at 12.5 a second, `seconds` of sound, `activity` bool [F] (True: somebody sings),
-    `silent_tokens` [T, C] on the CPU.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        about = _read_json(folder / DONE)
-        self.folder, self.key = Path(folder), str(about["key"])
-        self.frames, self.seconds = int(about["frames"]), float(about["seconds"])
-        self.dtype: torch.dtype = DTYPES[about["dtype"]]
-        self.shape = (int(about["tokens"]), int(about["context"]))
-        self._each = self.shape[0] * self.shape[1] * self.dtype.itemsize  # bytes of a frame's tokens
-        self._buckets = torch.from_numpy(sound.read(folder / MOVES, 0, self.frames * BUCKETS).reshape(-1, BUCKETS))
-        self.silent_tokens: Tensor = self._read(self.frames, 1)[0]
-        self.activity: Activity = activity_of(np.fromfile(folder / LEVELS, "<f4"), self.frames)
-
-    def tokens(self, start: int, stop: int) -> Tensor:
-        """Tokens of frames start … stop, [n, T, C] on the CPU, in the number format of the UNet."""
-        return self._read(start, stop - start)
-
-    def buckets(self, start: int, stop: int) -> Tensor:
-        """How much head and face move, [n, 2] float32, as the net says it: times `dynamic_scale` is for who asks."""
-        return self._buckets[start:stop]
-
-    def tokens_of(self, indices: Sequence[int]) -> Tensor:
-        """The same for any frames, such as those of a window that wraps round the song's end."""
-        return torch.cat([self.tokens(start, stop) for start, stop in _runs(indices)])
-
-    def buckets_of(self, indices: Sequence[int]) -> Tensor:
-        return self._buckets[list(indices)]
-
-    def _read(self, start: int, count: int) -> Tensor:
-        if not 0 <= start <= start + count <= self.frames + 1:
-            raise IndexError(f"frames {start} … {start + count} of {self.frames}")
-        with (self.folder / TOKENS).open("rb", buffering=0) as file:
-            data = os.pread(file.fileno(), count * self._each, start * self._each)
-        if len(data) != count * self._each:
-            raise StorageError(f"{self.folder / TOKENS} was cut short.", "Remove that folder and run it again.")
-        if not count:
-            return torch.zeros(0, *self.shape, dtype=self.dtype)
-        return torch.frombuffer(bytearray(data), dtype=self.dtype).view(count, *self.shape)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.folder,)
-
-
-def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
-    """(start, stop) of the runs of numbers that follow one another."""
-    runs: list[tuple[int, int]] = []
-    for index in indices:
-        if runs and runs[-1][1] == index:
-            runs[-1] = (runs[-1][0], index + 1)
-        else:
-            runs.append((index, index + 1))
-    return runs
+SOUND, STATES, JOURNAL = "sound.f32", "states.f32", "hearing.json"  # beside what `heard.py` reads
 
 
 def frames_in(samples: int) -> int:
@@ -170,7 +117,7 @@ def listen(
     key = _key(vocals, nets, clip, options)
     with storage_errors("what was heard", folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if not _finished(folder, key):
+        if not finished(folder, key):
             with Patient(reporter) as patient, torch.inference_mode():
                 _Listener(vocals, nets, folder, clip, options, reporter, patient, key).run()
         return Heard(folder)
@@ -187,18 +134,34 @@ class _Listener:
         self.config: AudioConfig = nets.audio_config
         self.clip, self.smooth, self.key = clip.float().cpu(), options.smooth_listening, key
         self.journal: dict[str, Any] = {"key": key, "samples": 0, "seconds": 0.0, "pieces": 0, "frames": 0}
-        found = _read_json(folder / JOURNAL)
-        if found.get("key") == key:
+        found = read_json(folder / JOURNAL)
+        for name in (SOUND, JOURNAL, DONE):
+            for leftover in (*folder.glob(f".{name}.*.part"), folder / f"{name}.wav"):  # of a run that was killed
+                leftover.unlink(missing_ok=True)
+        if found.get("key") == key and self._still_there(found):
             self.journal = found
-        else:
-            (folder / DONE).unlink(missing_ok=True)
-            write_text(folder / JOURNAL, canonical(self.journal))
+            return
+        for name in (DONE, JOURNAL, SOUND, STATES, TOKENS, MOVES, LEVELS):
+            (folder / name).unlink(missing_ok=True)
+        write_text(folder / JOURNAL, canonical(self.journal))
+
+    def _still_there(self, journal: dict[str, Any]) -> bool:
+        """Whether the files hold what the journal tells of; anybody may have tidied up in between."""
+        samples, done, frames = int(journal["samples"]), int(journal["pieces"]), int(journal["frames"])
+        if not samples:
+            return True
+        todo = pieces(2 * (samples // AUDIO_HOP), samples, self.config.positions, smooth=self.smooth)
+        wanted = {
+            SOUND: 4 * samples, STATES: 4 * self._width * todo[done - 1].stop if done else 0, LEVELS: 1,
+            TOKENS: frames * self._each, MOVES: frames * BUCKETS * 4,
+        }  # fmt: skip
+        return all(size_of(self.folder / name) >= size for name, size in wanted.items())
 
     def run(self) -> None:
         if not self.journal["samples"]:
             self._resample()
         self.frames = frames_in(self.samples)
-        self.states = 2 * max(self.samples // AUDIO_HOP, 1)  # whisper's states that count; behind them is nothing
+        self.states = 2 * (self.samples // AUDIO_HOP)  # whisper's states that count; behind them is nothing
         self._hear()
         self._understand()
         about = {"key": self.key, "frames": self.frames, "seconds": self.journal["seconds"], "dtype": self._dtype()}
@@ -250,6 +213,11 @@ class _Listener:
             self.reporter.progress(0.1 + 0.5 * (number + 1) / len(todo), f"hearing the vocals, {now} of {whole}")
 
     @property
+    def _each(self) -> int:
+        """Bytes of a frame's tokens."""
+        return self.config.tokens * self.config.context * self.nets.dtype.itemsize
+
+    @property
     def _width(self) -> int:
         """Numbers in the states of one moment."""
         return (self.config.layers + 1) * self.config.width
@@ -272,12 +240,11 @@ class _Listener:
         for start in range(int(self.journal["frames"]), self.frames, BATCH):
             stop = min(start + BATCH, self.frames)
             tokens, buckets = self.patient.call(self._batch, start, stop)
-            each = self.config.tokens * self.config.context * self.nets.dtype.itemsize
-            _write(self.folder / TOKENS, start * each, _bytes(tokens.to(self.nets.dtype)))
+            _write(self.folder / TOKENS, start * self._each, _bytes(tokens.to(self.nets.dtype)))
             _write(self.folder / MOVES, start * BUCKETS * 4, _bytes(buckets))
             if stop == self.frames:
                 silent = self.patient.call(self._silent)
-                _write(self.folder / TOKENS, self.frames * each, _bytes(silent.to(self.nets.dtype)))
+                _write(self.folder / TOKENS, self.frames * self._each, _bytes(silent.to(self.nets.dtype)))
             self._did(frames=stop)
             self.reporter.progress(0.6 + 0.4 * stop / self.frames, "hearing what is sung")
 
@@ -343,19 +310,6 @@ def _key(vocals: Path, nets: Sonic, clip: Tensor, options: SonicOptions) -> str:
         "smooth": options.smooth_listening, "config": asdict(nets.audio_config),
     }  # fmt: skip
     return hashlib.sha256(canonical(about).encode()).hexdigest()
-
-
-def _finished(folder: Path, key: str) -> bool:
-    return _read_json(folder / DONE).get("key") == key
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    """A small file of ours; nothing where there is none or where it is torn."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _clock(seconds: float) -> str:
