@@ -4,6 +4,7 @@
     .venv-judges/bin/python bench/judges.py words AUDIO.wav --text "what is said or sung" [--reference CLEAN.wav]
     .venv-judges/bin/python bench/judges.py words A.wav B.wav C.wav --text "…" --reference CLEAN.wav   (a list back)
     .venv-judges/bin/python bench/judges.py lips VIDEO.mp4 --audio VOCALS.wav [--curves out.npz] [--seconds 10]
+    .venv-judges/bin/python bench/judges.py portrait VIDEO.mp4 --audio VOCALS.wav [--still FACE.png]
     .venv-judges/bin/python bench/judges.py batch < jobs.json > answers.json          (many questions, one start)
 
 Each prints one JSON object (for several AUDIOs and for `batch`, a list). Nothing here imports vividcover: the nets
@@ -31,6 +32,7 @@ lips        mediapipe's face mesh with attention on each frame on its own (no tr
             are >= 0.4 s below -45 dB, from 0.24 s after they begin: gap_movement = (p95 - p5 of openness in gaps) /
             (same, singing); 0 = perfectly still. r_…_outside_gaps leaves these gaps out: silence is easy. faces_lost
             counts frames without a face.
+portrait    lips, and how the video holds up: chance, gaps, drift, flicker, background, length (judges_portrait.py).
 """
 
 from __future__ import annotations
@@ -223,20 +225,25 @@ def words(audio: str, text: str, reference: str | None = None) -> dict[str, Any]
 # --- lips --------------------------------------------------------------------------------------------------------
 
 
+def face_mesh() -> Any:
+    """The mesh that looks at each picture on its own."""
+    import mediapipe
+
+    return mediapipe.solutions.face_mesh.FaceMesh(
+        static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.5
+    )
+
+
 def lips_openness(video: str, seconds: float | None = None) -> tuple[np.ndarray, float]:
     """Openness of the mouth per frame [frames] in face heights (nan where no face is found), and frames per second."""
     import cv2
-    import mediapipe
 
     source = cv2.VideoCapture(str(video))
     fps = source.get(cv2.CAP_PROP_FPS)
     if not fps:
         raise SystemExit(f"{video}: not a video that can be read")
     opened: list[float] = []
-    mesh = mediapipe.solutions.face_mesh.FaceMesh(
-        static_image_mode=True, max_num_faces=1, refine_landmarks=True, min_detection_confidence=0.5
-    )
-    with mesh:
+    with face_mesh() as mesh:
         while seconds is None or len(opened) < seconds * fps:
             more, frame = source.read()
             if not more:
@@ -326,6 +333,13 @@ def _spread(values: np.ndarray) -> float:
     return float(np.ptp(np.percentile(values, [5, 95]))) if len(values) else 0.0
 
 
+def portrait(**job: Any) -> dict[str, Any]:
+    """Sync, drift, flicker and length of a whole video: see judges_portrait.py."""
+    import judges_portrait
+
+    return judges_portrait.portrait(**job)
+
+
 # --- the door ----------------------------------------------------------------------------------------------------
 
 
@@ -335,7 +349,7 @@ def _r(value: Any) -> float:
 
 def ask(job: dict[str, Any]) -> dict[str, Any]:
     """One question: {"judge": "similarity" | "words" | "lips", …its arguments}."""
-    judge = {"similarity": similarity, "words": words, "lips": lips}[job["judge"]]
+    judge = {"similarity": similarity, "words": words, "lips": lips, "portrait": portrait}[job["judge"]]
     return judge(**{k: v for k, v in job.items() if k != "judge"})
 
 
@@ -354,6 +368,12 @@ def main() -> None:
     three.add_argument("--audio", required=True)
     three.add_argument("--curves", help="write openness, rms, db as .npz")
     three.add_argument("--seconds", type=float)
+    four = commands.add_parser("portrait")
+    four.add_argument("video")
+    four.add_argument("--audio", required=True)
+    four.add_argument("--still", help="the picture that sings, whose mouth is at rest")
+    four.add_argument("--curves", help="write openness, rms, db, light, sharpness as .npz")
+    four.add_argument("--seconds", type=float)
     commands.add_parser("batch")
     given = parser.parse_args()
     answer: Any
@@ -365,6 +385,8 @@ def main() -> None:
         answer = answers[0] if len(answers) == 1 else answers
     elif given.command == "lips":
         answer = lips(given.video, given.audio, given.curves, given.seconds)
+    elif given.command == "portrait":
+        answer = portrait(**{k: v for k, v in vars(given).items() if k != "command"})
     else:
         answer = [ask(job) for job in json.load(sys.stdin)]
     print(json.dumps(answer))
