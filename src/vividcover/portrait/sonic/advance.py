@@ -62,24 +62,21 @@ class Advance:
         self._still, self._clip, self._mask = still, clip.reshape(1, -1), mask
         self._there: tuple[Tensor, Tensor, MaskPyramid] | None = None  # the three on the device
 
-    def __call__(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
-        """rows [W, n, 1 + extra, 4, h, w] → the same after the turn, and the clean latents [W, n, 4, h, w]; on the CPU.
-
-        `extra` are the two differences between branches, where they are kept from turn to turn.
-        """
+    def __call__(self, batch: Batch, x: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+        """Latents x [W, n, 4, h, w] → the same after the turn, and how they would be without noise; on the CPU."""
         count, size = len(batch.windows), self.limit or len(batch.windows)
         made = []
         for start in range(0, count, size):
             part = slice(start, start + size)
             some = Batch(batch.steps, batch.moves, batch.windows[part])
-            made.append(self._fitting(some, rows[part], Sung(sung.tokens[part], sung.silence, sung.buckets[part])))
-        return torch.cat([rows for rows, _ in made]), torch.cat([clean for _, clean in made])
+            made.append(self._fitting(some, x[part], Sung(sung.tokens[part], sung.silence, sung.buckets[part])))
+        return torch.cat([then for then, _ in made]), torch.cat([clean for _, clean in made])
 
-    def _fitting(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+    def _fitting(self, batch: Batch, x: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
         """Where memory does not suffice, fewer windows at once, then one branch after the other."""
         try:
             with _on(self.nets.device):
-                return self._advance(batch, rows, sung)
+                return self._advance(batch, x, sung)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not _is_memory(error):
                 raise
@@ -95,22 +92,20 @@ class Advance:
         else:
             _, height, width = self._still.shape
             raise EngineError(
-                f"The memory does not suffice for a window of {rows.shape[1]} frames of {8 * width}x{8 * height} px "
+                f"The memory does not suffice for a window of {x.shape[1]} frames of {8 * width}x{8 * height} px "
                 f"({lost.splitlines()[0][:200]}).",
                 MEMORY,
             )
-        return self(batch, rows, sung)
+        return self(batch, x, sung)
 
     @torch.inference_mode()
-    def _advance(self, batch: Batch, rows: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
+    def _advance(self, batch: Batch, x: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
         device, dtype, unet = self.nets.device, self.nets.dtype, self.nets.unet
         still, clip, mask = self._placed()
         condition = Condition(still, clip, sung.tokens.to(device, dtype), sung.silence.to(device, dtype))
         added = torch.cat((torch.full_like(sung.buckets[:, :1], FPS), sung.buckets), 1).to(device)
-        state = rows.to(device)
-        x, x0 = state[:, :, 0], state[:, :, 0]
-        carries = state.shape[2] > 1
-        pushes = Pushes(state[:, :, 1], state[:, :, 2]) if carries and batch.steps[0] else Pushes()
+        x = x.to(device)
+        x0, pushes = x, Pushes()
         groups = [
             Group(branches, unet, condition, added, mask, always) for branches, always in self._groups(batch.moves)
         ]
@@ -122,11 +117,7 @@ class Advance:
                     found |= group.velocities(x, now, move)
             v, pushes = guided(found, pushes)
             x0, x = clean(x, v, now), step(x, v, now, then)
-        kept = [x]
-        if carries:
-            assert pushes.still is not None and pushes.voice is not None
-            kept += [pushes.still, pushes.voice]
-        return torch.stack(kept, 2).cpu(), x0.cpu()
+        return x.cpu(), x0.cpu()
 
     def _groups(self, moves: Sequence[Move]) -> Iterator[tuple[tuple[Branch, ...], bool]]:
         """Branches that are computed at the same steps, which may go side by side; and whether at all of them."""

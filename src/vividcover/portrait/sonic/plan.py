@@ -23,7 +23,8 @@ DEEP_COST = 0.37  # of a whole forward, when the deep features are there already
 class Move:
     """What the network does for a window at a step.
 
-    `branches` are computed, `voice` always among them; of the others the difference found last is taken. `deep`: "keep"
+    `branches` are computed, `voice` always among them and all of them at a turn's first step; of the others the
+    difference found last is taken. `deep`: "keep"
     what is found below the top level for the window's next step in the same turn, or "use" what was kept; branches that
     a turn does not compute at each of its steps neither keep nor use it.
     """
@@ -51,10 +52,6 @@ class Plan(Protocol):
     @property
     def turns(self) -> tuple[tuple[int, ...], ...]:
         """The steps of each turn, all steps in order."""
-
-    @property
-    def carries(self) -> bool:
-        """Whether the differences between branches are kept from one turn to the next, for every frame."""
 
     def wanted(self, turn: int, window: Window) -> bool:
         """False: no frame of this window needs the network in this turn (then `settle` must know its frames)."""
@@ -86,10 +83,6 @@ class Exact:
     @property
     def turns(self) -> tuple[tuple[int, ...], ...]:
         return tuple((step,) for step in range(len(self.sigmas) - 1))
-
-    @property
-    def carries(self) -> bool:
-        return False
 
     def wanted(self, turn: int, window: Window) -> bool:
         return True

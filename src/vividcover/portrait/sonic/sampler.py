@@ -143,7 +143,7 @@ class Sampling:
     def _opened(self, folder: Path, noise: Tensor | None, patient: Patient) -> Store:
         """The store, begun. The first process begins it, the others wait."""
         _, height, width = self.look.latents.shape
-        layout = Layout(self.heard.frames, (4, height, width), extra=2 if self.plan.carries else 0)
+        layout = Layout(self.heard.frames, (4, height, width))
         if self.crew.rank:
             self.crew.meet()
             return Store.open(folder, self.key, layout)
@@ -185,8 +185,8 @@ class Sampling:
             for number, batch in enumerate(self._batches(turn, load.windows)):
                 mine = number % self.crew.world == self.crew.rank
                 if mine and not (turn == resumed and all(map(store.has, batch.windows))):
-                    rows, clean = patient.call(advance, batch, *self._given(store, batch))
-                    self._keep(store, batch, rows)
+                    found, clean = patient.call(advance, batch, *self._given(store, batch))
+                    self._keep(store, batch, found)
                     while advance.notes:
                         self.reporter.note(advance.notes.pop(0))
                     for window, latents in zip(batch.windows, clean, strict=True):
@@ -224,14 +224,14 @@ class Sampling:
         return sum(batch.cost for batch in self._batches(turn, WINDOW))
 
     def _given(self, store: Store, batch: Batch) -> tuple[Tensor, Sung]:
-        """What the windows are by now, rows [W, n, 1 + extra, 4, h, w], and what is sung in them."""
-        heard, rows = self.heard, torch.stack([store.gather(window.frames) for window in batch.windows])
+        """What the windows are by now, [W, n, 4, h, w], and what is sung in them."""
+        heard, latents = self.heard, torch.stack([store.gather(window.frames) for window in batch.windows])
         tokens = torch.stack([heard.tokens_of(window.frames) for window in batch.windows])
         buckets = torch.stack([heard.buckets_of(window.frames).float().mean(0) for window in batch.windows])
-        return rows, Sung(tokens, heard.silent_tokens, self.options.dynamic_scale * buckets)
+        return latents, Sung(tokens, heard.silent_tokens, self.options.dynamic_scale * buckets)
 
-    def _keep(self, store: Store, batch: Batch, rows: Tensor) -> None:
-        for window, found in zip(batch.windows, rows, strict=True):
+    def _keep(self, store: Store, batch: Batch, latents: Tensor) -> None:
+        for window, found in zip(batch.windows, latents, strict=True):
             if not bool(found.isfinite().all()):
                 raise EngineError(
                     f"The network's answer at step {batch.steps[-1] + 1}, frames from {window.frames[0]} on, "

@@ -58,20 +58,15 @@ def as_it_is(turn: int, first: int, latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a store holds: for each frame, the latents and `extra` tensors of the same shape (`Plan.carries`)."""
+    """What a store holds: so many frames of latents."""
 
     frames: int
     shape: tuple[int, int, int]  # [4, h, w]
-    extra: int = 0
-
-    @property
-    def row(self) -> tuple[int, ...]:
-        return (1 + self.extra, *self.shape)
 
     @property
     def window(self) -> int:
         """Numbers in a window's result."""
-        return WINDOW * int(np.prod(self.row))
+        return WINDOW * int(np.prod(self.shape))
 
 
 @dataclass
@@ -93,9 +88,9 @@ class Store(Closing):
     def __init__(self, folder: Path, journal: Journal, begun_anew: str = "") -> None:
         self.folder, self.journal, self.begun_anew = Path(folder), journal, begun_anew
         self._mark = hashlib.sha256(journal.key.encode()).digest()[:8]
-        row = journal.layout.row
-        self._rows = [Rows(self.folder / f"latents.{k}", row, journal.layout.frames) for k in (0, 1)]
-        self._results = Rows(self.folder / RESULTS, (HEADER.size + 4 * journal.layout.window,), 0, np.uint8)
+        layout = journal.layout
+        self._rows = [Rows(self.folder / f"latents.{k}", layout.shape, layout.frames) for k in (0, 1)]
+        self._results = Rows(self.folder / RESULTS, (HEADER.size + 4 * layout.window,), 0, np.uint8)
 
     @classmethod
     def open(cls, folder: Path, key: str, layout: Layout) -> Store:
@@ -143,10 +138,10 @@ class Store(Closing):
 
     def read(self, start: int, stop: int) -> Tensor:
         """Latents [n, 4, h, w] float32 of frames `start` to `stop` as they are by now."""
-        return torch.from_numpy(self._now.read(start, stop)[:, 0].copy())
+        return torch.from_numpy(self._now.read(start, stop))
 
     def gather(self, frames: Sequence[int]) -> Tensor:
-        """Rows [n, 1 + extra, 4, h, w] of frames in any order."""
+        """The same for frames in any order."""
         return torch.from_numpy(np.concatenate([self._now.read(start, stop) for start, stop in runs(frames)]))
 
     @property
@@ -171,8 +166,7 @@ class Store(Closing):
         """Turn 0: latents [n, 4, h, w] of all frames in order, in pieces of any length."""
         first = check = 0
         for piece in pieces:
-            rows = np.zeros((len(piece), *self.journal.layout.row), np.float32)
-            rows[:, 0] = settle(0, first, piece).numpy()
+            rows = np.ascontiguousarray(settle(0, first, piece).numpy(), np.float32)
             self._rows[0].write(first, rows)
             check = zlib.crc32(rows.data, check)
             first += len(piece)
@@ -180,17 +174,17 @@ class Store(Closing):
             raise ValueError(f"{first} frames to begin with, for a song of {self.frames}")
         self._commit(0, check, wait)
 
-    def put(self, window: Window, rows: Tensor) -> None:
-        """A window's result: rows [n, 1 + extra, 4, h, w] float32 (n < 25 in a short, straight song)."""
+    def put(self, window: Window, latents: Tensor) -> None:
+        """A window's result [n, 4, h, w] float32 (n < 25 in a short, straight song)."""
         payload = np.zeros(self.journal.layout.window, np.float32)
-        values = rows.contiguous().numpy().reshape(-1)
+        values = latents.contiguous().numpy().reshape(-1)
         payload[: len(values)] = values
         header = HEADER.pack(MAGIC, self._mark, self.turns, window.number, zlib.crc32(payload.data))
         record = np.concatenate((np.frombuffer(header, np.uint8), payload.view(np.uint8)))
         self._results.write(window.number, record[None])
 
     def result(self, window: Window) -> NDArray[np.float32] | None:
-        """What `put` wrote in this turn [n, 1 + extra, 4, h, w]; None when it is not there, or torn."""
+        """What `put` wrote in this turn [n, 4, h, w]; None when it is not there, or torn."""
         if window.number >= self._results.count():
             return None
         record = self._results.read(window.number, window.number + 1)[0]
@@ -200,7 +194,7 @@ class Store(Closing):
             return None
         if zlib.crc32(payload.data) != check:
             return None
-        whole: NDArray[np.float32] = payload.view(np.float32).reshape(WINDOW, *self.journal.layout.row)
+        whole: NDArray[np.float32] = payload.view(np.float32).reshape(WINDOW, *self.shape)
         return whole[: len(window.frames)]
 
     def has(self, window: Window) -> bool:
@@ -211,13 +205,13 @@ class Store(Closing):
         then, check = self._rows[(self.turns + 1) % 2], 0
         for start in range(0, self.frames, PIECE):
             rows = self._merged(windows, start, min(start + PIECE, self.frames))
-            rows[:, 0] = settle(self.turns + 1, start, torch.from_numpy(rows[:, 0])).numpy()
+            rows = np.ascontiguousarray(settle(self.turns + 1, start, torch.from_numpy(rows)).numpy(), np.float32)
             then.write(start, rows)
             check = zlib.crc32(rows.data, check)
         self._commit(self.turns + 1, check, wait)
 
     def _merged(self, windows: Sequence[Window], start: int, stop: int) -> NDArray[np.float32]:
-        total = np.zeros((stop - start, *self.journal.layout.row), np.float32)
+        total = np.zeros((stop - start, *self.shape), np.float32)
         times = np.zeros(stop - start, np.float32)
         for window in windows:
             places = [(i, frame - start) for i, frame in enumerate(window.frames) if start <= frame < stop]
@@ -236,7 +230,7 @@ class Store(Closing):
             kept = times == 0
             total[kept] = self._now.read(start, stop)[kept]
         often = times > 1
-        total[often] /= times[often, None, None, None, None]
+        total[often] /= times[often, None, None, None]
         return total
 
     def remember(self, **memory: Any) -> None:
@@ -270,7 +264,7 @@ def _read_journal(path: Path) -> Journal | None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         layout = found.pop("layout")
-        journal = Journal(layout=Layout(layout["frames"], tuple(layout["shape"]), layout["extra"]), **found)
+        journal = Journal(layout=Layout(layout["frames"], tuple(layout["shape"])), **found)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return journal if journal.format == FORMAT else None
