@@ -103,8 +103,7 @@ class Mixer(nn.Module):
         self.mix_factor = nn.Parameter(torch.full((1,), 0.5))
 
     def forward(self, alone: Tensor, together: Tensor) -> Tensor:
-        share = torch.sigmoid(self.mix_factor)
-        return share * alone + (1 - share) * together
+        return torch.lerp(together, alone, torch.sigmoid(self.mix_factor))
 
 
 class Gated(nn.Module):
@@ -199,9 +198,9 @@ class FrameBlock(nn.Module):
         self.attn2 = CrossAttention(channels, heads, context)
         self.ff = FeedForward(channels)
 
-    def forward(self, x: Tensor, heard: Heard, mask: Tensor) -> Tensor:
-        """x [B·F, L, C]"""
-        x = x + self.attn1(self.norm1(x))
+    def forward(self, x: Tensor, heard: Heard, mask: Tensor, twins: int) -> Tensor:
+        """x [B·F, L, C]; the last `twins` rows are still to part."""
+        x = parted(x + self.attn1(self.norm1(x)), twins)
         x = x + self.attn2(self.norm2(x), heard, mask)
         out: Tensor = x + self.ff(self.norm3(x))
         return out
@@ -267,16 +266,21 @@ class Transformer(nn.Module):
             places[:, None],
         )
 
-    def forward(self, x: Tensor, outside: Outside, mask: Tensor) -> Tensor:
-        """x [B·F, C, h, w], mask [1, h·w, 1]"""
+    def forward(self, x: Tensor, outside: Outside, mask: Tensor, twins: int = 0) -> Tensor:
+        """x [B·F, C, h, w], mask [1, h·w, 1]; the last `twins` of the rows are given once for two of the answer."""
         rows, channels, h, w = x.shape
         frames = outside.places.shape[0]
         y = self.proj_in(self.norm(x).permute(0, 2, 3, 1).reshape(rows, h * w, channels))
-        alone = self.alone(y, outside.frames, mask)
+        alone = self.alone(y, outside.frames, mask, twins)
         moving = (alone.view(-1, frames, h * w, channels) + outside.places).view(alone.shape)
         y = self.proj_out(self.time_mixer(alone, self.together(moving, outside.time, frames)))
-        out: Tensor = x + y.view(rows, h, w, channels).permute(0, 3, 1, 2)
+        out: Tensor = parted(x, twins) + y.view(-1, h, w, channels).permute(0, 3, 1, 2)
         return out
+
+
+def parted(x: Tensor, twins: int) -> Tensor:
+    """The last `twins` rows once more, at the end."""
+    return torch.cat((x, x[-twins:])) if twins else x
 
 
 def joined(contexts: Sequence[Context]) -> Context:

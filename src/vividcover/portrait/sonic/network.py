@@ -30,7 +30,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vividcover.portrait.sonic.attention import Context, Embedding, MaskPyramid, Mixer, Transformer, joined, spelt
+from vividcover.portrait.sonic.attention import (
+    Context,
+    Embedding,
+    MaskPyramid,
+    Mixer,
+    Transformer,
+    joined,
+    parted,
+    spelt,
+)
 from vividcover.portrait.sonic.config import UNetConfig
 
 __all__ = ["Context", "Deep", "MaskPyramid", "SonicUNet", "joined"]
@@ -81,61 +90,75 @@ class SonicUNet(nn.Module):
 
     def forward(
         self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid,
-        *, keep: Deep | None = None, deep: Deep | None = None,
+        *, keep: Deep | None = None, deep: Deep | None = None, twins: int = 0,
     ) -> Tensor:  # fmt: skip
         """The velocity [B, F, 4, h, w].
 
         x [B, F, 8, h, w] noisy latents (scaled) and the still's; c_noise [B] = ln(sigma) / 4; added [B, 3] frames a
         second and the two buckets of movement. `keep` is filled with the deep features, `deep` is used instead of them.
+
+        Branches that differ in nothing but the voice are the same until it first comes in. With `twins`, x, c_noise and
+        added are shorter than the context by so many: its last entries share theirs with as many entries before them.
         """
         if deep is not None:
             assert deep.features is not None, "nothing was kept"
-            return self.again(x, c_noise, added, context, mask, deep.features)
-        velocity, features = self.whole(x, c_noise, added, context, mask)
+            return self.again(x, c_noise, added, context, mask, deep.features, twins)
+        velocity, features = self.whole(x, c_noise, added, context, mask, twins)
         if keep is not None:
             keep.features = features
         return velocity
 
     def whole(
-        self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid
+        self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid, twins: int = 0
     ) -> tuple[Tensor, Tensor]:
         """The velocity, and the deep features [B·F, C, h, w]."""
-        emb = self.embed(c_noise, added, x)
-        y = self.enter(x)
-        found: tuple[Tensor, ...] = (y,)
-        for block in self.down_blocks:
+        emb, found = self.begin(x, c_noise, added, context, mask, twins)
+        y = self.top.shrink(found[-1])
+        found = (*found, y)
+        for block in self.down_blocks[1:]:
             y, more = block(y, emb, context, mask)
             found = (*found, *more)
         y = self.mid_block(y, emb, context, mask)
         for block in self.up_blocks[:-1]:
             count = self.config.layers + 1
             y, found = block(y, found[-count:], emb, context, mask), found[:-count]
-        return self.leave(self.up_blocks[-1](y, found, emb, context, mask), x), y
+        return self.end(y, found, emb, context, mask), y
 
     def again(
-        self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid, features: Tensor
-    ) -> Tensor:
+        self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid, features: Tensor,
+        twins: int = 0,
+    ) -> Tensor:  # fmt: skip
         """The velocity, from the deep features of another step: only the top level works."""
-        emb = self.embed(c_noise, added, x)
-        y = self.enter(x)
-        top = self.down_blocks[TOP]
-        assert isinstance(top, Down)
-        found = (y, *top.level(y, emb, context, mask))
-        return self.leave(self.up_blocks[-1](features, found, emb, context, mask), x)
+        emb, found = self.begin(x, c_noise, added, context, mask, twins)
+        return self.end(features, found, emb, context, mask)
 
-    def embed(self, c_noise: Tensor, added: Tensor, like: Tensor) -> Tensor:
-        """[B, 4·C]: noise and movement, as every resnet begins with them."""
-        noise = self.time_embedding(spelt(c_noise, self.config.channels[0]).to(like.dtype))
-        numbers = spelt(added.flatten(), self.config.added).view(added.shape[0], -1)
-        return F.silu(noise + self.add_embedding(numbers.to(like.dtype)))
+    def begin(
+        self, x: Tensor, c_noise: Tensor, added: Tensor, context: Context, mask: MaskPyramid, twins: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The top level on the way down: what steers all resnets [B, 4·C], and what was found [B·F, C, h, w] each."""
+        frames, emb = x.shape[1], self.embed(c_noise, added, x.dtype)
+        y = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        first = self.top.look(0, self.top.resnets[0](y, emb), context, mask, twins * frames)
+        emb, y = parted(emb, twins), parted(y, twins * frames)
+        return emb, (y, first, *self.top.level(first, emb, context, mask, done=1))
 
-    def enter(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv_in(x.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        return out
-
-    def leave(self, y: Tensor, x: Tensor) -> Tensor:
+    def end(self, y: Tensor, found: tuple[Tensor, ...], emb: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
+        """The top level on the way up."""
+        y = self.up_blocks[-1](y, found, emb, context, mask)
         out: Tensor = self.conv_out(F.silu(self.conv_norm_out(y)))
-        return out.view(*x.shape[:2], *out.shape[1:])
+        return out.view(emb.shape[0], -1, *out.shape[1:])
+
+    def embed(self, c_noise: Tensor, added: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, 4·C]: noise and movement, as every resnet begins with them."""
+        noise = self.time_embedding(spelt(c_noise, self.config.channels[0]).to(dtype))
+        numbers = spelt(added.flatten(), self.config.added).view(added.shape[0], -1)
+        return F.silu(noise + self.add_embedding(numbers.to(dtype)))
+
+    @property
+    def top(self) -> Down:
+        block = self.down_blocks[TOP]
+        assert isinstance(block, Down)
+        return block
 
     def lay_out(self) -> SonicUNet:
         """Lays the convolutions' weights as the frames lie, which saves doing so at each call. Values stay."""
@@ -246,11 +269,11 @@ class Block(nn.Module):
         self.first = first
         return first + len(self.attentions)
 
-    def look(self, number: int, x: Tensor, context: Context, mask: MaskPyramid) -> Tensor:
+    def look(self, number: int, x: Tensor, context: Context, mask: MaskPyramid, twins: int = 0) -> Tensor:
         """The transformer after the resnet of this number."""
         if not len(self.attentions):
             return x
-        out: Tensor = self.attentions[number](x, context[self.first + number], mask.levels[self.depth])
+        out: Tensor = self.attentions[number](x, context[self.first + number], mask.levels[self.depth], twins)
         return out
 
 
@@ -263,18 +286,23 @@ class Down(Block):
         super().__init__(config, level, widths, 0 if deepest else len(widths), 1e-5 if deepest else 1e-6)
         self.downsamplers = None if deepest else nn.ModuleList((Shrink(c[level]),))
 
-    def level(self, x: Tensor, emb: Tensor, context: Context, mask: MaskPyramid) -> tuple[Tensor, ...]:
-        """What is found at this level, one for each resnet."""
+    def level(self, x: Tensor, emb: Tensor, context: Context, mask: MaskPyramid, done: int = 0) -> tuple[Tensor, ...]:
+        """What is found at this level, one for each resnet but those that are `done`."""
         found: tuple[Tensor, ...] = ()
-        for number, resnet in enumerate(self.resnets):
-            x = self.look(number, resnet(x, emb), context, mask)
+        for number in range(done, len(self.resnets)):
+            x = self.look(number, self.resnets[number](x, emb), context, mask)
             found = (*found, x)
         return found
+
+    def shrink(self, x: Tensor) -> Tensor:
+        assert self.downsamplers is not None
+        out: Tensor = self.downsamplers[0](x)
+        return out
 
     def forward(self, x: Tensor, emb: Tensor, context: Context, mask: MaskPyramid) -> tuple[Tensor, tuple[Tensor, ...]]:
         found = self.level(x, emb, context, mask)
         if self.downsamplers is not None:
-            found = (*found, self.downsamplers[0](found[-1]))
+            found = (*found, self.shrink(found[-1]))
         return found[-1], found
 
 
