@@ -95,6 +95,19 @@ def tiny_sonic(folder: Path, seed: int = 0) -> dict[str, Path]:
     return places
 
 
+class Laid:
+    """A resolver of weights over files that lie anywhere: what `sonic_files` is handed in tests."""
+
+    def __init__(self, places: Mapping[str, Path]) -> None:
+        self.places = places
+
+    def path(self, name: str) -> Path:
+        return self.places[name]
+
+    def has(self, name: str) -> bool:
+        return name in self.places
+
+
 def tensors(shapes: Mapping[str, Sequence[int]], seed: int = 0) -> dict[str, Tensor]:
     """float32 values that follow from names and seed."""
     import torch

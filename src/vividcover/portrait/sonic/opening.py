@@ -189,7 +189,7 @@ class Sonic:
     def _filled(self, name: str, dtype: torch.dtype) -> Any:
         file = self._published[name]
         self._note(file.keep())
-        return filled(*self._recipe(name), file.tensors, self.device, dtype, file.path.name)
+        return filled(*self._recipe(name), file.tensors, self.device, dtype, file.path.name, checked=file.kept_by_us)
 
     def _note(self, text: str) -> None:
         if text and text not in self.notes:
@@ -242,13 +242,16 @@ class Sonic:
 
 def filled(
     kind: Callable[[Any], Net], sizes: Any, tensors: Mapping[str, Tensor], device: torch.device, dtype: torch.dtype,
-    what: str,
+    what: str, *, checked: bool = False,
 ) -> Net:  # fmt: skip
-    """A network with these tensors, which go one by one from the file to where they stay: never twice in memory."""
+    """A network with these tensors, which go one by one from the file to where they stay: never twice in memory.
+
+    `checked`: they are known to be finite numbers, so that those which stay as they are need not even be read now.
+    """
     state = {}
     for name, value in tensors.items():
-        state[name] = value.to(device, dtype)
-        if not bool(torch.isfinite(state[name]).all()):
+        state[name] = value.to(device).to(dtype)  # in this order a GPU rounds them, not the processor
+        if not (checked and state[name] is value) and not bool(torch.isfinite(state[name]).all()):
             sound(name, value, what)
             raise ModelFileError(
                 f"{name} of {what} holds numbers that half precision cannot.", "Choose the number format bf16 or fp32."

@@ -68,6 +68,11 @@ class Published:
         self.everything = found
         self.tensors: dict[str, Tensor] = {n: value for n, value in found.items() if n.startswith(self.only)}
 
+    @property
+    def kept_by_us(self) -> bool:
+        """Whether what is read is our own copy, of which every number was checked."""
+        return self.kept and self.path.suffix != COPY
+
     def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
         """Raises `ModelFileError` where there is no such tensor of so many dimensions."""
         value = self.tensors.get(name)
