@@ -204,6 +204,23 @@ def test_a_real_profile_is_refused(kit: FaceKit) -> None:
         frame(read_still(PHOTOS / "12_profile.jpg"), kit)
 
 
+@pytest.mark.parametrize(("quarters", "what"), [(1, "on its side"), (2, "on its head"), (3, "on its side")])
+def test_a_picture_that_is_not_upright_is_refused_with_what_to_do(
+    kit: FaceKit, photo: Rgb, quarters: int, what: str
+) -> None:
+    with pytest.raises(ImageError, match=what) as caught:
+        frame(np.ascontiguousarray(np.rot90(photo, quarters)), kit)
+    assert "upright" in caught.value.hint
+
+
+def test_a_tilted_head_is_fine_and_a_very_tilted_one_is_mentioned(kit: FaceKit, photo: Rgb) -> None:
+    for angle, said in ((15, False), (40, True)):
+        turn = cv2.getRotationMatrix2D((256, 320), angle, 1)
+        tilted = cv2.warpAffine(photo, turn, (512, 640), borderMode=cv2.BORDER_REPLICATE)
+        notes = frame(np.asarray(tilted, np.uint8), kit, min_resolution=64).notes
+        assert any("tilted" in note for note in notes) == said
+
+
 # files of every kind -------------------------------------------------------------------------------------------------
 
 

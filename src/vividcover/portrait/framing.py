@@ -25,6 +25,9 @@ Choice = Literal["largest", "middle"]
 SMALLEST_FACE = 48  # px, hairline to chin
 MOST_YAW = 42.0  # degrees that a face may be turned away
 GOOD_YAW = 30.0  # degrees beyond which mouths become vague (Hallo's guide asks for less)
+MOST_ROLL, GOOD_ROLL = 60.0, 30.0  # degrees by which it may lie on its side, for a network; and without a word
+SURE = 0.85  # score of a face below which it may stand on its head
+BETTER = 0.08  # by which the score then rises when the picture is turned
 ABOVE = 0.10  # of the points' height: how far a WIDER FACE box begins above the highest point of the mesh
 LEAST_SIDE, MOST_SIDE = 64, 2048  # px, min_resolution
 MOST_PIXELS = 2048 * 1024  # px of the network's picture
@@ -72,6 +75,7 @@ def frame(
         raise ParameterError(f"expand is {expand}.", "Use 0.0 (the bare face) to 2.0; 0.5 is what the network knows.")
     notes: list[str] = []
     face = singer(still, kit, notes, choose=choose, strict=strict)
+    _check_roll(face, notes)
     height, width = still.shape[:2]
     reach = wider_box(face)
     box = crop_box(reach, expand, height, width) if crop else (0, 0, width, height)
@@ -109,6 +113,8 @@ def singer(still: Rgb, kit: FaceKit, notes: list[str], *, choose: Choice = "larg
         which = "largest" if choose == "largest" else "one in the middle"
         notes.append(f"{len(faces)} faces in the still: the {which} sings.")
     check(face, notes)
+    if face.score < SURE and _stands_on_its_head(still, kit, face):
+        raise ImageError("The face in the still stands on its head.", "Turn the picture upright.")
     return face
 
 
@@ -126,6 +132,25 @@ def check(face: Face, notes: list[str] | None = None) -> None:
         )
     if notes is not None and abs(face.yaw) > GOOD_YAW:
         notes.append(f"The face is turned by {abs(face.yaw):.0f}°: below {GOOD_YAW:.0f}° its mouth is drawn better.")
+
+
+def _check_roll(face: Face, notes: list[str]) -> None:
+    """A network has hardly seen anybody who lies on the side."""
+    if abs(face.roll) > MOST_ROLL:
+        raise ImageError(
+            f"The face in the still lies on its side (turned by {abs(face.roll):.0f}°).", "Turn the picture upright."
+        )
+    if abs(face.roll) > GOOD_ROLL:
+        notes.append(f"The face is tilted by {abs(face.roll):.0f}°: turn the picture upright if it looks odd.")
+
+
+def _stands_on_its_head(still: Rgb, kit: FaceKit, face: Face) -> bool:
+    """Points are found in a face upside down too, as if it were upright, but with less confidence."""
+    reach = round(max(face.w, face.h))
+    x, y = round(face.x + face.w / 2), round(face.y + face.h / 2)
+    around = still[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach]
+    turned = kit.detect(np.ascontiguousarray(around[::-1, ::-1]))
+    return any(other.score > face.score + BETTER for other in turned)
 
 
 def wider_box(face: Face) -> Reach:
