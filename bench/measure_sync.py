@@ -76,6 +76,9 @@ def _video(name: str, shot: Shot, sung: Path, work: Path, threads: int, options:
 
 def given(video: Path, vocals: Path, still: Path | None, work: Path) -> dict[str, Any]:
     """A video from anywhere, and the voice that it should follow."""
+    for file in filter(None, (video, vocals, still)):
+        if not file.is_file():
+            raise SystemExit(f"There is no file {file}.")
     signal = load(vocals)
     sung = write_pcm(work / "vocals.wav", signal)
     row = {"renderer": "given", "shot": video.name, "seconds": round(signal.shape[1] / RATE, 1)}
