@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
 from make_sonic_rife import weights  # noqa: E402
 from seeded import noise, shapes_of  # noqa: E402
 
-from sonic_making import as_nets, tiny_sonic_files  # noqa: E402
+from sonic_making import as_nets, filled, tiny_sonic_files  # noqa: E402
 from vividcover.errors import Canceled, EngineError  # noqa: E402
 from vividcover.portrait.sonic import decode as decoding  # noqa: E402
 from vividcover.portrait.sonic.config import DECODE_CHUNK, LATENT_SCALE  # noqa: E402
 from vividcover.portrait.sonic.decode import Estimate, Held, as_rgb, decode, decoded, latents_of  # noqa: E402
+from vividcover.portrait.sonic.drawing import compiled, draw  # noqa: E402
 from vividcover.portrait.sonic.rife import IFNet  # noqa: E402
 from vividcover.portrait.sonic.tail import frames  # noqa: E402
 from vividcover.workspace import Silent  # noqa: E402
@@ -74,6 +76,21 @@ def test_frames_are_decoded_as_the_published_pipeline_does(vae: Any, count: int)
     assert ours.shape == (count, 3, 8 * H, 8 * W)
     assert float((ours - published(vae, latents)).abs().max()) < 1e-5
     assert float(ours.std()) > 0.05
+
+
+def test_a_decoder_with_all_that_the_published_one_has_is_walked_alike() -> None:
+    """Two layers a block, with attention in the middle and blocks that change the number of channels."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    kind: Any = AutoencoderKLTemporalDecoder
+    wide = (32, 64, 96, 96)
+    vae = filled(kind(block_out_channels=wide, down_block_types=("DownEncoderBlock2D",) * 4, layers_per_block=2))
+    latents = song(7, 4, 6)
+    assert len(vae.decoder.mid_block.attentions) == 1
+    with torch.no_grad():
+        theirs = vae.decode(latents, num_frames=7).sample
+        ours = draw(vae.decoder, latents)
+    assert float((ours - theirs).abs().max()) < 1e-4 * float(theirs.std())
 
 
 def test_the_still_becomes_the_published_latents(vae: Any) -> None:
@@ -129,6 +146,24 @@ def test_smooth_decoding_makes_every_frame_once(vae: Any, count: int) -> None:
         assert torch.allclose(made, published(vae, song(count), 12), atol=1e-5)
 
 
+def test_what_is_compiled_is_compiled_for_whole_pieces_alone(vae: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def backend(graph: Any, inputs: list[torch.Tensor]) -> Any:
+        lengths.extend(len(x) for x in inputs if x.dim() == 4 and x.shape[-1] >= W)
+        return graph
+
+    monkeypatch.setattr(decoding, "compiled", lambda: compiled(backend))
+    latents = song(21)  # two pieces of eight, and one of five
+    made = all_of(decode(Held(latents), vae, compile=True))
+    assert float((made - published(vae, latents)).abs().max()) < 1e-5
+    assert set(lengths) == {8}
+    assert len(lengths) <= 8  # few graphs for all blocks
+    before = len(lengths)
+    all_of(decode(Held(latents), vae, compile=True))
+    assert len(lengths) == before
+
+
 # --- where the memory or the numbers do not suffice -------------------------------------------------------------------
 
 
@@ -138,18 +173,28 @@ class Crowded:
     def __init__(self, vae: Any, most: int, side: int = 10_000) -> None:
         self.vae, self.most, self.side = vae, most, side
         self.device, self.dtype = vae.device, vae.dtype
-
-    def decode(self, z: torch.Tensor, num_frames: int) -> Any:
-        self._room(z, z.shape[-1])
-        return self.vae.decode(z, num_frames=num_frames)
+        self.decoder = copy.copy(vae.decoder)  # the same tensors, another first layer
+        self.decoder._modules = {**vae.decoder._modules, "conv_in": Door(vae.decoder.conv_in, self.room)}
 
     def encode(self, x: torch.Tensor) -> Any:
-        self._room(x, x.shape[-1] // 8)
+        self.room(x, x.shape[-1] // 8)
         return self.vae.encode(x)
 
-    def _room(self, x: torch.Tensor, side: int) -> None:
+    def room(self, x: torch.Tensor, side: int) -> None:
         if len(x) > self.most or side > self.side:
             raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+class Door(torch.nn.Module):
+    """A layer that something comes before."""
+
+    def __init__(self, layer: torch.nn.Module, before: Callable[[torch.Tensor, int], None]) -> None:
+        super().__init__()
+        self.layer, self.before = layer, before
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.before(x, x.shape[-1])
+        return self.layer(x)  # type: ignore[no-any-return]
 
 
 def test_pieces_become_shorter_where_memory_is_scarce_and_that_is_said(vae: Any) -> None:
@@ -184,17 +229,14 @@ def test_a_picture_too_large_for_the_memory_is_made_in_tiles(vae: Any, monkeypat
 
 
 def test_numbers_that_overflow_are_made_again_in_float32(vae: Any) -> None:
-    import copy
-
     half, said = copy.deepcopy(vae).to(torch.bfloat16), Silent()
-    original = half.decode
+    bright = copy.deepcopy(half.decoder.conv_out)
+    half.decoder.conv_out = torch.nn.Sequential(bright)
 
-    def overflowing(z: torch.Tensor, num_frames: int) -> Any:
-        made = original(z, num_frames=num_frames)
-        made.sample = made.sample * float("inf") if z.dtype == torch.bfloat16 else made.sample
-        return made
+    def overflow(_: Any, __: Any, made: torch.Tensor) -> torch.Tensor:
+        return made * float("inf") if made.dtype == torch.bfloat16 else made
 
-    half.decode = overflowing
+    bright.register_forward_hook(overflow)
     made = all_of(decode(Held(song(9)), half, reporter=said))
     assert said.notes == ["The autoencoder overflows in bfloat16: it goes on in float32."]
     assert float((made - published(vae, song(9))).abs().max()) < 0.1  # its weights were rounded
@@ -209,7 +251,7 @@ def test_two_pictures_have_a_third_between_them_and_the_last_one_is_held(vae: An
     latents, said = song(11), Silent()
     made = list(frames(Held(latents), vae, rife, 24, reporter=said))
     assert len(made) == 24
-    drawn = published(vae, latents)
+    drawn = all_of(decode(Held(latents), vae))
     assert all(np.array_equal(made[2 * i], as_rgb(drawn[i : i + 1])[0]) for i in range(11))
     middle = as_rgb(rife.between(drawn[:-1], drawn[1:]))  # also over the pieces' borders
     assert max(int(np.abs(made[2 * i + 1].astype(int) - middle[i]).max()) for i in range(10)) <= 1
@@ -268,9 +310,8 @@ class Impatient(Silent):
 
 def test_cancel_is_answered_while_the_autoencoder_works(vae: Any, rife: IFNet) -> None:
     class Slow(Crowded):
-        def decode(self, z: torch.Tensor, num_frames: int) -> Any:
+        def room(self, x: torch.Tensor, side: int) -> None:
             time.sleep(2)
-            return super().decode(z, num_frames)
 
     reporter = Impatient()
     threading.Timer(0.2, lambda: setattr(reporter, "canceled", True)).start()

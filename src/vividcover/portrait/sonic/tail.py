@@ -34,13 +34,18 @@ def frames(
     count: int,
     *,
     smooth: bool = False,
+    compile: bool = False,
     chunk: int = DECODE_CHUNK,
     reporter: Reporter | None = None,
 ) -> Iterator[Rgb]:
-    """The video's pictures. Raises `EngineError` where the memory does not suffice, `Canceled` within a second."""
+    """The video's pictures; `smooth`, `compile`, `chunk` are the decoding's.
+
+    Raises `EngineError` where the memory does not suffice, `Canceled` within a second.
+    """
     reporter = reporter or Silent()
     made, last = 0, None
-    with _Ahead(_doubled(decode(latents, vae, chunk=chunk, smooth=smooth, reporter=reporter), rife), reporter) as ahead:
+    drawn = decode(latents, vae, chunk=chunk, smooth=smooth, compile=compile, reporter=reporter)
+    with _Ahead(_doubled(drawn, rife), reporter) as ahead:
         for piece in ahead:
             for rgb in piece:
                 if made == count:
