@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
 from make_sonic_audio import CASES, wave
 from seeded import fill, noise, shapes_of, signal
 
-from vividcover.errors import AudioError, Canceled, NotFoundError
+from vividcover.errors import AudioError, Canceled, NotFoundError, StorageError
 from vividcover.portrait.sonic import features
 from vividcover.portrait.sonic.config import TINY_AUDIO, AudioConfig, SonicOptions
 from vividcover.portrait.sonic.features import Heard, frames_in, listen, pieces
@@ -183,6 +183,26 @@ def test_any_file_with_sound_is_heard(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_vocals_in_which_nobody_sings_are_said(tmp_path: Path) -> None:
+    reporter = Silent()
+    silence = write_pcm(tmp_path / "voice.wav", np.zeros(32_000, np.float32), 16_000)
+    assert not hear(silence, tmp_path / "heard", reporter=reporter).activity.any()
+    assert reporter.notes == ["Nobody is heard singing in voice.wav: the mouth will hardly move."]
+    hear(written(tmp_path / "sung.wav", 2.0), tmp_path / "b", reporter=reporter)
+    assert len(reporter.notes) == 1
+
+
+def test_samples_that_are_no_numbers_are_silence(tmp_path: Path) -> None:
+    voice = wave(2.0, 44_100, 1)[0]
+    clean = voice.copy()
+    voice[18_000:18_010], voice[19_000:19_010] = np.nan, np.inf
+    clean[18_000:18_010] = clean[19_000:19_010] = 0
+    heard = hear(write_pcm(tmp_path / "voice.wav", voice, 44_100), tmp_path / "heard")
+    assert all_of(heard) == all_of(hear(write_pcm(tmp_path / "clean.wav", clean, 44_100), tmp_path / "clean"))
+    assert heard.tokens(0, heard.frames).isfinite().all()
+    assert heard.activity.any()
+
+
 def test_what_is_no_sound_is_said(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError):
         hear(tmp_path / "none.wav", tmp_path / "heard")
@@ -224,6 +244,11 @@ def test_halves_are_kept_where_the_network_computes_in_halves(tmp_path: Path) ->
 def test_another_process_can_read_what_was_heard(tmp_path: Path) -> None:
     heard = hear(written(tmp_path / "voice.wav", 1.0), tmp_path / "heard")
     assert all_of(pickle.loads(pickle.dumps(heard))) == all_of(heard)
+
+
+def test_a_folder_in_which_nothing_was_heard_is_said(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="Nothing was heard in"):
+        Heard(tmp_path)
 
 
 # --- going on ---------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from torch import Tensor
 from vividcover.files import canonical, sha256_file, storage_errors, write_text
 from vividcover.patience import Patient
 from vividcover.portrait.sonic import sound
-from vividcover.portrait.sonic.activity import Meter
+from vividcover.portrait.sonic.activity import Meter, activity_of
 from vividcover.portrait.sonic.config import (
     AUDIO_HOP,
     BUCKET_PAD,
@@ -188,6 +188,8 @@ class _Listener:
         reporter = Part(self.reporter, 0.0, 0.1, "hearing the vocals")
         samples, seconds = sound.to_file(self.vocals, self.folder / SOUND, reporter, meter.hear)
         _write(self.folder / LEVELS, 0, meter.levels().astype("<f4").tobytes())
+        if not activity_of(meter.levels(), frames_in(samples)).any():
+            self.reporter.note(f"Nobody is heard singing in {self.vocals.name}: the mouth will hardly move.")
         self._did(samples=samples, seconds=seconds)
 
     # --- whisper -----------------------------------------------------------------------------------------------------

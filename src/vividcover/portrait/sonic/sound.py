@@ -76,7 +76,7 @@ def _resample(
 
         def give(block: Samples) -> None:
             nonlocal written
-            block = np.nan_to_num(np.asarray(block[: length - written], np.float32))
+            block = block[: length - written]
             heard(block)
             file.write(block.astype("<f4").tobytes())
             written += len(block)
@@ -84,7 +84,7 @@ def _resample(
         stream = None if source.rate == AUDIO_RATE else soxr.ResampleStream(source.rate, AUDIO_RATE, 1, quality="HQ")
         for block in source.blocks(BLOCK):
             reporter.check()
-            mono = np.ascontiguousarray(block.mean(0))
+            mono = np.nan_to_num(block.mean(0), posinf=0.0, neginf=0.0)
             give(mono if stream is None else stream.resample_chunk(mono))
         if stream is not None:
             give(stream.resample_chunk(np.zeros(0, np.float32), last=True))
