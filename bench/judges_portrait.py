@@ -12,8 +12,9 @@ Drift       of the upper face (forehead to nose, so that singing does not count)
             size, in pieces of 10 s or a third of the video: variance of its Laplacian in the last and in the worst / in
             the first; CIELAB distance of any piece's mean colour from the first's. The first second does not count: a
             face that has not moved yet was not resampled.
-Flicker     of pixels that move least: power at 1/0.64 s and 1/2 s (the pieces that Sonic's autoencoder and its UNet
-            work in, at 12.5 frames a second) / mean power of the neighbours; below `UNSEEN` it is nothing.
+Flicker     of pixels that move least: amplitude at 1/0.64 s and 1/2 s (the pieces that Sonic's autoencoder and its UNet
+            work in, at 12.5 frames a second) / the highest of the lines around them, the spectrum's slope taken out;
+            below `UNSEEN` it is nothing.
 Background  outside of `AROUND` times the face's box, beside and above: standard deviation over time, what takes longer
             than a second taken out (a camera may travel), median over pixels, in 1/255; `background_std`: with it.
 Length      frames beside the sound's length.
@@ -38,7 +39,8 @@ LINES = {"decoding": 1 / 0.64, "window": 1 / 2.0}  # Hz
 UNSEEN = 0.05  # of 255, rms: no eye sees a line below it
 STEADY = 0.4  # share of the pixels that count as those that move least
 AROUND = 1.6  # times the face's box: hair is mostly inside
-SEGMENT = 8.0  # s, of the spectra that are averaged
+SEGMENT = 16.0  # s, at most, of the spectra that are averaged
+CYCLES = 6  # of a flicker at least, in such a piece
 NOSE, LEFT_EYE, RIGHT_EYE = 1, 263, 33
 
 
@@ -195,30 +197,35 @@ def steady_light(thumbs: np.ndarray) -> np.ndarray:
 
 
 def flicker(light: np.ndarray, fps: float) -> dict[str, Any]:
-    """Power of the lines over that of their neighbours; 1 where a line is too weak to be seen."""
+    """How the lines stand out of the spectrum around them; None where the video is too short to say."""
     length = min(len(light), round(SEGMENT * fps))
-    if length < 4 * fps:
-        return {f"flicker_{name}": None for name in LINES}
+    found: dict[str, Any] = {}
+    for name, line in LINES.items():
+        if line * length / fps < CYCLES:
+            found |= {f"flicker_{name}": None, f"flicker_{name}_255": None}
+            continue
+        frequencies, power = spectrum(light, length, fps)
+        away = np.abs(frequencies - line) / frequencies[1]  # in bins
+        there, around = away <= 1.5, (away > 2.5) & (away <= 8.5) & (frequencies > 1.5 * frequencies[1])
+        slope = np.polyfit(np.log(frequencies[around]), np.log(power[around] + 1e-12), 1)  # songs sway slowly most
+        height = np.sqrt(power[1:] / np.exp(np.polyval(slope, np.log(frequencies[1:]))))
+        seen = float(np.sqrt(power[there].sum()))
+        over = float(height[there[1:]].max() / height[around[1:]].max())
+        found[f"flicker_{name}"] = _round(over if seen >= UNSEEN else min(over, 1.0))
+        found[f"flicker_{name}_255"] = _round(seen)
+    return found
+
+
+def spectrum(light: np.ndarray, length: int, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Frequencies in Hz and power at each, of 255²: the mean of pieces of `length` that overlap by half (Welch)."""
     starts = range(0, len(light) - length + 1, max(1, length // 2))
-    window = np.hanning(length)
+    window, time = np.hanning(length), np.linspace(-1, 1, length)
     power = np.zeros(length // 2 + 1)
-    time = np.linspace(-1, 1, length)
     for start in starts:
         piece = light[start : start + length]
         piece = piece - np.polyval(np.polyfit(time, piece, 2), time)
         power += np.abs(np.fft.rfft(piece * window)) ** 2
-    power *= 2 / (len(starts) * length * (window**2).sum())  # of 255², per line
-    frequencies = np.fft.rfftfreq(length, 1 / fps)
-    found = {}
-    for name, line in LINES.items():
-        near = np.abs(frequencies - line)
-        step = frequencies[1]
-        there, beside = near <= 1.01 * step, (near > 2.5 * step) & (near <= 6.5 * step) & (frequencies > 0.5 * step)
-        seen = float(np.sqrt(power[there].sum()))
-        over = float(power[there].mean() / max(power[beside].mean(), 1e-12))
-        found[f"flicker_{name}"] = _round(over if seen >= UNSEEN else min(over, 1.0))
-        found[f"flicker_{name}_255"] = _round(seen)
-    return found
+    return np.fft.rfftfreq(length, 1 / fps), power * 2 / (len(starts) * length * (window**2).sum())
 
 
 def background(thumbs: np.ndarray, boxes: list[tuple[float, float, float, float]], fps: float) -> dict[str, Any]:
