@@ -51,17 +51,26 @@ def _chosen(options: Mapping[str, Any], dtype: str = "auto") -> SonicOptions:
     return options_of(chosen.pop("mode", "exact"), dtype=dtype, **chosen)
 
 
+def check(options: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` for a value that Sonic refuses."""
+    _chosen(options)
+
+
 def open_renderer(means: Means) -> Renderer:
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
 
     options = _chosen(means.options, means.dtype)
-    quantise = "fp8" if "fp8" in options.speedups else None
-    files, place = sonic_files(means.weights), (means.device, means.dtype, quantise)
+    files, quantise = sonic_files(means.weights), "fp8" if "fp8" in options.speedups else None
+    same = (files, means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)
-    if found is None or found[0] != (files, place):
+    if found is None or found[0] != same:
         means.loaded.pop(ABOUT.name, None)  # before the next ones come
-        found = (files, place), open_sonic(files, device=means.device, dtype=means.dtype, quantise=quantise)
-        means.loaded[ABOUT.name] = found
+        sonic = open_sonic(files, device=means.device, dtype=means.dtype, quantise="fp8" if quantise else None)
+        found = means.loaded[ABOUT.name] = same, sonic
     return SonicRenderer(found[1], means.kit, options, means.work)
+
+
+def _chosen(options: Mapping[str, Any], dtype: str = "auto") -> SonicOptions:
+    return options_of(options.get("mode", "exact"), dtype=dtype, **{k: v for k, v in options.items() if k != "mode"})
