@@ -330,7 +330,7 @@ def slow(sonic: Sonic, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[st
         if part == "clip":
             sonic.clip(np.zeros((SIDE, SIDE, 3), np.uint8))
         net = sonic._parts["clip"] if part == "clip" else getattr(sonic, part)
-        handles.append((net.decoder if part == "vae" else net).register_forward_pre_hook(wait))
+        handles.append((net.decoder.conv_in if part == "vae" else net).register_forward_pre_hook(wait))
         return began
 
     done = threading.Event()
