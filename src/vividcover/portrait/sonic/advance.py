@@ -64,12 +64,12 @@ class Advance:
 
     def __call__(self, batch: Batch, x: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
         """Latents x [W, n, 4, h, w] → the same after the turn, and how they would be without noise; on the CPU."""
-        count, size = len(batch.windows), self.limit or len(batch.windows)
-        made = []
-        for start in range(0, count, size):
-            part = slice(start, start + size)
+        made, start = [], 0
+        while start < len(batch.windows):
+            part = slice(start, start + (self.limit or len(batch.windows)))
             some = Batch(batch.steps, batch.moves, batch.windows[part])
             made.append(self._fitting(some, x[part], Sung(sung.tokens[part], sung.silence, sung.buckets[part])))
+            start = part.stop
         return torch.cat([then for then, _ in made]), torch.cat([clean for _, clean in made])
 
     def _fitting(self, batch: Batch, x: Tensor, sung: Sung) -> tuple[Tensor, Tensor]:
@@ -144,19 +144,22 @@ class Group:
         always: bool,
     ) -> None:  # fmt: skip
         self.branches, self.unet, self.mask, self.always = branches, unet, mask, always
-        self.added = added.repeat(len(branches), 1)  # [B, 3]
-        self.stills = condition.stills(branches)  # [B, n, 4, h, w]
+        # `still` and `voice` differ in the voice alone: the network is given one x for both
+        self.given = branches[:-1] if branches[-2:] == ("still", "voice") else branches
+        self.added = added.repeat(len(self.given), 1)  # [b, 3], b = given branches x windows
+        self.stills = condition.stills(self.given)  # [b, n, 4, h, w]
+        self.twins = len(added) * (len(branches) - len(self.given))
         self.context = unet.hear(condition.clips(branches), condition.voices(branches))
         self.deep = Deep()
 
     def velocities(self, x: Tensor, sigma: float, move: Move) -> dict[Branch, Tensor]:
         """Each branch's answer [W, n, 4, h, w] float32 at a level of noise."""
-        noisy = (x * c_in(sigma)).to(self.stills.dtype).repeat(len(self.branches), 1, 1, 1, 1)
+        noisy = (x * c_in(sigma)).to(self.stills.dtype).repeat(len(self.given), 1, 1, 1, 1)
         told = torch.full((len(noisy),), c_noise(sigma), device=x.device)
-        deep = {}
+        more: dict[str, Any] = {"twins": self.twins}
         if self.always and move.deep:
-            deep = {"keep" if move.deep == "keep" else "deep": self.deep}
-        v = self.unet(torch.cat((noisy, self.stills), 2), told, self.added, self.context, self.mask, **deep)
+            more["keep" if move.deep == "keep" else "deep"] = self.deep
+        v = self.unet(torch.cat((noisy, self.stills), 2), told, self.added, self.context, self.mask, **more)
         return dict(zip(self.branches, v.float().chunk(len(self.branches)), strict=True))
 
 
