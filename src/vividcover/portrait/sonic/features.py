@@ -155,7 +155,7 @@ class _Listener:
             SOUND: 4 * samples, STATES: 4 * self._width * todo[done - 1].stop if done else 0, LEVELS: 1,
             TOKENS: frames * self._each, MOVES: frames * BUCKETS * 4,
         }  # fmt: skip
-        return all(size_of(self.folder / name) >= size for name, size in wanted.items())
+        return all(size_of(self.folder / name) >= size for name, size in wanted.items() if size)
 
     def run(self) -> None:
         if not self.journal["samples"]:
