@@ -201,6 +201,8 @@ class Sonic:
             gigabytes = f"{needed / 1e9:.1f} GB, and {room / 1e9:.1f} GB"
             raise EngineError(f"{SAID['unet']} takes {gigabytes} of {self.device}'s memory are free.", LESS)
         unet: SonicUNet = self._filled("unet", self.dtype)
+        if self.device.type != "cpu":  # a CPU's kernels rearrange weights anyway, and what is mapped would be copied
+            unet.lay_out()
         if self.quantise == "fp8":
             self._note(in_8_bits(unet, self.device))
         return unet
