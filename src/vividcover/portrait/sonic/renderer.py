@@ -28,7 +28,7 @@ from vividcover.portrait.opencv import cv2
 from vividcover.portrait.pasting import Paste
 from vividcover.portrait.render import OnPreview, Rendering, RenderSettings, Rgb, perform
 from vividcover.portrait.sonic.activity import video_frames
-from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, BRANCHES, VIDEO_FPS, WINDOW, SonicOptions
+from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, FPS, VIDEO_FPS, SonicOptions
 from vividcover.portrait.stills import read_still
 from vividcover.progress import Part
 from vividcover.song.pcm import PcmReader
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from vividcover.portrait.sonic.opening import Sonic
     from vividcover.portrait.sonic.store import Store
 
-COST = {"branch": 31.8 / WINDOW, "decode": 3.04, "between": 0.067}  # TFLOP for a frame of the network at 512 x 512 px
+COST = {"window": 31.8, "decode": 3.04, "between": 0.067}  # TFLOP at 512 x 512 px: a branch of 25 frames; a frame
 LISTENING = 0.01  # of what comes before the frames
 SHORTEST = 2 * AUDIO_HOP / AUDIO_RATE  # seconds: one frame of the network
 
@@ -125,7 +125,7 @@ class _Act:
         self.options, self.reporter = options, reporter
         self.count = video_frames(seconds)
         self.work = renderer.work
-        self.ahead = _ahead(options)
+        self.ahead = _ahead(options, max(1, int(seconds * FPS)))
         self.latents: Store | None = None
         self.seconds: dict[str, float] = {}  # what each part took in this run
         width, height = show.size
@@ -146,7 +146,8 @@ class _Act:
 
         from vividcover.portrait.sonic.decode import Estimate, latents_of
         from vividcover.portrait.sonic.features import listen
-        from vividcover.portrait.sonic.sampler import Look, sample
+        from vividcover.portrait.sonic.sampler import Look
+        from vividcover.portrait.sonic.speed import sampled
 
         sonic, rgb = self.sonic, self.framing.rgb
         reporter.progress(0.0, "looking at the still")
@@ -165,7 +166,7 @@ class _Act:
 
         estimate = Estimate.of(rgb, still.scaled)
         with self._timed("sampling"):
-            self.latents = sample(
+            self.latents = sampled(
                 sonic, Look(still.mode[0], clip, torch.from_numpy(self.framing.mask)), heard, self.options, folder,
                 Part(reporter, LISTENING, 1.0), on_preview=show if on_preview and self.options.preview_every else None,
             )  # fmt: skip
@@ -241,10 +242,12 @@ def _key(framing: Framing, vocals: Path, options: SonicOptions, sonic: Sonic) ->
     return digest.hexdigest()[:16]
 
 
-def _ahead(options: SonicOptions) -> float:
-    """The part of the time that is over before the first frame, from what the networks compute for one."""
-    sampling = COST["branch"] * BRANCHES * options.step_count
-    return sampling / (sampling + COST["decode"] + COST["between"])
+def _ahead(options: SonicOptions, frames: int) -> float:
+    """The part of the time that is over before the first frame, from what the networks compute."""
+    from vividcover.portrait.sonic.speed import cost_of, plan_of
+
+    sampling = COST["window"] * cost_of(plan_of(options), frames, straight=options.straight)
+    return sampling / (sampling + (COST["decode"] + COST["between"]) * frames)
 
 
 def _licence() -> dict[str, Any]:
