@@ -44,6 +44,7 @@ def first_noise(case: str, frames: int, height: int, width: int) -> Any:
 
 def scheduler() -> Any:
     from diffusers import EulerDiscreteScheduler
+
     from sonic_making import SCHEDULER
 
     return EulerDiscreteScheduler.from_config(SCHEDULER)
@@ -52,6 +53,7 @@ def scheduler() -> Any:
 def pipeline() -> tuple[Any, Any]:
     """The published pipeline of tiny nets, and its picture encoder."""
     from make_sonic_unet import TINY, TINY_TOKENS, filled, peer
+
     from sonic_making import as_nets, tiny_sonic_files
 
     stock = as_nets(tiny_sonic_files())

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "oracles"), str(Path(__file__).parents[2])]
+sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
 from make_sonic_audio import wave
 from make_sonic_pipeline import CASES, RATE, first_noise, still
 from make_sonic_unet import soft_mask
-from sonic_making import tiny_sonic_files
 
+from sonic_making import tiny_sonic_files
 from vividcover.portrait.sonic.config import SonicOptions
 from vividcover.portrait.sonic.decode import decode, latents_of
 from vividcover.portrait.sonic.features import listen

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -43,7 +45,7 @@ def test_a_step_follows_the_line_to_the_clean_latents() -> None:
     for count in (1, 2, 25):
         sigmas = levels(count).tolist()
         x = clean_ones + sigmas[0] * noise
-        for now, then in zip(sigmas, sigmas[1:]):
+        for now, then in pairwise(sigmas):
             root = (now**2 + 1) ** 0.5
             v = (x / (now**2 + 1) - clean_ones) * root / now  # the velocity that says so
             assert torch.allclose(clean(x, v, now), clean_ones)
