@@ -72,14 +72,15 @@ class Ours:
         self.latents = given["latents"][None].float()
         self.condition = Condition(given["still"][0], given["clip"], given["audio"][None], given["silent"][0])
         self.dtype = dtype
-        self.added = torch.tensor([[FPS, 127.0, 127.0]] * len(BRANCHES), device=device)
+        self.given = BRANCHES[:-1]  # `still` and `voice` share one x until the voice comes in
+        self.added = torch.tensor([[FPS, 127.0, 127.0]] * len(self.given), device=device)
         if device == "meta":
             side = job["side"] // 8
             places = [(side >> level) ** 2 for level in range(4)]
             self.mask = MaskPyramid(tuple(torch.empty(1, count, 1, dtype=dtype, device="meta") for count in places))
         else:
             self.mask = MaskPyramid.of(given["mask"], dtype, device)
-        self.stills = self.condition.stills(BRANCHES)
+        self.stills = self.condition.stills(self.given)
         self.hear()
 
     def hear(self) -> None:
@@ -87,7 +88,8 @@ class Ours:
 
     def velocity(self, x: Tensor, sigma: float, **more: Any) -> Tensor:
         """[1, F, 4, h, w] of three branches in one batch."""
-        count = len(BRANCHES)
+        count = len(self.given)
+        more["twins"] = len(BRANCHES) - count
         scaled = (x * c_in(sigma)).to(self.dtype).expand(count, -1, -1, -1, -1)
         noise = torch.full((count,), c_noise(sigma), device=x.device)
         found = self.net(torch.cat((scaled, self.stills), 2), noise, self.added, self.context, self.mask, **more)

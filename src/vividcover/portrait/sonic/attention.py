@@ -235,6 +235,7 @@ class Transformer(nn.Module):
 
     def __init__(self, channels: int, heads: int, context: int, groups: int) -> None:
         super().__init__()
+        self.channels = channels
         self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
         self.proj_in = nn.Linear(channels, channels)
         self.transformer_blocks = nn.ModuleList((FrameBlock(channels, heads, context),))
@@ -258,8 +259,7 @@ class Transformer(nn.Module):
     def hear(self, clip: Tensor, audio: Tensor) -> Outside:
         """clip [B, F, 1, context], audio [B, F, T, context]"""
         numbers = torch.arange(clip.shape[1], device=clip.device)
-        width = self.time_pos_embed.linear_1.weight.shape[1]
-        places = self.time_pos_embed(spelt(numbers, width).to(clip.dtype))
+        places = self.time_pos_embed(spelt(numbers, self.channels).to(clip.dtype))
         return Outside(
             self.alone.attn2.hear(clip.flatten(0, 1), audio.flatten(0, 1)),
             self.together.attn2.hear(clip.mean(1), audio.mean(1)),
