@@ -9,8 +9,8 @@ Vocals that were separated from a song are never quite silent between the phrase
 and more below the voice. So loudness is judged by the song's own, not by an absolute number, and a phrase must rise
 above one level to begin and fall below a lower one to end (hysteresis).
 
-In doubt somebody sings: what a poor separation lets through less than 26 dB below the voice leaves no rests, which costs
-time; a mouth that stays shut while a soft verse is sung would cost more.
+In doubt somebody sings: what a poor separation lets through less than 26 dB below the voice leaves no rests, which
+costs time; a mouth that stays shut while a soft verse is sung would cost more.
 """
 
 from __future__ import annotations
