@@ -153,7 +153,7 @@ def test_a_face_at_the_still_s_edge_is_framed_as_far_as_the_still_goes(kit: Face
     assert len(kit.detect(made.rgb)) == 1
 
 
-@pytest.mark.parametrize("width", [110, 3000])
+@pytest.mark.parametrize("width", [110, 2000])
 def test_tiny_and_huge_stills_are_framed_alike(kit: FaceKit, photo: Rgb, width: int) -> None:
     how = cv2.INTER_AREA if width < 512 else cv2.INTER_CUBIC
     sized = np.asarray(cv2.resize(photo, (width, width * 5 // 4), interpolation=how), np.uint8)
