@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
 from make_sonic_audio import wave
-from make_sonic_pipeline import CASES, RATE, first_noise, still
+from make_sonic_pipeline import CASES, RATE, first_noise, scheduler, still
 from make_sonic_unet import soft_mask
 
 from sonic_making import tiny_sonic_files
@@ -22,6 +22,7 @@ from vividcover.portrait.sonic.features import listen
 from vividcover.portrait.sonic.files import SonicFiles
 from vividcover.portrait.sonic.opening import Sonic, open_sonic
 from vividcover.portrait.sonic.sampler import Look, sample
+from vividcover.portrait.sonic.schedule import c_in, c_noise, levels, noised, step
 from vividcover.song.pcm import write_pcm
 from vividcover.workspace import Silent
 
@@ -64,3 +65,20 @@ def test_the_golden_values_depend_on_the_voice_and_differ_from_frame_to_frame() 
     assert latents.std() > 0.5
     assert np.abs(np.diff(latents, axis=0)).mean(axis=(1, 2, 3)).min() > 0.1
     assert np.abs(np.diff(GOLD["song/frames"], axis=0)).max(axis=(1, 2, 3)).min() > 0.05
+
+
+@pytest.mark.parametrize("steps", [5, 25, 50])
+def test_levels_and_steps_are_those_of_diffusers_with_the_published_configuration(steps: int) -> None:
+    peer = scheduler()
+    peer.set_timesteps(steps)
+    sigmas = levels(steps)
+    assert float((peer.sigmas - sigmas).abs().max()) < 1e-4  # of 700
+    assert float((peer.sigmas - sigmas).abs()[1:-1].div(sigmas[1:-1]).max()) < 1e-5
+    x = noised(torch.zeros(2, 4, 8, 8), torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), 700.0)
+    for number, told in enumerate(peer.timesteps):
+        now, then = float(sigmas[number]), float(sigmas[number + 1])
+        v = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(number))
+        assert c_noise(now) == pytest.approx(float(told), abs=1e-5)
+        assert torch.allclose(peer.scale_model_input(x, told), c_in(now) * x, atol=1e-5)
+        theirs, x = peer.step(v, told, x).prev_sample, step(x, v, now, then)
+        assert torch.allclose(theirs, x, rtol=1e-5, atol=1e-3 if now > 100 else 1e-5)

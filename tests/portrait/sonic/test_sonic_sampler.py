@@ -291,7 +291,12 @@ def test_an_answer_that_is_no_number_is_an_error_and_is_not_kept(nets: Any, tmp_
 
 
 def full(batch: int, limit: int) -> BaseException | None:
-    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB") if batch > limit else None
+    """What a GPU says, and what a CPU does, whose memory ends."""
+    if batch <= limit:
+        return None
+    if batch % 2:
+        return RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes.")
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 7 GiB")
 
 
 @pytest.mark.parametrize(
@@ -313,6 +318,12 @@ def test_where_not_even_one_branch_fits_it_says_so(nets: Any, tmp_path: Path) ->
     with pytest.raises(EngineError, match="25 frames of 64x64 px") as raised:
         drawn(copy_of(nets, refuse=lambda batch: full(batch, 0)), tmp_path)
     assert "min_resolution" in raised.value.hint
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_lack_of_memory(nets: Any, tmp_path: Path) -> None:
+    broken = copy_of(nets, refuse=lambda batch: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="mat1"):
+        drawn(broken, tmp_path)
 
 
 # --- what goes at once ------------------------------------------------------------------------------------------------
@@ -373,6 +384,14 @@ def test_noise_is_one_draw_of_the_whole_song(nets: Any, whole: Tensor, tmp_path:
     """Drawn piece by piece, it is what one draw would be: so it does not depend on the pieces."""
     noise_of_all = torch.randn(FRAMES, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(latents(drawn(nets, tmp_path, noise=noise_of_all, seed=77)), whole)
+
+
+def test_a_network_in_half_precision_draws_nearly_the_same(nets: Any, whole: Tensor, tmp_path: Path) -> None:
+    """Between steps the latents stay in single precision."""
+    half = SimpleNamespace(unet=unet().bfloat16(), device=nets.device, dtype=torch.bfloat16)
+    found = latents(drawn(half, tmp_path))
+    assert found.dtype == torch.float32
+    assert float((found - whole).std()) < 0.2 * float(whole.std())
 
 
 def test_movement_follows_dynamic_scale(nets: Any, whole: Tensor, tmp_path: Path) -> None:

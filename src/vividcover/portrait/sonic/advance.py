@@ -24,6 +24,7 @@ from vividcover.portrait.sonic.windows import Window
 if TYPE_CHECKING:
     from vividcover.portrait.sonic.opening import Sonic
 
+FULL = ("out of memory", "not enough memory", "can't allocate memory")
 MEMORY = "Use a smaller min_resolution or dtype=fp16, or free memory on the device."
 
 
@@ -169,4 +170,4 @@ def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 def _is_memory(error: BaseException) -> bool:
     """Also what torch says where a CPU's memory ends, for which it has no class of its own."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "not enough memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in str(error) for words in FULL)

@@ -146,8 +146,8 @@ class Sampling:
         layout = Layout(self.heard.frames, (4, height, width))
         if self.crew.rank:
             self.crew.meet()
-            return Store.open(folder, self.key, layout)
-        store = Store.open(folder, self.key, layout)
+            return patient.call(Store.open, folder, self.key, layout)
+        store = patient.call(Store.open, folder, self.key, layout)
         if store.begun_anew:
             self.reporter.note(store.begun_anew)
         if store.turns < 0:
@@ -184,7 +184,8 @@ class Sampling:
             watched = self._watched(turn) if on_preview else -1
             for number, batch in enumerate(self._batches(turn, load.windows)):
                 mine = number % self.crew.world == self.crew.rank
-                if mine and not (turn == resumed and all(map(store.has, batch.windows))):
+                there = turn == resumed and all(map(store.has, batch.windows))
+                if mine and not there:
                     found, clean = patient.call(advance, batch, *self._given(store, batch))
                     self._keep(store, batch, found)
                     while advance.notes:
@@ -193,7 +194,7 @@ class Sampling:
                         if on_preview and watched in window.frames:
                             on_preview(so_far.fraction, latents[window.frames.index(watched)])
                             watched = -1
-                so_far.did(batch.cost, f"step {batch.steps[-1] + 1} of {len(self.plan.sigmas) - 1}")
+                so_far.did(batch.cost, there, f"step {batch.steps[-1] + 1} of {len(self.plan.sigmas) - 1}")
             self._merge(store, turn, patient)
         if self.crew.rank == 0:
             store.finish()
@@ -272,7 +273,9 @@ class _SoFar:
     def fraction(self) -> float:
         return min(self.done / self.whole, 1.0)
 
-    def did(self, cost: float, text: str) -> None:
+    def did(self, cost: float, there: bool, text: str) -> None:
+        """`there`: an earlier run did it."""
         self.done += cost
+        self.before += cost if there else 0.0
         left = (time.monotonic() - self.began) * (self.whole - self.done) / max(self.done - self.before, 1e-9)
-        self.reporter.progress(self.fraction, f"{text}, {clock(left)} left")
+        self.reporter.progress(self.fraction, text if there else f"{text}, {clock(left)} left")
