@@ -56,7 +56,7 @@ def measure(names: list[str], quick: bool, work: Path, threads: int, options: di
     for name in names:
         for shot in SHOTS:
             with spent() as cost:
-                video = _video(name, shot, sung, work, threads, options if name != "classic" else {})
+                video = _video(name, shot, sung, work, threads, options)
             row = {"renderer": name, "shot": shot.name, "seconds": round(vocals.shape[1] / RATE, 1)}
             row["cpu_per_second"] = round(cost.seconds / row["seconds"], 3)
             rows.append(row | judged(video, sung, shot.still))
@@ -67,7 +67,8 @@ def _video(name: str, shot: Shot, sung: Path, work: Path, threads: int, options:
     stem = f"{name}-{shot.still.stem}"
     folder = work / stem
     folder.mkdir()
-    place = settings()
+    place, own = settings(), renderers.about(name).options
+    options = {option: value for option, value in options.items() if option in own}
     means = renderers.Means(FaceKit(), Shelf(place.weights), folder, place.device, place.precision, threads, options)
     video = work / f"{stem}.mp4"
     perform(renderers.open_renderer(name, means), read_still(shot.still), sung, video, shot.shown)
