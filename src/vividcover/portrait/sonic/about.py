@@ -46,22 +46,15 @@ def check(options: Mapping[str, Any]) -> None:
     _chosen(options)
 
 
-def _chosen(options: Mapping[str, Any], dtype: str = "auto") -> SonicOptions:
-    chosen = dict(options)
-    return options_of(chosen.pop("mode", "exact"), dtype=dtype, **chosen)
-
-
-def check(options: Mapping[str, Any]) -> None:
-    """Raises `ParameterError` for a value that Sonic refuses."""
-    _chosen(options)
-
-
 def open_renderer(means: Means) -> Renderer:
+    from vividcover import tensors
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
 
     options = _chosen(means.options, means.dtype)
+    if means.threads:
+        tensors.use_threads(means.threads)
     files, quantise = sonic_files(means.weights), "fp8" if "fp8" in options.speedups else None
     same = (files, means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ from vividcover.portrait.opencv import cv2
 from vividcover.portrait.pasting import Paste
 from vividcover.portrait.render import OnPreview, Rendering, RenderSettings, Rgb, perform
 from vividcover.portrait.sonic.activity import video_frames
-from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, FPS, VIDEO_FPS, SonicOptions
+from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, FPS, VIDEO_FPS, WINDOW, SonicOptions
 from vividcover.portrait.stills import read_still
 from vividcover.progress import Part
 from vividcover.song.pcm import PcmReader
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from vividcover.portrait.sonic.store import Store
 
 COST = {"window": 31.8, "decode": 3.04, "between": 0.067}  # TFLOP at 512 x 512 px: a branch of 25 frames; a frame
+DECODING = 24_000  # bytes for each pixel that decoding eight frames likes to have free on a GPU: 6 GB at 512 x 512 px
 LISTENING = 0.01  # of what comes before the frames
 SHORTEST = 2 * AUDIO_HOP / AUDIO_RATE  # seconds: one frame of the network
 
@@ -144,7 +146,7 @@ class _Act:
         """Listens and samples; what an earlier run has done of it is taken over."""
         import torch
 
-        from vividcover.portrait.sonic.decode import Estimate, latents_of
+        from vividcover.portrait.sonic.decode import Estimate, decoded, latents_of
         from vividcover.portrait.sonic.features import listen
         from vividcover.portrait.sonic.sampler import Look
         from vividcover.portrait.sonic.speed import sampled
@@ -160,17 +162,18 @@ class _Act:
             hearing = Part(reporter, 0.0, LISTENING)
             heard = listen(self.vocals, sonic, folder, clip=clip, options=self.options, reporter=hearing)
 
+        early = Estimate.of(rgb, still.scaled) if sonic.device.type == "cpu" else partial(decoded, vae=sonic.vae)
+
         def show(fraction: float, latent: Tensor) -> None:
             if on_preview is not None:
-                on_preview(fraction, self.show(estimate(latent)))
+                on_preview(fraction, early(latent))
 
-        estimate = Estimate.of(rgb, still.scaled)
         with self._timed("sampling"):
             self.latents = sampled(
                 sonic, Look(still.mode[0], clip, torch.from_numpy(self.framing.mask)), heard, self.options, folder,
                 Part(reporter, LISTENING, 1.0), on_preview=show if on_preview and self.options.preview_every else None,
             )  # fmt: skip
-        self.report["network_frames"] = heard.frames
+        self.report |= {"network_frames": heard.frames, "windows": -(-heard.frames // WINDOW)}
         for note in sonic.notes:
             self._note(note)
 
@@ -181,17 +184,15 @@ class _Act:
         if self.latents is None:
             self.prepare(self.reporter, None)
         assert self.latents is not None
+        _make_room(self.sonic, self.framing)
         with self.latents, self._timed("showing"):
             with Patient(self.reporter) as patient:
                 vae, rife = patient.call(lambda: (self.sonic.vae, self.sonic.rife))
+            options = self.options
             pictures = tail.frames(
-                self.latents,
-                vae,
-                rife,
-                self.count,
-                smooth=self.options.smooth_decoding,
+                self.latents, vae, rife, self.count, smooth=options.smooth_decoding, compile=options.compile,
                 reporter=Checked(self.reporter),
-            )
+            )  # fmt: skip
             for rgb in pictures:
                 yield self.show(rgb)
         self.report["memory"] = _memory(self.sonic)
@@ -248,6 +249,14 @@ def _ahead(options: SonicOptions, frames: int) -> float:
 
     sampling = COST["window"] * cost_of(plan_of(options), frames, straight=options.straight)
     return sampling / (sampling + (COST["decode"] + COST["between"]) * frames)
+
+
+def _make_room(sonic: Sonic, framing: Framing) -> None:
+    """Lets go of the UNet where a GPU has not the memory to decode beside it."""
+    from vividcover.image.flux.opening import room_on
+
+    if sonic.device.type == "cuda" and (room_on(sonic.device) or 0) < DECODING * framing.mask.size:
+        sonic.release("unet")
 
 
 def _licence() -> dict[str, Any]:
