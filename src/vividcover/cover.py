@@ -35,10 +35,19 @@ from vividcover.song.fetch import is_link
 # How long the stages take, in seconds of one core per second of song (bench/cover.py): for the overall ETA only.
 EXPECTED = {
     "fetch": 1.0, "song/decode": 0.02, "song/separate": 0.15, "voice/convert": 0.35, "image/still": 0.05,
-    "image/paint": 0.3, "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "cover/join": 0.02,
+    "image/paint": 0.3, "song/mix": 0.05, "song/vocals-alone": 0.05, "portrait/render": 0.8, "portrait/animate": 3.0,
+    "cover/join": 0.02,
 }  # fmt: skip
 RETRY = "Try another seed or prompt (a portrait from the front), or give a picture as still. What was drawn: {}"
 STILLS = {"classic": "image/still", "neural": "image/paint"}  # engine → the stage that draws
+PORTRAITS = {"classic": "portrait/render", "neural": "portrait/animate"}  # engine → the stage that makes it sing
+MENDED = ("straight_windows", "smooth_decoding", "smooth_listening")  # what a whole song gains from
+NETWORKS = (
+    "portrait_mode",
+    "portrait_resolution",
+    "portrait_steps",
+    "idle_motion",
+)  # inputs for a portrait by a network
 
 SINGING = RealisticVoiceCloningInput.model_fields  # inputs that are the song's are declared there
 
@@ -71,6 +80,14 @@ class CoverInput(Inputs):
     reverb_size: float = Field(default=0.15, ge=0, le=1, description="The larger the room, the longer the reverb.")
     reverb_wetness: float = Field(default=0.2, ge=0, le=1, description="Level of the vocals with reverb.")
     dynamic_scale: float = Field(default=1.0, ge=0.5, le=2.0, description="How much movement.")
+    portrait_mode: Literal["exact", "fast"] = Field(
+        default="exact", description="Of the neural portrait: as published, or with its speed-ups."
+    )
+    portrait_resolution: int = Field(
+        default=512, ge=256, le=1024, description="px of the face's shorter side, as the neural portrait draws it."
+    )
+    portrait_steps: int = Field(default=25, ge=5, le=50, description="Diffusion steps of the neural portrait.")
+    idle_motion: bool = Field(default=False, description="The neural portrait moves quietly where nobody sings.")
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
     pitch_detection_algorithm: Tracker = SINGING["pitch_detection_algorithm"]  # type: ignore[assignment]
     formant_shift: float = SINGING["formant_shift"]  # type: ignore[assignment]
@@ -92,14 +109,14 @@ class Cover(Model):
     }
 
     def neural_lacks(self, settings: Settings, input: Any = None, training: bool = False) -> str:
-        """Of a cover whose voice is a neural one: what the song needs. Still and portrait find engines of their own."""
+        """Of a cover whose voice is a neural one: what the song needs. Still and portrait choose for themselves."""
         return RealisticVoiceCloning().neural_lacks(settings, self._singing(input) if input else None)
 
     def classic(self, input: CoverInput, context: Context) -> Made:
         return self._here(input, context, "classic")
 
     def neural(self, input: CoverInput, context: Context) -> Made:
-        """The song in PyTorch. The still and the portrait by the classic engine, as long as they have no other here."""
+        """The song in PyTorch. The still and the portrait by the best engine that is here for each."""
         for step in (*(() if input.still else (FluxLora(),)), Sonic()):
             if context.engine == "neural" and (lacks := step.neural_lacks(context.settings)):
                 raise EngineError(
@@ -114,7 +131,11 @@ class Cover(Model):
         workspace = context.workspace
         painting, singing = self._painting(input), self._singing(input)
         draws = self._still_engine(painting, context) if not input.still else "given"
-        workspace.expect(self._expected(input, draws))
+        acts = self._portrait_engine(context)
+        for name in NETWORKS if acts == "classic" else ():
+            if name in input.model_fields_set:
+                context.cannot(name, getattr(input, name), "the portrait is made by the classic engine")
+        workspace.expect(self._expected(input, draws, acts))
         face_kit(context)  # a net that is missing is said before the minutes of work, not after
 
         def still() -> Any:  # A
@@ -136,17 +157,11 @@ class Cover(Model):
         else:
             (picture, drawn), (stems, alone) = workspace.parallel(still, song)
 
-        acting = SonicInput(
-            image=str(picture),
-            audio=str(alone),
-            keep_resolution=True,
-            dynamic_scale=input.dynamic_scale,
-            seed=input.seed,
-        )
+        acting = self._acting(input, str(picture), str(alone), acts)
 
         def portrait_of() -> Any:  # C
             try:
-                return animator.portrait(acting, picture, alone, stems.instrumental, context)
+                return animator.portrait(acting, picture, alone, stems.instrumental, context, acts)
             except ImageError as error:
                 if draws == "given":
                     raise
@@ -161,7 +176,7 @@ class Cover(Model):
         return Made(
             joined.path("cover.mp4"),
             details={
-                "engines": {"still": draws, "song": engine, "portrait": "classic"}, "still": drawn,
+                "engines": {"still": draws, "song": engine, "portrait": acts}, "still": drawn,
                 **stems.details, "portrait": portrait.meta,
             },
             parts={
@@ -175,6 +190,32 @@ class Cover(Model):
         here = context.settings.model_copy(update={"replicate_token": "", "bfl_key": ""})
         painter = FluxLora()
         return painter.choose(context.engine, here, painter.reader(painting, context), painting)[0]
+
+    def _portrait_engine(self, context: Context) -> Literal["classic", "neural"]:
+        """Who makes the still sing: the neural engine where it was asked for, or is here with a GPU."""
+        here = context.settings.model_copy(update={"replicate_token": "", "bfl_key": ""})
+        chosen = Sonic().choose(context.engine, here)[0]
+        return "neural" if chosen == "neural" else "classic"
+
+    def _acting(self, input: CoverInput, picture: str, voice: str, engine: str) -> SonicInput:
+        """What the portrait is asked for: all of the still, and of a network what does a whole song good."""
+        network: dict[str, Any] = {}
+        if engine == "neural":
+            network = {
+                "mode": input.portrait_mode,
+                "min_resolution": input.portrait_resolution,
+                "idle_motion": input.idle_motion,
+                "paste_back": True,
+                **dict.fromkeys(MENDED, True),
+            }
+        if engine != "classic" and "portrait_steps" in input.model_fields_set:
+            network["inference_steps"] = input.portrait_steps
+        acting: SonicInput = validated(
+            Sonic.name, SonicInput,
+            {"image": picture, "audio": voice, "keep_resolution": True, "dynamic_scale": input.dynamic_scale,
+             "seed": input.seed, **network},
+        )  # fmt: skip
+        return acting
 
     def reader(self, input: CoverInput, context: Context) -> tuple[str, str] | None:
         """The voice's engine, since it decides about the song; all of a cover is hosted, or none of it."""
@@ -204,10 +245,7 @@ class Cover(Model):
             return _one(singer.hosted(quiet, context))
 
         picture, voice, full = context.workspace.parallel(still, alone, lambda: _one(singer.hosted(singing, context)))
-        acting = SonicInput(
-            image=str(picture), audio=str(voice), keep_resolution=True, dynamic_scale=input.dynamic_scale,
-            seed=input.seed,
-        )  # fmt: skip
+        acting = self._acting(input, str(picture), str(voice), "hosted")
         portrait = _one(Sonic().hosted(acting, context))  # C
         mix = decoded(context, "mix", str(full), media=False)
         title = mix.meta["title"] or "cover"
@@ -217,10 +255,11 @@ class Cover(Model):
         parts = {"still": picture, "portrait": portrait, "mix": full, "vocals": voice}
         return Made(joined.path("cover.mp4"), details={"song": dict(mix.meta)}, parts=parts)
 
-    def _expected(self, input: CoverInput, draws: str) -> dict[str, float]:
+    def _expected(self, input: CoverInput, draws: str, acts: str) -> dict[str, float]:
         """The stages to come: a link is fetched first, and a given still is not drawn."""
         absent = set() if is_link(input.song) else {"fetch"}
         absent |= {stage for engine, stage in STILLS.items() if engine != draws}
+        absent |= {stage for engine, stage in PORTRAITS.items() if engine != acts}
         return {name: seconds for name, seconds in EXPECTED.items() if name not in absent}
 
     def _painting(self, input: CoverInput) -> FluxLoraInput:

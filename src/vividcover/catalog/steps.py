@@ -48,7 +48,9 @@ def face_kit(context: Context) -> FaceKit:
     return FaceKit(context.settings.weights)
 
 
-def decoded(context: Context, name: str, source: str, *, media: bool = True) -> StageResult:
+def decoded(
+    context: Context, name: str, source: str, *, media: bool = True, min_seconds: float = 1.0
+) -> StageResult:  # fmt: skip
     """`audio.wav` (float32, 44.1 kHz, stereo) of a path or link; meta has seconds, rate, channels, title."""
     from vividcover.song import codec
 
@@ -56,15 +58,16 @@ def decoded(context: Context, name: str, source: str, *, media: bool = True) -> 
 
     def compute(stage: Stage) -> None:
         limit = context.settings.max_song_seconds
-        info = codec.decode(path, stage.folder / "audio.wav", max_seconds=limit, reporter=stage)
+        info = codec.decode(
+            path, stage.folder / "audio.wav", max_seconds=limit, min_seconds=min_seconds, reporter=stage
+        )
         if codec.is_silent(stage.folder / "audio.wav"):
             raise AudioError(f"{path.name} is silent: {info.seconds:.1f} s without a sound.", "Give another recording.")
         stage.meta.update(asdict(info))
 
-    return context.stage(
-        "song/decode", version=1, inputs={"file": path},
-        params={"max_seconds": context.settings.max_song_seconds}, compute=compute,
-    )  # fmt: skip
+    params = {"max_seconds": context.settings.max_song_seconds}
+    params |= {} if min_seconds == 1.0 else {"min_seconds": min_seconds}
+    return context.stage("song/decode", version=1, inputs={"file": path}, params=params, compute=compute)
 
 
 def separated(context: Context, song: Path) -> StageResult:

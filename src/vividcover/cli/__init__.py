@@ -72,6 +72,7 @@ def build() -> Any:
     app.command()(models.run)
     app.command()(models.train)
     app.command()(models.models)
+    app.command()(models.renderers)
     app.add_typer(weights.weights, name="weights")
     app.add_typer(housekeeping.cache, name="cache")
     app.command()(housekeeping.doctor)

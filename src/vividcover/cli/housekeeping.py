@@ -157,7 +157,7 @@ def _neural_voices() -> str:
 
 
 def _neural_images() -> str:
-    """The same for pictures; a portrait has no neural engine yet."""
+    """The same for pictures."""
     from vividcover.catalog import drawing, engines
     from vividcover.settings import settings
 
@@ -166,6 +166,18 @@ def _neural_images() -> str:
     unchecked = engines.missing(place, drawing.GUARDS)
     draws = "draws with FLUX LoRAs" if not unchecked else f"draws only with the safety check switched off: {unchecked}"
     return f"trains FLUX LoRAs on {_device()}, and {draws}"
+
+
+def _neural_portraits() -> str:
+    """The same for portraits, and which renderers there are."""
+    from vividcover.catalog import animating
+    from vividcover.portrait import renderers
+
+    _demand(animating.about(None).nets)
+    others = [name for name in renderers.known() if name not in ("classic", animating.USUAL)]
+    return f"animates with Sonic on {_device()} (non-commercial weights)" + (
+        f"; also {', '.join(others)}" if others else ""
+    )
 
 
 def _demand(nets: Any) -> None:
@@ -197,5 +209,6 @@ CHECKS: dict[str, Any] = {
     "python": _python, "libraries": _libraries, "codecs": _codecs, "data folder": _home, "face nets": _faces,
     "voices": lambda: _shelf("voice"), "images": lambda: _shelf("image"),
     "engine classic": lambda: "serves every model",
-    "neural voices": _neural_voices, "neural images": _neural_images, "engine hosted": _hosted,
+    "neural voices": _neural_voices, "neural images": _neural_images, "neural portraits": _neural_portraits,
+    "engine hosted": _hosted,
 }  # fmt: skip

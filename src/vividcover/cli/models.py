@@ -99,6 +99,27 @@ def models(
     table(rows, ["of", "name", "type", "default", "range", "description"], json, "")
 
 
+def renderers(json: JsonRows = False) -> None:
+    """List who can make a picture sing, and what is missing here for it."""
+    from vividcover.catalog import engines
+    from vividcover.portrait import renderers as found
+    from vividcover.settings import settings
+
+    rows: list[dict[str, Any]] = []
+    for name, about in found.known().items():
+        lacks = engines.missing(settings(), about.nets) if about.engine == "neural" else ""
+        rows.append(
+            {
+                "name": name, "engine": about.engine, "licence": about.licence, "commercial": about.commercial,
+                "ready": not lacks, "lacks": lacks, "description": about.title,
+            }
+        )  # fmt: skip
+    if not json:
+        said = {True: "yes", False: "no", None: "?"}
+        rows = [row | {"commercial": said[row["commercial"]], "ready": said[row["ready"]]} for row in rows]
+    table(rows, ["name", "engine", "licence", "commercial", "ready", "description"], json, "")
+
+
 def _range(low: float | None, high: float | None) -> str:
     """`0.5..2.0`, or `0..` where the upper end is only that of the number's kind."""
     return "" if low is None else f"{low}.." if high is None or high >= BIG else f"{low}..{high}"

@@ -2,6 +2,7 @@
 
     vividcover/portrait/NAME/about.py      ABOUT = About(…)
                                            def open_renderer(means: Means) -> Renderer: …
+                                           def check(options): …       optional: raises `ParameterError`, early
 
 A package elsewhere has the same file, and names itself by an entry point of the group `vividcover.renderers` whose
 value is that module (`musetalk = "my_package.about"`). `about.py` imports nothing heavy: it is read to show a list.
@@ -89,18 +90,25 @@ def about(name: str) -> About:
     return found
 
 
-def open_renderer(name: str, means: Means) -> Renderer:
-    """The renderer, ready for `render`. Raises `NotFoundError`, `ParameterError` (an option that it has not),
-    `WeightsError` and `EngineError` (what it needs is not here)."""
+def check(name: str, options: Mapping[str, Any]) -> None:
+    """Raises `ParameterError` for an option that the renderer has not, or a value that it refuses; loads nothing."""
     module = _module(name)
-    for option in means.options:
+    for option in options:
         if option not in module.ABOUT.options:
             near = difflib.get_close_matches(option, module.ABOUT.options, 1)
             raise ParameterError(
                 f"The renderer {name} has no option {option!r}.",
                 f"Did you mean {near[0]}?" if near else f"It has {', '.join(module.ABOUT.options) or 'none'}.",
             )
-    opened: Renderer = module.open_renderer(means)
+    if refuse := getattr(module, "check", None):
+        refuse(options)
+
+
+def open_renderer(name: str, means: Means) -> Renderer:
+    """The renderer, ready for `render`. Raises `NotFoundError`, `ParameterError` (an option that it has not),
+    `WeightsError` and `EngineError` (what it needs is not here)."""
+    check(name, means.options)
+    opened: Renderer = _module(name).open_renderer(means)
     return opened
 
 
