@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -30,7 +31,7 @@ from vividcover.portrait.sonic.clip import prepared
 from vividcover.portrait.sonic.config import FULL, FULL_AUDIO, TINY, TINY_AUDIO
 from vividcover.portrait.sonic.files import NETS, SonicFiles, sonic_files
 from vividcover.portrait.sonic.network import SonicUNet
-from vividcover.portrait.sonic.opening import Sonic, filled, open_sonic, shapes_of
+from vividcover.portrait.sonic.opening import Sonic, filled, in_8_bits, open_sonic, shapes_of
 from vividcover.portrait.sonic.published import Published
 from vividcover.portrait.sonic.rife import IFNet
 from vividcover.portrait.sonic.speech import Audio2Bucket, Audio2Token
@@ -152,27 +153,31 @@ def test_weights_have_a_key_that_follows_their_numbers_and_not_their_place(own: 
     assert opened(own).key != sonic.key
 
 
-def test_large_layers_compute_in_8_bits_where_the_device_can_and_else_that_is_said(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from vividcover.image.flux import fp8
+def test_large_layers_compute_in_8_bits_and_those_that_see_few_rows_do_not(sonic: Sonic) -> None:
+    from vividcover.image.flux.fp8 import Fp8Linear
 
-    plain = opened(dict(tiny_sonic_files())).unet
-    sonic = opened(dict(tiny_sonic_files()), quantise="fp8")
-    layers = {name: layer for name, layer in sonic.unet.named_modules() if isinstance(layer, fp8.Fp8Linear)}
-    assert f"fp8: {len(layers)} layers" in sonic.notes[-1]
-    work = {name for name in layers if name.endswith(("to_q", "proj_in", "net.2")) or ".net.0" in name}
-    assert work and not any("_ip" in name or "attn2.to_v" in name for name in layers)
-    name = next(name for name in layers if name.endswith("net.2"))
+    unet = copy.deepcopy(sonic.unet)
+    said = in_8_bits(unet, torch.device("cpu"))
+    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, Fp8Linear)}
+    assert said == f"fp8: {len(layers)} layers of the UNet compute in 8 bits"
+    for part in ("attn1.to_q", "attn2.to_q", "attn2.to_out.0", "proj_in", "ff.net.2", "ff_in.net.0.proj"):
+        assert any(name.endswith(part) for name in layers), part
+    assert not any("_ip" in name or name.endswith(("attn2.to_k", "attn2.to_v")) for name in layers)
+    name = next(name for name in layers if name.endswith("ff.net.2"))
     x = torch.randn(40, layers[name].in_features, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        exact, rounded = plain.get_submodule(name)(x), layers[name](x)
+        exact, rounded = sonic.unet.get_submodule(name)(x), layers[name](x)
     assert 0 < float((exact - rounded).norm() / exact.norm()) < 0.06
 
-    monkeypatch.setattr(fp8, "runs_on", lambda device: False)
-    without = opened(dict(tiny_sonic_files()), quantise="fp8")
-    assert not any(isinstance(layer, fp8.Fp8Linear) for layer in without.unet.modules())
-    assert without.notes == ["fp8 is not used: cpu cannot multiply 8 bit numbers (it takes compute capability 8.9)"]
+
+def test_where_8_bits_win_nothing_they_are_not_used_and_that_is_said() -> None:
+    from vividcover.image.flux.fp8 import Fp8Linear
+
+    sonic = opened(dict(tiny_sonic_files()), quantise="fp8")
+    assert sonic.quantise is None and sonic.notes == ["fp8 is not used: on cpu it would take longer"]
+    assert not any(isinstance(layer, Fp8Linear) for layer in sonic.unet.modules())
+    with pytest.raises(ParameterError, match="quantise is 'int4'"):
+        opened(dict(tiny_sonic_files()), quantise="int4")
 
 
 # --- pickles are copied once ------------------------------------------------------------------------------------------
@@ -181,11 +186,11 @@ def test_large_layers_compute_in_8_bits_where_the_device_can_and_else_that_is_sa
 def test_a_pickle_is_copied_once_and_then_left_alone(own: dict[str, Path]) -> None:
     file = own["sonic-audio2token"]
     first = opened(own).tokens.state_dict()
-    copy = file.with_name("audio2token.pth.safetensors")
-    made = copy.stat().st_mtime_ns
+    beside = file.with_name("audio2token.pth.safetensors")
+    made = beside.stat().st_mtime_ns
     assert Published(file, "tokens").kept
     again = opened(own).tokens.state_dict()
-    assert copy.stat().st_mtime_ns == made and all(torch.equal(again[name], first[name]) for name in first)
+    assert beside.stat().st_mtime_ns == made and all(torch.equal(again[name], first[name]) for name in first)
     # and the copy is what is read: the pickle's own numbers are gone
     times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
     file.write_bytes(b"\0" * file.stat().st_size)
@@ -199,8 +204,8 @@ def test_a_copy_of_another_file_or_a_damaged_one_is_made_anew(own: dict[str, Pat
     other = tensors(token_shapes(), seed=5)
     torch.save(other, file)
     assert torch.equal(opened(own).tokens.norm.bias, other["norm.bias"])
-    copy = file.with_name("audio2token.pth.safetensors")
-    copy.write_bytes(copy.read_bytes()[:-1000])
+    beside = file.with_name("audio2token.pth.safetensors")
+    beside.write_bytes(beside.read_bytes()[:-1000])
     assert torch.equal(opened(own).tokens.norm.bias, other["norm.bias"])
     assert Published(file, "tokens").kept
 

@@ -80,8 +80,10 @@ class Sonic:
     def __init__(
         self, files: SonicFiles, device: torch.device, dtype: torch.dtype, quantise: Literal["fp8"] | None = None
     ) -> None:
-        self.files, self.device, self.dtype, self.quantise = files, device, dtype, quantise
-        self.notes: list[str] = []
+        self.files, self.device, self.dtype = files, device, dtype
+        why_not = no_8_bits(device) if quantise else ""
+        self.quantise: Literal["fp8"] | None = None if why_not else quantise  # what is done, not what was asked for
+        self.notes: list[str] = [why_not] if why_not else []
         self.config: UNetConfig = unet_config(files)
         self._published = {
             "unet": Published(files.unet, "unet"),
@@ -271,13 +273,25 @@ def shapes_of(kind: Callable[[Any], nn.Module], sizes: Any) -> dict[str, tuple[i
         return {name: tuple(value.shape) for name, value in kind(sizes).state_dict().items()}
 
 
-def in_8_bits(unet: SonicUNet, device: torch.device) -> str:
-    """Replaces the transformers' linear layers by fp8 ones, where the device multiplies such; says what it did."""
-    from vividcover.image.flux.fp8 import MULTIPLE, Fp8Linear, runs_on
-    from vividcover.image.flux.quant import put
+def no_8_bits(device: torch.device) -> str:
+    """Why fp8 is not for a device, in words; "" where it multiplies 8 bit numbers faster than others."""
+    from vividcover.image.flux.fp8 import runs_on
 
+    if device.type != "cuda":
+        return f"fp8 is not used: on {device} it would take longer"
     if not runs_on(device):
         return f"fp8 is not used: {device} cannot multiply 8 bit numbers (it takes compute capability 8.9)"
+    return ""
+
+
+def in_8_bits(unet: SonicUNet, device: torch.device) -> str:
+    """Replaces the transformers' large linear layers by fp8 ones, whatever the device; says what it did.
+
+    Where the device does not multiply 8 bit numbers, only the weights are rounded.
+    """
+    from vividcover.image.flux.fp8 import MULTIPLE, Fp8Linear
+    from vividcover.image.flux.quant import put
+
     chosen = [
         (name, layer)
         for name, layer in unet.named_modules()
@@ -286,5 +300,5 @@ def in_8_bits(unet: SonicUNet, device: torch.device) -> str:
         and layer.in_features % MULTIPLE == 0 == layer.out_features % MULTIPLE
     ]  # fmt: skip
     for name, layer in chosen:
-        put(unet, name, Fp8Linear(layer, training=False))
+        put(unet, name, Fp8Linear(layer.to(device), training=False))
     return f"fp8: {len(chosen)} layers of the UNet compute in 8 bits"
