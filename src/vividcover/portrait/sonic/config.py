@@ -119,6 +119,7 @@ class SonicOptions:
     idle: bool = False  # quiet movement of its own where nobody sings
     preview_every: int = 0  # steps between two looks at what is being made; 0: none
     windows_at_once: int = 0  # 0: as many as fit
+    processes: int = 1  # that share the windows, one for each GPU
     compile: bool = False
     dtype: str = "auto"
 
@@ -128,6 +129,8 @@ class SonicOptions:
             raise ParameterError(f"There is no speed-up {unknown[0]!r}.", f"Choose from {', '.join(SPEEDUPS)}.")
         if self.steps is not None and not 1 <= self.steps <= 200:
             raise ParameterError(f"steps is {self.steps}.", "Use 1 to 200; 25 is what the network was made for.")
+        if not 1 <= self.processes <= 64:
+            raise ParameterError(f"processes is {self.processes}.", "Use one for each GPU, or 1.")
         if not 0.0 <= self.dynamic_scale <= 2.0:
             raise ParameterError(f"dynamic_scale is {self.dynamic_scale}.", "Use 0.5 to 2.0; 1.0 is natural.")
 

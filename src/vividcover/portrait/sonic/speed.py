@@ -34,6 +34,7 @@ from torch import Tensor
 
 from vividcover.errors import ParameterError
 from vividcover.portrait.sonic.config import SonicOptions
+from vividcover.portrait.sonic.heard import Heard
 from vividcover.portrait.sonic.idle import LONGEST, Idle, Rest, loop_of, rest_in
 from vividcover.portrait.sonic.plan import Exact, Move, Plan
 from vividcover.portrait.sonic.sampler import Crew, Listened, Look, OnLatents, sample
@@ -126,8 +127,15 @@ def sampled(
 ) -> Store:  # fmt: skip
     """The latents of every frame, sampled as the options say: `sample` with its plan, and the loop of rest before it.
 
-    Raises what `sample` raises, and `ParameterError` where the device cannot do what is asked.
+    Several `processes` need what was heard in files, and show no previews. Raises what `sample` raises, and
+    `ParameterError` where the device cannot do what is asked.
     """
+    if options.processes > 1 and crew is None and isinstance(heard, Heard):
+        from vividcover.portrait.sonic.together import sample_together
+
+        if on_preview is not None:
+            reporter.note("There are no early looks at what several processes make.")
+        return sample_together(nets, look, heard, options, folder, reporter, noise)
     eight_bits = nets.quantise == "fp8"
     if "fp8" in options.speedups and not eight_bits:
         reporter.note("The speed-up fp8 is left out: the network was opened without it.")
