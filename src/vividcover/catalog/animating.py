@@ -127,10 +127,15 @@ def _performed(
     )  # fmt: skip
     stage.progress(0.0, f"loading {who.name}")
     renderer = renderers.open_renderer(who.name, means)
-    return perform(
-        renderer, read_still(inputs["still"]), inputs["voice"], out, RenderSettings(**settings),
-        beat=inputs.get("beat"), reporter=stage, on_preview=context.on_preview,
+    mended: list[str] = []
+    still = read_still(inputs["still"], mended)
+    for note in mended:
+        stage.note(note)
+    report = perform(
+        renderer, still, inputs["voice"], out, RenderSettings(**settings), beat=inputs.get("beat"), reporter=stage,
+        on_preview=context.on_preview,
     )  # fmt: skip
+    return report | {"notes": [*mended, *report.get("notes", [])]}
 
 
 def _make_room(context: Context) -> None:
