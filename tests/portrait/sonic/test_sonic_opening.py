@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from vividcover.portrait.sonic.published import Published
 from vividcover.portrait.sonic.rife import IFNet
 from vividcover.portrait.sonic.speech import Audio2Bucket, Audio2Token
 from vividcover.portrait.sonic.whisper import WhisperEncoder
-from vividcover.tensors import write_tensors
+from vividcover.tensors import read_tensors, write_tensors
 from vividcover.weights import licence_of_portrait
 
 SMALL = tuple(name for name in PARTS if name not in ("sonic-unet", "svd-xt", "whisper-tiny"))
@@ -248,6 +249,25 @@ def test_safetensors_are_taken_as_they_are(own: dict[str, Path], tmp_path: Path)
     assert torch.equal(sonic.tokens.norm.bias, tensors(token_shapes())["norm.bias"])
     assert torch.equal(sonic.rife.block2.conv1[2].bias, rife_tensors()["block2.conv1.2.bias"])
     assert not list(tmp_path.glob("*.safetensors.safetensors"))
+
+
+def test_whisper_is_also_read_from_the_older_of_its_two_files(
+    own: dict[str, Path], tmp_path: Path, sonic: Sonic
+) -> None:
+    folder = Path(shutil.copytree(own["whisper-tiny"], tmp_path / "whisper"))
+    torch.save(read_tensors(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    found = opened({**own, "whisper-tiny": folder}).whisper.state_dict()
+    assert all(torch.equal(found[name], value) for name, value in sonic.whisper.state_dict().items())
+
+
+def test_several_that_copy_at_once_leave_one_whole_copy(own: dict[str, Path]) -> None:
+    files = [Published(own["sonic-audio2token"], "tokens") for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(Published.keep, files)) == [""] * 4
+    names = sorted(path.name for path in own["sonic-audio2token"].parent.glob("*audio2token*"))
+    assert names == ["audio2token.pth", "audio2token.pth.safetensors"]
+    assert torch.equal(opened(own).tokens.norm.bias, tensors(token_shapes())["norm.bias"])
 
 
 def test_a_copy_holds_any_number_format_bit_by_bit(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import functools
 import hashlib
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -41,7 +42,7 @@ VAE = ("vae", "vae", "diffusion_pytorch_model")  # part, folder in SVD's, and wh
 CLIP = ("clip", "image_encoder", "model")
 HALF = torch.float16
 WHISPER = "model.encoder."  # of the published file; its other half writes down what it heard, which nobody needs
-WHISPER_FILE = "model.safetensors"
+WHISPER_FILES = ("model.safetensors", "pytorch_model.bin")  # the same numbers; the first that is there
 RIFE_WIDTH = "block0.conv0.1.0.bias"
 LESS = "Close other programs, or choose a device with more memory."
 EIGHT_BITS = (".ff", ".attn", ".proj_in", ".proj_out")  # linear layers in the transformers: 53 % of the work
@@ -89,7 +90,7 @@ class Sonic:
             "unet": Published(files.unet, "unet"),
             "tokens": Published(files.audio2token, "tokens"),
             "buckets": Published(files.audio2bucket, "buckets"),
-            "whisper": Published(files.whisper / WHISPER_FILE, "whisper", WHISPER),
+            "whisper": Published(_first(files.whisper), "whisper", WHISPER),
             "rife": Published(files.rife, "rife"),
         }
         self._published["unet"].check(shapes_of(SonicUNet, self.config))
@@ -242,6 +243,12 @@ class Sonic:
     def _variant(self, part: str, stem: str) -> str:
         """ ".fp16" where the folder has that file: it is the one that published programs take."""
         return ".fp16" if (self.files.svd / part / f"{stem}.fp16.safetensors").is_file() else ""
+
+
+def _first(whisper: Path) -> Path:
+    """The file with whisper's weights in its folder, or the one that ought to be there."""
+    places = [whisper / name for name in WHISPER_FILES]
+    return next((place for place in places if place.is_file()), places[0])
 
 
 def filled(

@@ -108,7 +108,9 @@ class Published:
             with aside(self.copy) as part, part.open("wb") as file:
                 self._write(file, before)
         except StorageError as error:
-            return self._without(error.message.rstrip(".").lower())
+            return self._without(error.message.rstrip("."))
+        except OSError as error:
+            return self._without(error.strerror or "it could not be written")
         self.kept = True
         self._open(self.copy)
         if size < WORTH_SAYING:
