@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -213,6 +215,14 @@ def test_rows_are_read_and_written_anywhere(tmp_path: Path) -> None:
             rows.write(9, values[:2])
         with pytest.raises(StorageError, match="cut short"):
             rows.read(8, 11)
+
+
+def test_a_disk_without_room_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = Layout(5250, (4, 64, 64))  # seven minutes at 512 px: a gigabyte
+    monkeypatch.setattr(shutil, "disk_usage", lambda where: SimpleNamespace(free=int(1.0e9)))
+    with pytest.raises(StorageError, match=r"420 s needs 1\.0 GB of disk while it is made"):
+        Store.open(tmp_path, "a song", long).begin(iter(()))
+    begun(tmp_path)
 
 
 def test_a_full_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -179,6 +179,7 @@ class Sampling:
     def _sample(self, store: Store, patient: Patient, on_preview: OnLatents | None) -> None:
         load, look, resumed = Load(**store.journal.memory["load"]), self.look, store.turns
         so_far = _SoFar(self.reporter, [self._cost(turn) for turn in range(len(self.plan.turns))], store.turns)
+        so_far.begin(f"step {sum(map(len, self.plan.turns[:resumed])) + 1} of {len(self.plan.sigmas) - 1}")
         advance = Advance(self.nets, look.latents, look.clip, look.mask, self.plan.sigmas, load.branches)
         for turn in range(store.turns, len(self.plan.turns)):
             watched = self._watched(turn) if on_preview else -1
@@ -272,6 +273,9 @@ class _SoFar:
     @property
     def fraction(self) -> float:
         return min(self.done / self.whole, 1.0)
+
+    def begin(self, text: str) -> None:
+        self.reporter.progress(self.fraction, text)
 
     def did(self, cost: float, there: bool, text: str) -> None:
         """`there`: an earlier run did it."""

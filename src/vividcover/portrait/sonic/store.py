@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from vividcover.errors import StorageError
 from vividcover.files import Closing, aside, storage_errors, write_durably
-from vividcover.portrait.sonic.config import WINDOW
+from vividcover.portrait.sonic.config import FPS, WINDOW
 from vividcover.portrait.sonic.rows import Rows
 from vividcover.portrait.sonic.windows import Window, runs
 
@@ -163,7 +164,11 @@ class Store(Closing):
     # --- how it comes to be -----------------------------------------------------------------------------------------
 
     def begin(self, pieces: Iterable[Tensor], settle: Settle = as_it_is, wait: Wait = at_once) -> None:
-        """Turn 0: latents [n, 4, h, w] of all frames in order, in pieces of any length."""
+        """Turn 0: latents [n, 4, h, w] of all frames in order, in pieces of any length.
+
+        Raises `StorageError` at once where the disk has no room for all that is to come.
+        """
+        self._ask_for_room()
         first = check = 0
         for piece in pieces:
             rows = np.ascontiguousarray(settle(0, first, piece).numpy(), np.float32)
@@ -173,6 +178,21 @@ class Store(Closing):
         if first != self.frames:
             raise ValueError(f"{first} frames to begin with, for a song of {self.frames}")
         self._commit(0, check, wait)
+
+    def _ask_for_room(self) -> None:
+        """Latents twice, and a turn's results."""
+        layout = self.journal.layout
+        windows = -(-layout.frames // WINDOW) + 1
+        needed = 4 * (2 * layout.frames * int(np.prod(layout.shape)) + windows * layout.window)
+        mine = [rows.path for rows in (*self._rows, self._results) if rows.path.exists()]
+        there = sum(path.stat().st_size for path in mine)  # is written over
+        free = shutil.disk_usage(self.folder).free
+        if needed > free + there:
+            raise StorageError(
+                f"A portrait of {layout.frames / FPS:.0f} s needs {needed / 1e9:.1f} GB of disk while it is made, and "
+                f"{self.folder} has {free / 1e9:.1f}.",
+                "Free some space, move VIVIDCOVER_HOME, or use a smaller min_resolution.",
+            )
 
     def put(self, window: Window, latents: Tensor) -> None:
         """A window's result [n, 4, h, w] float32 (n < 25 in a short, straight song)."""
