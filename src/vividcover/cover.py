@@ -87,6 +87,7 @@ class CoverInput(Inputs):
         default=512, ge=256, le=1024, description="px of the face's shorter side, as the neural portrait draws it."
     )
     portrait_steps: int = Field(default=25, ge=5, le=50, description="Diffusion steps of the neural portrait.")
+    portrait_processes: int = Field(default=1, ge=1, le=64, description="Of the neural portrait: one per GPU.")
     idle_motion: bool = Field(default=False, description="The neural portrait moves quietly where nobody sings.")
     seed: int | None = Field(default=None, ge=0, le=2**63 - 1, description="Random seed; given back when drawn.")
     pitch_detection_algorithm: Tracker = SINGING["pitch_detection_algorithm"]  # type: ignore[assignment]
@@ -203,13 +204,14 @@ class Cover(Model):
         if engine == "neural":
             network = {
                 "mode": input.portrait_mode,
-                "min_resolution": input.portrait_resolution,
+                "processes": input.portrait_processes,
                 "idle_motion": input.idle_motion,
                 "paste_back": True,
                 **dict.fromkeys(MENDED, True),
             }
-        if engine != "classic" and "portrait_steps" in input.model_fields_set:
-            network["inference_steps"] = input.portrait_steps
+        for name, ours in (("inference_steps", "portrait_steps"), ("min_resolution", "portrait_resolution")):
+            if engine != "classic" and ours in input.model_fields_set:
+                network[name] = getattr(input, ours)
         acting: SonicInput = validated(
             Sonic.name, SonicInput,
             {"image": picture, "audio": voice, "keep_resolution": True, "dynamic_scale": input.dynamic_scale,

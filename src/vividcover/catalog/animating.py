@@ -28,10 +28,11 @@ FILE = "portrait.mp4"
 STAGE, VERSION = "portrait/animate", 1
 USUAL = "sonic"  # who draws where nobody is asked for
 ROOM = 24e9  # bytes of a GPU's memory that a portrait likes to have
+SAME = ("preview_every", "processes")  # options with which the video is the same
 OPTIONS = {  # inputs of the catalog → a renderer's options
     "mode": "mode", "speedups": "speedups", "inference_steps": "steps", "straight_windows": "straight",
     "smooth_decoding": "smooth_decoding", "smooth_listening": "smooth_listening", "idle_motion": "idle",
-    "preview_every": "preview_every",
+    "preview_every": "preview_every", "processes": "processes",
 }  # fmt: skip
 
 
@@ -84,7 +85,7 @@ def animated(input: SonicInput, still: Path, voice: Path, beat: Path | None, con
     inputs = {"still": still, "voice": voice} | ({"beat": beat} if beat and "beat" not in who.ignores else {})
     params: dict[str, Any] = {
         "renderer": who.name, "settings": settings, "device": place.device, "precision": place.precision,
-        "options": {k: v for k, v in options.items() if k != "preview_every"},
+        "options": {k: v for k, v in options.items() if k not in SAME},
         "own": {k: str(v) for k, v in place.weight_files.items() if k in who.nets},
     }  # fmt: skip
     name = context.workspace.key(STAGE, VERSION, inputs, params)[:24]

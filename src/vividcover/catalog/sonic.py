@@ -17,7 +17,7 @@ from vividcover.workspace import Stage, StageResult
 
 OURS = (
     "mode", "speedups", "paste_back", "straight_windows", "smooth_decoding", "smooth_listening", "idle_motion",
-    "preview_every", "renderer",
+    "preview_every", "processes", "renderer",
 )  # fmt: skip
 SHORTEST = 0.08  # seconds: one frame of the network
 NO_NETWORK = "the classic engine has no diffusion network"
@@ -57,6 +57,9 @@ class SonicInput(Inputs):
     idle_motion: bool = Field(default=False, description="Move quietly where nobody sings, instead of freezing.")
     preview_every: int = Field(
         default=5, ge=0, le=50, description="Steps between two early looks at the video, where somebody looks; 0: none."
+    )
+    processes: int = Field(
+        default=1, ge=1, le=64, description="One per GPU; they share the work of each step, and the video is the same."
     )
     renderer: str | None = Field(default=None, max_length=100, description="Who draws; empty: sonic, or classic.")
 

@@ -236,9 +236,10 @@ def _seconds(vocals: Path) -> float:
 
 
 def _key(framing: Framing, vocals: Path, options: SonicOptions, sonic: Sonic) -> str:
-    """Names what is sampled; how large the video becomes, and what is looked at meanwhile, does not change it."""
+    """Names what is sampled; how large the video becomes, who looks and how many share the work does not change it."""
     digest = hashlib.sha256(framing.rgb.tobytes() + framing.mask.tobytes())
-    said = {k: v for k, v in asdict(options).items() if k not in ("preview_every", "smooth_decoding")}
+    same = ("preview_every", "processes", "smooth_decoding")
+    said = {k: v for k, v in asdict(options).items() if k not in same}
     digest.update(canonical([said, sha256_file(vocals), sonic.key, str(sonic.device), str(sonic.dtype)]).encode())
     return digest.hexdigest()[:16]
 
