@@ -53,9 +53,37 @@ def test_every_way_in_which_torch_writes_is_read(tmp_path):
     torch.save({k: torch.nn.Parameter(v) for k, v in STATE.items()}, tmp_path / "parameters.pth")
     write_tensors(tmp_path / "safe.safetensors", STATE)
     write_tensors(tmp_path / "misnamed.pth", STATE)  # what a file is, not what it is called
+    with zipfile.ZipFile(tmp_path / "zip.pth") as plain, zipfile.ZipFile(tmp_path / "packed.pth", "w", 8) as packed:
+        for entry in plain.namelist():  # somebody else's archiver has compressed it
+            packed.writestr(entry, plain.read(entry))
     for path in sorted(tmp_path.iterdir()):
         assert same(read_tensors(path)), path.name
         assert same(read_tensors(path.read_bytes())), path.name
+        assert same(read_tensors(path, mapped=True)), path.name
+
+
+def test_a_mapped_file_is_not_read_until_its_numbers_are_wanted(tmp_path):
+    write_torch(tmp_path / "large.pth", {"a": torch.ones(50_000_000)})
+    told = subprocess.run(
+        [sys.executable, "-c", MAPPED, str(tmp_path / "large.pth")], capture_output=True, text=True, check=True
+    )
+    read, mapped = map(int, told.stdout.split())
+    assert read > 180_000_000 > 20_000_000 > mapped
+
+
+MAPPED = """
+import os, sys, torch
+from pathlib import Path
+from vividcover.tensors import read_tensors
+def held(): return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+path = Path(sys.argv[1])
+read_tensors(path, mapped=True)
+start = held()
+mapped = read_tensors(path, mapped=True)
+middle = held()
+whole = read_tensors(path)
+print(held() - middle, middle - start)
+"""
 
 
 def test_metadata_comes_back(tmp_path):
