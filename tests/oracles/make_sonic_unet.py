@@ -1,10 +1,11 @@
 """Golden values of Sonic's UNet, from the code that its authors publish, and of SVD's, from diffusers.
 
-    python tests/oracles/make_sonic_unet.py SONIC_FOLDER
+    python tests/oracles/make_sonic_unet.py SONIC_FOLDER [--full]
 
 SONIC_FOLDER is an unpacked copy of github.com/jixiaozhong/Sonic. Needs torch and diffusers. The networks are tiny and
-filled by name (seeded.py); what they answer is kept, and names and shapes of the full-size one. Made with torch 2.13
-and diffusers 0.42.
+filled by name (seeded.py); what they answer is kept, and names and shapes of the full-size one. With `--full`, theirs
+and ours of full size are filled alike and must answer alike too (two minutes, 8 GB of memory; nothing of it is kept).
+Made with torch 2.13 and diffusers 0.42.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from seeded import fill, noise, shapes_of
 
 from vividcover.portrait.sonic.config import FULL, TINY, TOKENS, UNetConfig
+from vividcover.portrait.sonic.network import MaskPyramid, SonicUNet
 
 HERE = Path(__file__).parent
 CASES = {  # windows or branches, frames, height, width in px
@@ -32,13 +34,13 @@ MASKS = ((512, 512), (576, 1024), (320, 192))
 TINY_TOKENS = 6
 
 
-def inputs(case: str, config: UNetConfig = TINY) -> SimpleNamespace:
+def inputs(case: str, config: UNetConfig = TINY, tokens: int = TINY_TOKENS) -> SimpleNamespace:
     """What the network is given; the tests make the same. CLIP differs between branches, the voice between frames."""
     batch, frames, height, width = CASES[case]
     made = {
         "x": noise(f"x/{case}", batch, frames, config.in_channels, height // 8, width // 8),
         "clip": np.repeat(noise(f"clip/{case}", batch, 1, 1, config.context), frames, 1),
-        "audio": noise(f"audio/{case}", batch, frames, TINY_TOKENS, config.context),
+        "audio": noise(f"audio/{case}", batch, frames, tokens, config.context),
         "mask": soft_mask(height, width),
         "c_noise": np.full(batch, 0.25 * np.log(3.7), np.float32),
         "added": np.tile(np.array([[12.5, 19.3, 24.8]], np.float32), (batch, 1)),
@@ -82,6 +84,22 @@ def drawn(net: Any, x: SimpleNamespace) -> np.ndarray[Any, Any]:
         )[0].numpy()  # fmt: skip
 
 
+def full_size() -> None:
+    """Both networks hold the very same tensors."""
+    with torch.device("meta"):
+        theirs, ours = peer(FULL, TOKENS), SonicUNet(FULL)
+    weights = {name: torch.from_numpy(value) for name, value in fill(shapes_of(theirs)).items()}
+    for net in (theirs, ours):
+        net.load_state_dict(weights, assign=True)
+    x = inputs("tall", FULL, TOKENS)
+    expected = drawn(theirs.eval(), x)
+    with torch.no_grad():
+        found = ours(x.x, x.c_noise, x.added, ours.hear(x.clip, x.audio), MaskPyramid.of(x.mask)).numpy()
+    apart = float(np.abs(found - expected).max())
+    print(f"full size: answers of deviation {expected.std():.3f}, at most {apart:.1e} apart")
+    assert apart < 1e-4
+
+
 def main() -> None:
     sys.path.insert(0, str(Path(sys.argv[1]).resolve()))
     warnings.simplefilter("ignore")
@@ -108,6 +126,8 @@ def main() -> None:
     with torch.device("meta"):
         full = peer(FULL, TOKENS)
     gold["full"] = np.frombuffer(json.dumps(shapes_of(full)).encode(), np.uint8)
+    if "--full" in sys.argv:
+        full_size()
     np.savez_compressed(HERE / "golden_sonic_unet.npz", **gold)
     print(f"{len(gold)} arrays, {(HERE / 'golden_sonic_unet.npz').stat().st_size / 1e3:.0f} kB")
 
