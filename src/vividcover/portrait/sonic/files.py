@@ -8,9 +8,10 @@ heard = audio_config(files, tokens)     # whisper's, and the shapes of audio2tok
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from vividcover.errors import ModelFileError, WeightsError
 from vividcover.portrait.sonic.config import TOKEN_REACH, AudioConfig, UNetConfig, unet_from_published
@@ -23,6 +24,7 @@ NETS = {  # part: its name in the registry of weights
     "unet": "sonic-unet", "audio2token": "sonic-audio2token", "audio2bucket": "sonic-audio2bucket",
     "svd": "svd-xt", "whisper": "whisper-tiny", "rife": "rife",
 }  # fmt: skip
+Sizes = TypeVar("Sizes")
 SVD_HINT = "Get it with `vividcover weights pull svd-xt`, or give the folder of stable-video-diffusion-img2vid-xt."
 WHISPER_HINT = "Get it with `vividcover weights pull whisper-tiny`, or give the folder of openai/whisper-tiny."
 
@@ -102,7 +104,7 @@ def read_json(path: Path, hint: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _sizes(make: Any, values: dict[str, Any], folder: Path, hint: str) -> Any:
+def _sizes(make: Callable[[dict[str, Any]], Sizes], values: dict[str, Any], folder: Path, hint: str) -> Sizes:
     try:
         return make(values)
     except (KeyError, TypeError) as error:
