@@ -9,6 +9,7 @@ import pytest
 from vividcover.catalog.contract import Context, Made, takes_file, validated
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, size_of
+from vividcover.catalog.hello import Hello
 from vividcover.catalog.realistic_voice_cloning import OURS, RealisticVoiceCloning, RealisticVoiceCloningInput
 from vividcover.catalog.sonic import Sonic, SonicInput
 from vividcover.catalog.steps import file_name
@@ -95,8 +96,10 @@ def test_the_trainers_prediction_is_a_no_op_as_published(context: Context) -> No
 
 def test_an_engine_that_is_not_here_says_so_and_is_never_replaced(context: Context) -> None:
     context.engine = "neural"
-    with pytest.raises(EngineError, match=r"neural engine .* not part of this release"):
+    with pytest.raises(EngineError, match=r"eights are missing: sonic-unet, .* \(vividcover weights pull sonic-unet"):
         Sonic().run({"image": "a.png", "audio": "b.wav"}, context)
+    with pytest.raises(EngineError, match=r"neural engine for vividcover/hello is not part of this release"):
+        Hello().run({"text": "x"}, context)
 
 
 def test_a_given_seed_is_kept_and_a_missing_one_is_drawn_and_reported(context: Context) -> None:

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from vividcover.catalog.flux_lora import FluxLoraInput
 from vividcover.catalog.realistic_voice_cloning import RealisticVoiceCloningInput
+from vividcover.catalog.sonic import SonicInput
 from vividcover.catalog.train_rvc_model import TrainRvcModelInput
 from vividcover.cli import build
 from vividcover.cli.console import Common, parsed, perform, table
@@ -132,7 +133,7 @@ def test_lists_are_for_people_and_as_json_for_scripts(home: Path) -> None:
 
 def test_each_row_of_a_list_is_one_line_when_it_goes_to_another_program(home: Path) -> None:
     lines = call("models", "zsxkib/sonic")[1].splitlines()
-    assert len(lines) == 1 + 7 and lines[0].split()[:2] == ["of", "name"]
+    assert len(lines) == 1 + len(SonicInput.model_fields) and lines[0].split()[:2] == ["of", "name"]
 
 
 def test_square_brackets_in_a_list_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +145,14 @@ def test_doctor_says_of_every_part_whether_it_works(home: Path) -> None:
     _, out, _ = call("doctor", "--json")
     rows = {r["part"]: r["works"] for r in json.loads(out)}
     assert rows["codecs"] == rows["libraries"] == rows["data folder"] == "yes"
-    assert rows["neural voices"] == rows["neural images"] == "no"
+    assert rows["neural voices"] == rows["neural images"] == rows["neural portraits"] == "no"
+
+
+def test_renderers_are_listed_with_what_they_lack_and_whether_they_may_earn_money(home: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(call("renderers", "--json")[1])}
+    assert rows["classic"]["ready"] and rows["classic"]["commercial"]
+    assert not rows["sonic"]["ready"] and not rows["sonic"]["commercial"]
+    assert "vividcover weights pull sonic-unet" in rows["sonic"]["lacks"]
 
 
 def entered(*words: str) -> tuple[int, str, str]:

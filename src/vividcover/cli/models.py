@@ -100,7 +100,7 @@ def models(
 
 
 def renderers(json: JsonRows = False) -> None:
-    """List who can make a picture sing, and what is missing here for it."""
+    """List who can make a picture sing."""
     from vividcover.catalog import engines
     from vividcover.portrait import renderers as found
     from vividcover.settings import settings
