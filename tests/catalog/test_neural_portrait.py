@@ -181,6 +181,8 @@ def test_a_renderer_that_is_none_or_belongs_to_another_engine_is_refused(voice: 
         Sonic().run(values | {"renderer": "puppet"}, context_of(tmp_path, "auto"))
     with pytest.raises(ParameterError, match="belongs to the classic engine"):
         Sonic().run(values | {"renderer": "classic"}, context_of(tmp_path))
+    with pytest.raises(ParameterError, match="belongs to the neural engine"):
+        Sonic().run(values | {"renderer": "sonic"}, context_of(tmp_path, "classic"))
 
 
 def test_a_cover_by_the_neural_engine_has_the_face_put_back_into_the_whole_still(

@@ -233,6 +233,10 @@ def test_a_log_gets_plain_lines_and_not_too_many(capsys: pytest.CaptureFixture[s
     lines(Event("done", "song/separate", 1.0, elapsed=2.0))
     said = capsys.readouterr().err.splitlines()
     assert said == ["[ 10%] song/separate: start", "note: mono song", "song/separate: done in 2.0 s"]
+    lines(Event("progress", "fetch", 0.5, "half", eta=3.0))
+    lines(Event("progress", "portrait/animate", 0.5, "step 5 of 10, 1:02 left", eta=61.0))
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["fetch: 50% half, 3 s left", "portrait/animate: 50% step 5 of 10, 1:02 left"]  # never two times
 
 
 def completed(words: str) -> list[str]:

@@ -12,6 +12,7 @@ from vividcover import provenance
 from vividcover.catalog import animating
 from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import decoded, face_kit
+from vividcover.errors import ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
@@ -93,6 +94,10 @@ class Sonic(Model):
         return remote.made(self, remote.marked(self, remote.run(self, values, context), context, input.seed))
 
     def classic(self, input: SonicInput, context: Context) -> Made:
+        if input.renderer and (who := animating.about(input)).engine != "classic":
+            raise ParameterError(
+                f"The renderer {who.name} belongs to the {who.engine} engine.", f"Use --engine {who.engine}, or auto."
+            )
         return self._sounding(input, context, "classic")
 
     def neural(self, input: SonicInput, context: Context) -> Made:

@@ -57,8 +57,12 @@ class Lines:
         if now - self._said.get(event.stage, 0.0) < EVERY:
             return ""
         self._said[event.stage] = now
-        eta = "" if event.eta is None else f", {event.eta:.0f} s left"
-        return f"{whole}{event.stage}: {event.fraction * 100:.0f}% {event.text}{eta}"
+        return f"{whole}{event.stage}: {event.fraction * 100:.0f}% {', '.join(filter(None, (event.text, _eta(event))))}"
+
+
+def _eta(event: Event) -> str:
+    """How long it still takes; "" where nobody knows, or where the stage says so itself."""
+    return "" if event.eta is None or event.text.endswith(" left") else f"{event.eta:.0f} s left"
 
 
 @contextmanager
@@ -83,7 +87,7 @@ def _bars() -> Iterator[Listener]:
                 tasks[event.stage] = progress.add_task(event.stage, total=1.0, eta="", text="")
             done = event.kind in ("hit", "done")
             text = {"hit": "from cache", "done": "", "failed": "stopped"}.get(event.kind, event.text)
-            eta = "" if done or event.eta is None else f"{event.eta:.0f} s left"
+            eta = "" if done else _eta(event)
             progress.update(tasks[event.stage], completed=1.0 if done else event.fraction, eta=eta, text=text)
 
         yield hear
