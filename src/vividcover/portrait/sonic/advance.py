@@ -118,6 +118,12 @@ class Advance:
                     found |= group.velocities(x, now, move)
             v, pushes = guided(found, pushes)
             x0, x = clean(x, v, now), step(x, v, now, then)
+        if not bool(x.isfinite().all()):
+            raise EngineError(
+                f"The network's answer at step {batch.steps[-1] + 1}, frames from {batch.windows[0].frames[0]} on, "
+                "is not numbers.",
+                "With dtype=fp16 some networks overflow: choose bf16 or fp32.",
+            )
         return x.cpu(), x0.cpu()
 
     def _groups(self, moves: Sequence[Move]) -> Iterator[tuple[tuple[Branch, ...], bool]]:

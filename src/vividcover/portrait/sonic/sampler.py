@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from vividcover.errors import EngineError
 from vividcover.files import canonical
 from vividcover.image.flux.log import clock
 from vividcover.patience import Patient
@@ -188,7 +187,8 @@ class Sampling:
                 there = turn == resumed and all(map(store.has, batch.windows))
                 if mine and not there:
                     found, clean = patient.call(advance, batch, *self._given(store, batch))
-                    self._keep(store, batch, found)
+                    for window, latents in zip(batch.windows, found, strict=True):
+                        store.put(window, latents)
                     while advance.notes:
                         self.reporter.note(advance.notes.pop(0))
                     for window, latents in zip(batch.windows, clean, strict=True):
@@ -231,16 +231,6 @@ class Sampling:
         tokens = torch.stack([heard.tokens_of(window.frames) for window in batch.windows])
         buckets = torch.stack([heard.buckets_of(window.frames).float().mean(0) for window in batch.windows])
         return latents, Sung(tokens, heard.silent_tokens, self.options.dynamic_scale * buckets)
-
-    def _keep(self, store: Store, batch: Batch, latents: Tensor) -> None:
-        for window, found in zip(batch.windows, latents, strict=True):
-            if not bool(found.isfinite().all()):
-                raise EngineError(
-                    f"The network's answer at step {batch.steps[-1] + 1}, frames from {window.frames[0]} on, "
-                    "is not numbers.",
-                    "With dtype=fp16 some networks overflow: choose bf16 or fp32.",
-                )
-            store.put(window, found)
 
     def _merge(self, store: Store, turn: int, patient: Patient) -> None:
         def settle(turns: int, first: int, latents: Tensor) -> Tensor:
