@@ -1,4 +1,4 @@
-"""One job of bench/portrait.py in a process of its own: a window's step, what it counts, decoding, a whole clip; ours.
+"""One job of bench/portrait.py in a process of its own: steps of a window, counted work, decoding, a clip; ours.
 
     python bench/measure_portrait.py JOB.json       the last line is the result
 
@@ -8,24 +8,34 @@ Weights and inputs of a window are the peer's, which reads the same; both are me
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import math
 import sys
+import tempfile
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent / "peers"))
-from portrait_peer import FPS, SIZES, dtype_of, inputs, peak, settle, spent
+from portrait_peer import FPS, SIZES, TOKENS, dtype_of, inputs, peak, random_vae, settle, spent
 
-from vividcover.portrait.sonic.config import UNetConfig
-from vividcover.portrait.sonic.guidance import BRANCHES, Condition, Pushes, guided
-from vividcover.portrait.sonic.network import Deep, MaskPyramid, SonicUNet
-from vividcover.portrait.sonic.schedule import c_in, c_noise, step
+from vividcover.portrait.sonic.advance import Advance, Batch, Group, Sung
+from vividcover.portrait.sonic.config import DECODE_CHUNK, SonicOptions, UNetConfig
+from vividcover.portrait.sonic.guidance import Branch, Condition
+from vividcover.portrait.sonic.network import MaskPyramid, SonicUNet
+from vividcover.portrait.sonic.opening import Sonic, in_8_bits
+from vividcover.portrait.sonic.plan import Move
+from vividcover.portrait.sonic.sampler import Look
+from vividcover.portrait.sonic.speed import CHEAP_TWO, compile_parts, sampled
+from vividcover.portrait.sonic.windows import Window
+from vividcover.workspace import Silent
+
+LEVEL, THEN = 20.0, 16.0  # of noise
 
 
 def config_of(size: str) -> UNetConfig:
@@ -36,177 +46,191 @@ def config_of(size: str) -> UNetConfig:
     )  # fmt: skip
 
 
-def opened(job: dict[str, Any], device: str, dtype: torch.dtype) -> SonicUNet:
-    """The network: of the peer's file, or of random weights where it is of full size."""
-    with torch.device("meta"):
-        net = SonicUNet(config_of(job["size"])).to(dtype)
-    net = net.to("meta") if device == "meta" else net.to_empty(device=device)
-    if job.get("weights"):
-        from safetensors.torch import load_file
+class Nets:
+    """What of an opened Sonic the sampler uses: a UNet of the peer's file, or of random weights."""
 
-        net.load_state_dict(load_file(job["weights"]))
-    elif device != "meta":
-        with torch.no_grad():
-            for name, value in net.named_parameters():
-                value.fill_(1.0) if value.dim() == 1 and "norm" in name else value.normal_(0, 0.02)
-    net = net.eval().requires_grad_(False)
-    if device != "meta":
-        net.lay_out()
-    if job.get("fp8"):
-        from vividcover.portrait.sonic.speed import quantise_linears
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.device, self.dtype = torch.device(job["device"]), dtype_of(job["device"])
+        self.quantise, self.notes, self.key = "fp8" if job.get("fp8") else None, [], "random"  # type: ignore[var-annotated]
+        with torch.device("meta"):
+            net = SonicUNet(config_of(job["size"])).to(self.dtype)
+        net = net.to_empty(device=self.device)
+        if job.get("weights"):
+            from safetensors.torch import load_file
 
-        quantise_linears(net)
-    if job.get("compile"):
-        from vividcover.portrait.sonic.speed import compile_parts
-
-        compile_parts(net)
-    return net
-
-
-class Ours:
-    """A network, and one step of one window, as the sampler does it."""
-
-    def __init__(self, job: dict[str, Any], device: str, dtype: torch.dtype) -> None:
-        self.net = opened(job, device, dtype)
-        given = inputs(job, device, dtype)
-        self.latents = given["latents"][None].float()
-        self.condition = Condition(given["still"][0], given["clip"], given["audio"][None], given["silent"][0])
-        self.dtype = dtype
-        self.given = BRANCHES[:-1]  # `still` and `voice` share one x until the voice comes in
-        self.added = torch.tensor([[FPS, 127.0, 127.0]] * len(self.given), device=device)
-        if device == "meta":
-            side = job["side"] // 8
-            places = [(side >> level) ** 2 for level in range(4)]
-            self.mask = MaskPyramid(tuple(torch.empty(1, count, 1, dtype=dtype, device="meta") for count in places))
+            net.load_state_dict(load_file(job["weights"]))
         else:
-            self.mask = MaskPyramid.of(given["mask"], dtype, device)
-        self.stills = self.condition.stills(self.given)
-        self.hear()
-
-    def hear(self) -> None:
-        self.context = self.net.hear(self.condition.clips(BRANCHES), self.condition.voices(BRANCHES))
-
-    def velocity(self, x: Tensor, sigma: float, **more: Any) -> Tensor:
-        """[1, F, 4, h, w] of three branches in one batch."""
-        count = len(self.given)
-        more["twins"] = len(BRANCHES) - count
-        scaled = (x * c_in(sigma)).to(self.dtype).expand(count, -1, -1, -1, -1)
-        noise = torch.full((count,), c_noise(sigma), device=x.device)
-        found = self.net(torch.cat((scaled, self.stills), 2), noise, self.added, self.context, self.mask, **more)
-        return guided(dict(zip(BRANCHES, found.float().split(1), strict=True)), Pushes())[0]
-
-    def step(self, x: Tensor, now: float, then: float, **more: Any) -> Tensor:
-        return step(x, self.velocity(x, now, **more), now, then)
+            with torch.no_grad():
+                for name, value in net.named_parameters():
+                    value.fill_(1.0) if value.dim() == 1 and "norm" in name else value.normal_(0, 0.02)
+        self.unet = net.eval().requires_grad_(False)
+        if job.get("fp8"):
+            self.notes.append(in_8_bits(self.unet, self.device))
+        if job.get("compile"):
+            compile_parts(self.unet)
 
 
-# --- jobs ------------------------------------------------------------------------------------------------------------
+# --- a window --------------------------------------------------------------------------------------------------------
 
 
 def window(job: dict[str, Any]) -> dict[str, Any]:
-    """`steps` steps of one window, after one that is not counted; with `pairs`, every second one from kept features."""
-    device = job["device"]
-    ours = Ours(job, device, dtype_of(device))
-    levels = [20.0 * 0.8**i for i in range(job["steps"] + 1)]
-    deep = Deep()
+    """`steps` steps of `windows` windows as the sampler takes them, after some that are not counted.
+
+    Each step a turn of its own, all branches; with `pairs`, the second step of a turn as `fast` takes it.
+    """
+    device, windows = job["device"], job.get("windows", 1)
+    nets, given = Nets(job), inputs(job, device, dtype_of(device))
+    advance = Advance(
+        cast(Sonic, nets), given["still"][0], given["clip"], given["mask"], (LEVEL, THEN, THEN * 0.8, 0), 3
+    )
+    turn: tuple[Move, ...] = CHEAP_TWO if job.get("pairs") else (Move(),)
+    number = Window(0, tuple(range(len(given["latents"]))))
+    batch = Batch(tuple(range(len(turn))), turn, (number,) * windows)
+    sung = Sung(
+        given["audio"].cpu()[None].repeat(windows, 1, 1, 1), given["silent"][0].cpu(), torch.full((windows, 2), 127.0)
+    )
+    x = given["latents"].float().cpu()[None].repeat(windows, 1, 1, 1, 1)
     first: dict[str, float] = {}
-    with torch.inference_mode():
-        with spent(first, device):
-            velocity = ours.velocity(ours.latents, levels[0])
-            if job.get("pairs"):
-                ours.velocity(ours.latents, levels[0], keep=deep)
-                ours.velocity(ours.latents, levels[0], deep=deep)
-        peak(device, anew=True)
-        x, cost = ours.latents, {}
-        with spent(cost, device):
-            ours.hear()  # once for all the window's steps in a turn; the peer does so in every layer of every step
-            for number, (now, then) in enumerate(itertools.pairwise(levels)):
-                how = {} if not job.get("pairs") else {"deep": deep} if number % 2 else {"keep": deep}
-                x = ours.step(x, now, then, **how)
-    found = {**cost, "steps": job["steps"], "memory_gb": peak(device), "first_s": first["wall_s"]}
+    with spent(first, device):
+        found = advance(batch, x, sung)
+    advance(batch, x, sung)
+    peak(device, anew=True)
+    cost: dict[str, float] = {}
+    with spent(cost, device):
+        for _ in range(job["steps"]):
+            advance(batch, x, sung)
+    result = {
+        **cost,
+        "steps": job["steps"] * windows * len(turn),
+        "memory_gb": peak(device),
+        "first_s": first["wall_s"],
+    }
     if job.get("kept"):
         from safetensors.torch import load_file
 
         theirs = load_file(job["kept"])["velocity"]
-        found["difference"] = float((velocity[0].cpu() - theirs).abs().max() / theirs.std())
-    return found
+        ours = (x[0] / (LEVEL**2 + 1) - found[1][0]) * math.sqrt(LEVEL**2 + 1) / LEVEL  # x0 back to the velocity
+        result["difference"] = float((ours - theirs).abs().max() / theirs.std())
+    return result
 
 
 def counted(job: dict[str, Any]) -> dict[str, Any]:
-    """FLOPs, calls of torch and the most memory of one window's step at full size, on the meta device.
+    """FLOPs, calls of torch and the most memory of a window's step at full size, on the meta device, per kind of step.
 
-    `what`: whole (three branches at once), again (from kept features), hear (keys and values of a window).
+    `exact`: all three branches; `guidance`: without "nothing"; `features`: all, from kept features; `both`.
     """
-    ours = Ours({**job, "size": job.get("size", "full")}, "meta", torch.float16)
-    deep = Deep()
-    ways: dict[str, Callable[[], Any]] = {
-        "whole": lambda: ours.velocity(ours.latents, 20.0),
-        "again": lambda: ours.velocity(ours.latents, 20.0, deep=deep),
-        "hear": ours.hear,
-    }
+    given, dtype = inputs({**job, "size": "full"}, "meta", torch.float16), torch.float16
+    with torch.device("meta"):
+        net = SonicUNet(config_of("full")).to(dtype).eval()
+    side = job["side"] // 8
+    places = [(side >> level) ** 2 for level in range(4)]
+    mask = MaskPyramid(tuple(torch.empty(1, count, 1, dtype=dtype, device="meta") for count in places))
+    condition = Condition(given["still"][0], given["clip"], given["audio"][None], given["silent"][0])
+    added, x = torch.empty(1, 3, device="meta"), given["latents"][None].float()
+    every: tuple[Branch, ...] = ("nothing", "still", "voice")
+    found: dict[str, Any] = {}
     with torch.inference_mode():
-        ours.velocity(ours.latents, 20.0, keep=deep)
-        return work_of(ways[job.get("what", "whole")])
+        for name, branches in (("exact", every), ("guidance", every[1:])):
+            hearing = work_of(lambda branches=branches: Group(branches, net, condition, added, mask, True))
+            group = Group(branches, net, condition, added, mask, True)
+            group.velocities(x, LEVEL, Move(branches, "keep"))
+            whole = work_of(lambda group=group, branches=branches: group.velocities(x, LEVEL, Move(branches)))
+            again = work_of(lambda group=group, branches=branches: group.velocities(x, LEVEL, Move(branches, "use")))
+            found[name] = {key: round(value + hearing[key] * (key != "gb"), 4) for key, value in whole.items()}
+            found["features" if name == "exact" else "both"] = again
+    return found
+
+
+# --- the tail --------------------------------------------------------------------------------------------------------
 
 
 def decode(job: dict[str, Any]) -> dict[str, Any]:
-    """The tail: the autoencoder's pieces of eight frames, and a picture between every two; milliseconds a frame."""
-    from vividcover.portrait.sonic.config import DECODE_CHUNK
+    """The autoencoder's pieces of eight frames, and a picture between every two."""
     from vividcover.portrait.sonic.decode import Held
     from vividcover.portrait.sonic.decode import decode as decoded
+
+    device, side = job["device"], job["side"] // 8
+    vae, rife = random_vae(job["size"], device, dtype_of(device)), random_rife(job["size"], device)
+    count = DECODE_CHUNK * job.get("chunks", 4)
+    latents = Held(0.1 * torch.randn(count, 4, side, side))
+    quick = bool(job.get("compile"))
+    list(decoded(Held(latents.values[:DECODE_CHUNK]), vae, compile=quick))
+    peak(device, anew=True)
+    cost: dict[str, float] = {}
+    with spent(cost, device):
+        pictures = list(decoded(latents, vae, compile=quick))
+    memory, pairs = peak(device), sum(len(piece) - 1 for piece in pictures)
+    rife.between(pictures[0][:-1], pictures[0][1:])
+    between: dict[str, float] = {}
+    with spent(between, device):
+        for piece in pictures:
+            rife.between(piece[:-1], piece[1:])
+    per = {"between_cpu_s": between["cpu_s"] / pairs, "between_wall_s": between["wall_s"] / pairs}
+    return {"frames": count, "pairs": pairs, "memory_gb": memory, **cost, **per}
+
+
+def random_rife(size: str, device: str) -> Any:
     from vividcover.portrait.sonic.rife import IFNet
 
-    device, side, dtype = job["device"], job["side"] // 8, dtype_of(job["device"])
-    vae = random_vae(job["size"], device, dtype)
-    rife = IFNet(**({} if job["size"] == "full" else {"width": 16})).to(device).eval()
-    count = DECODE_CHUNK * job.get("chunks", 4)
-    latents = Held(torch.randn(count, 4, side, side))
-    with torch.inference_mode():
-        for _ in decoded(Held(latents.values[:DECODE_CHUNK]), vae):
-            pass
-        peak(device, anew=True)
-        cost: dict[str, float] = {}
-        with spent(cost, device):
-            pictures = list(decoded(latents, vae))
-        memory = peak(device)
-        piece = pictures[0].float()
-        rife.between(piece[:-1], piece[1:])
-        between: dict[str, float] = {}
-        with spent(between, device):
-            for piece in pictures:
-                rife.between(piece[:-1].float(), piece[1:].float())
-    pairs = sum(len(piece) - 1 for piece in pictures)
-    return {
-        "frames": count, "pairs": pairs, "memory_gb": memory, **cost, "between_cpu_s": between["cpu_s"],
-        "between_wall_s": between["wall_s"],
-    }  # fmt: skip
-
-
-def random_vae(size: str, device: str, dtype: torch.dtype) -> Any:
-    """SVD's autoencoder with random weights; narrow where the size is not `full`."""
-    from diffusers import AutoencoderKLTemporalDecoder
-
-    wide = (128, 256, 512, 512) if size == "full" else (32, 32, 64, 64)
-    kinds = ("DownEncoderBlock2D",) * 4
     torch.manual_seed(0)
-    with torch.device(device):
-        vae = AutoencoderKLTemporalDecoder(
-            down_block_types=kinds, block_out_channels=wide, layers_per_block=2, latent_channels=4, sample_size=768
-        )
-    return vae.to(dtype).eval().requires_grad_(False)
+    return (IFNet() if size == "full" else IFNet(16)).to(device).eval().requires_grad_(False)
+
+
+# --- a whole clip ----------------------------------------------------------------------------------------------------
+
+
+class Voice:
+    """Random tokens for so many frames, with pauses: what `sample` listens to."""
+
+    def __init__(self, frames: int, size: str, pauses: Sequence[tuple[int, int]] = ()) -> None:
+        self.frames, self.key = frames, f"random {frames}"
+        self._random = torch.Generator().manual_seed(3)
+        context = SIZES[size]["cross_attention_dim"]
+        self._tokens = torch.randn(64, TOKENS[size], context, generator=self._random).half()
+        self.silent_tokens = torch.randn(TOKENS[size], context, generator=self._random)
+        self.activity = np.ones(frames, bool)
+        for start, stop in pauses:
+            self.activity[start:stop] = False
+
+    def tokens_of(self, indices: Sequence[int], /) -> Tensor:
+        return self._tokens[[index % 64 for index in indices]].float()
+
+    def buckets_of(self, indices: Sequence[int], /) -> Tensor:
+        return torch.full((len(indices), 2), 127.0)
 
 
 def clip(job: dict[str, Any]) -> dict[str, Any]:
-    """A whole clip with random weights, from the vocals' tokens to the last picture: seconds of each part."""
-    from clip_portrait import measured
+    """A clip of `frames` of the network with random weights, from tokens to pictures: seconds of each part."""
+    from vividcover.portrait.sonic.tail import frames as shown
 
-    return measured(job)
+    device, size, side = job["device"], job["size"], job["side"]
+    nets, given = Nets(job), inputs(job, device, torch.float32)
+    vae, rife = random_vae(size, device, dtype_of(device)), random_rife(size, device)
+    voice, look = Voice(job["frames"], size), Look(given["still"][0].cpu(), given["clip"].cpu(), given["mask"].cpu())
+    options = SonicOptions(steps=job.get("steps"), speedups=tuple(job.get("speedups", ())), seed=1)
+    quiet = Silent()
+    with tempfile.TemporaryDirectory() as folder:
+        sampling: dict[str, float] = {}
+        if job.get("compile") or device.startswith("cuda"):  # what is slow once is not of the clip
+            brief = Voice(26, size)
+            sampled(cast(Sonic, nets), look, brief, options, Path(folder) / "brief", quiet).close()
+        peak(device, anew=True)
+        with spent(sampling, device):
+            store = sampled(cast(Sonic, nets), look, voice, options, Path(folder) / "clip", quiet)
+        showing: dict[str, float] = {}
+        with store, spent(showing, device):
+            count = sum(1 for _ in shown(store, vae, rife, 2 * voice.frames))
+    return {
+        "frames": count, "seconds": voice.frames / FPS, "side": side, "memory_gb": peak(device), "notes": quiet.notes,
+        "sampling_s": sampling["wall_s"], "showing_s": showing["wall_s"], "cpu_s": sampling["cpu_s"] + showing["cpu_s"],
+    }  # fmt: skip
 
 
 # --- counting --------------------------------------------------------------------------------------------------------
 
 
 def work_of(step: Callable[[], Any]) -> dict[str, Any]:
-    """FLOPs (2 for a multiplication and addition), calls of torch without views, GB that are alive at most."""
+    """FLOPs (2 for a multiplication and addition), calls of torch that make something, GB of it alive at most."""
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_iter
     from torch.utils.flop_counter import FlopCounterMode

@@ -207,7 +207,8 @@ def window(job: dict[str, Any]) -> dict[str, Any]:
         with spent(first, device):
             velocity = peer.velocity(peer.latents, levels[0])
         peak(device, anew=True)
-        x, cost = peer.latents, {}
+        x: Tensor = peer.latents
+        cost: dict[str, float] = {}
         with spent(cost, device):
             for now, then in itertools.pairwise(levels):
                 x = peer.step(x, now, then)
@@ -226,6 +227,35 @@ def counted(job: dict[str, Any]) -> dict[str, Any]:
     peer = Peer({**job, "size": job.get("size", "full")}, "meta", torch.float16)
     with torch.inference_mode():
         return work_of(lambda: peer.velocity(peer.latents, 20.0))
+
+
+def decode(job: dict[str, Any]) -> dict[str, Any]:
+    """diffusers' autoencoder on pieces of eight frames."""
+    device, side, pieces = job["device"], job["side"] // 8, job.get("chunks", 4)
+    vae = random_vae(job["size"], device, dtype_of(device))
+    latents = 0.1 * torch.randn(8, 4, side, side).to(device, dtype_of(device))
+    cost: dict[str, float] = {}
+    with torch.inference_mode():
+        vae.decode(latents, num_frames=8)
+        peak(device, anew=True)
+        with spent(cost, device):
+            for _ in range(pieces):
+                vae.decode(latents, num_frames=8)
+    return {**cost, "frames": 8 * pieces, "memory_gb": peak(device)}
+
+
+def random_vae(size: str, device: str, dtype: torch.dtype) -> Any:
+    """SVD's autoencoder with random weights; narrow where the size is not `full`."""
+    from diffusers import AutoencoderKLTemporalDecoder
+
+    wide = (128, 256, 512, 512) if size == "full" else (32, 32, 64, 64)
+    torch.manual_seed(0)
+    with torch.device(device):
+        vae = AutoencoderKLTemporalDecoder(
+            down_block_types=("DownEncoderBlock2D",) * 4, block_out_channels=wide, layers_per_block=2,
+            latent_channels=4, sample_size=768,
+        )  # fmt: skip
+    return vae.to(dtype).eval().requires_grad_(False)
 
 
 # --- what both sides measure with ------------------------------------------------------------------------------------
@@ -263,7 +293,7 @@ def settle() -> None:
     logging.disable(logging.WARNING)
 
 
-JOBS = {"prepare": prepare, "window": window, "counted": counted}
+JOBS = {"prepare": prepare, "window": window, "counted": counted, "decode": decode}
 
 
 def main() -> int:
