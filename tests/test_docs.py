@@ -159,7 +159,14 @@ def check_keywords(function: ast.Attribute, keywords: set[str]) -> None:
         return
     known = set(inspect.signature(getattr(sdk, function.attr)).parameters)
     if function.attr in OPEN_ENDED:
-        known |= {*get(OPEN_ENDED[function.attr]).Input.model_fields, "home", "engine", "on_event", "cookies"}
+        known |= {
+            *get(OPEN_ENDED[function.attr]).Input.model_fields,
+            "home",
+            "engine",
+            "on_event",
+            "cookies",
+            "on_preview",
+        }
     assert keywords <= known, f"vividcover.{function.attr} takes no {sorted(keywords - known)}"
 
 
@@ -231,11 +238,81 @@ def constant(file: str, name: str) -> Any:
         ("guide/songs-and-links.md", "44.1 kHz", "song/pcm.py", "RATE", 44_100),
         ("architecture/07-cli-and-sdk.md", "within 0.6 seconds", "cli/console.py", "GRACE", 0.6),
         ("guide/the-cover.md", "25 frames a second", "portrait/render.py", "fps", 25),
+        ("guide/neural-portraits.md", "12.5 times a second", "portrait/sonic/config.py", "FPS", 12.5),
+        ("guide/neural-portraits.md", "instead of 25 |", "portrait/sonic/config.py", "STEPS", 25),
+        ("guide/neural-portraits.md", "| 10 steps,", "portrait/sonic/config.py", "FAST_STEPS", 10),
+        ("guide/neural-portraits.md", "in steps of 64", "portrait/sonic/config.py", "SIDES", 64),
+        ("guide/neural-portraits.md", "eight at a time", "portrait/sonic/config.py", "DECODE_CHUNK", 8),
+        ("guide/neural-portraits.md", "hears 30 s at a time", "portrait/sonic/config.py", "CHUNK_SECONDS", 30),
+        ("guide/neural-portraits.md", "half again as much decoding", "portrait/sonic/decode.py", "SHARED", 4),
+        ("guide/neural-portraits.md", "a face below 48 px", "portrait/framing.py", "SMALLEST_FACE", 48),
+        ("guide/neural-portraits.md", "by more than 42°", "portrait/framing.py", "MOST_YAW", 42),
+        ("guide/neural-portraits.md", "by more than 30° is noted", "portrait/framing.py", "GOOD_YAW", 30),
+        ("guide/neural-portraits.md", "less than 0.08 s", "catalog/sonic.py", "SHORTEST", 0.08),
+        ("guide/neural-portraits.md", "The newest three", "catalog/trainings.py", "KEPT", 3),
     ],
 )
 def test_figures_in_the_docs_are_those_of_the_code(page: str, words: str, file: str, name: str, value: float) -> None:
     assert words in (DOCS / page).read_text(encoding="utf-8")
     assert constant(file, name) == value
+
+
+PORTRAITS = DOCS / "guide" / "neural-portraits.md"
+
+
+def rows_of(page: Path, *beginnings: str) -> Iterator[list[str]]:
+    """The cells of the table rows that begin so."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for beginning in beginnings:
+        yield [cell.strip() for cell in next(line for line in lines if line.startswith(beginning)).split("|")[1:-1]]
+
+
+def test_what_a_portraits_speed_ups_are_said_to_leave_is_what_their_plans_leave() -> None:
+    from vividcover.portrait.sonic.config import SPEEDUPS, options_of
+    from vividcover.portrait.sonic.renderer import COST
+    from vividcover.portrait.sonic.speed import cost_of, plan_of
+
+    frames = 2625  # 210 s
+
+    def cost(*names: str) -> float:
+        return cost_of(plan_of(options_of("fast" if names else "exact", speedups=names)), frames)
+
+    whole, ten = cost(), cost("schedule")
+    for name, cells in zip(SPEEDUPS[:3], rows_of(PORTRAITS, *(f"| `{name}` |" for name in SPEEDUPS[:3]))):
+        shares = [cost(name) / whole, cost(name, "schedule") / ten]
+        said = [int(share) / 100 for share in re.findall(r"(\d+) %", cells[-1])]
+        assert said == pytest.approx(shares[: len(said)], abs=0.005), name
+    page = PORTRAITS.read_text(encoding="utf-8")
+    assert f"together is {cost('schedule', 'guidance', 'features') / whole:.0%}".replace("%", " %") in page
+    shown = (COST["decode"] + COST["between"]) * frames / 1000  # PFLOP
+    for cells, names, sung in zip(
+        rows_of(PORTRAITS, "| `exact` | 2", "| `fast`, sung throughout", "| `fast`, sung for two"),
+        ((), SPEEDUPS[:3], SPEEDUPS[:3]),
+        (1, 1, 2 / 3),
+    ):
+        work = cost(*names) * COST["window"] / 1000 * sung + shown
+        assert float(cells[1].split()[0]) == pytest.approx(work, abs=1)
+        said = [[int(minutes) for minutes in re.findall(r"\d+", cell)] for cell in cells[2:]]
+        for minutes, rate in zip(said, (400, 60)):  # TFLOP a second
+            assert minutes[0] - 0.5 <= work * 1000 / rate / 60 <= minutes[-1] + 0.5
+    assert all(name in SPEEDUPS for name in re.findall(r"^\| `(\w+)` \| .* %", page, re.MULTILINE))
+
+
+def test_what_a_portrait_is_said_to_need_of_a_gpu_is_what_is_planned() -> None:
+    from vividcover.portrait.sonic.config import FULL
+    from vividcover.portrait.sonic.memory import fit
+
+    weights, at_once = 3.15, [(1, 1), (1, 2), (1, 3), (2, 3)]
+    for cells, expected in zip(rows_of(PORTRAITS, "| 7 GB", "| 9 GB", "| 11 GB", "| 18 GB"), at_once):
+        found = fit(FULL, (64, 64), 2, (float(cells[0].split()[0]) - weights) * 1e9)
+        assert (found.windows, found.branches) == expected, cells
+
+
+def test_the_weights_of_a_portrait_are_all_named() -> None:
+    from vividcover.weights import select
+
+    page = PORTRAITS.read_text(encoding="utf-8")
+    assert {f"`{name}`" for name in select(group="portrait")} <= set(re.findall(r"`[\w-]+`", page))
 
 
 def test_every_decision_is_in_the_index() -> None:
