@@ -19,6 +19,7 @@ hears of them. The child leads a process group of its own, and ends with all of 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import os
 import sys
@@ -32,13 +33,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vividcover.catalog.contract import Context, Model, Result
+from vividcover.catalog.contract import SEED_LIMIT, Context, Model, Result
 from vividcover.catalog.flux_pro_trainer import TRAINED
 from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
 from vividcover.lines import decode, encode
 from vividcover.memory import steady
 from vividcover.runs import lifeline, shared
+from vividcover.runs.veil import Veil
 from vividcover.settings import Settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.workspace import Event, Workspace
@@ -87,7 +89,7 @@ class Runner:
                 line = line[os.write(self._out, line) :]
 
     def log(self, text: str) -> None:
-        self.say("log", text=text.rstrip("\n") + "\n")
+        self.say("log", text=self.plain(text.rstrip("\n")) + "\n")
 
     def preview(self, fraction: float, rgb: Any) -> None:
         """An early look at a video, uint8 [H, W, 3]; it goes as a small picture with the mark inside."""
@@ -109,6 +111,7 @@ class Runner:
         self.artifacts = Artifacts.of(self.settings)
         self.shared = shared.of(self.settings, self.artifacts)
         self.cache = self.settings.cache
+        self.plain = Veil(self.settings)
         steady()
         self.say("ready")
         while True:
@@ -129,10 +132,11 @@ class Runner:
         except Canceled:
             outcome = {"status": "canceled"}
         except VividCoverError as error:
-            outcome = {"status": "failed", "error": str(error)}
+            outcome = {"status": "failed", "error": self.plain(str(error))}
         except Exception as error:
-            self.log(traceback.format_exc())
-            outcome = {"status": "failed", "error": f"Something unforeseen happened: {type(error).__name__}: {error}"}
+            sys.stderr.write(traceback.format_exc())  # for the server's log: lines of code are not for its users
+            said = self.plain(f"Something unforeseen happened: {type(error).__name__}: {error}")
+            outcome = {"status": "failed", "error": said}
         self._workspace = None
         self.say("over", outcome=outcome)
 
@@ -154,6 +158,9 @@ class Runner:
         values = dict(run["input"])
         if run["weights"] and values.get(WEIGHTS_INPUT) is None and WEIGHTS_INPUT in model.Input.model_fields:
             values[WEIGHTS_INPUT] = WEIGHTS
+        seed = model.Input.model_fields.get("seed") if run["kind"] == "prediction" else None
+        if seed is not None and seed.default is None and values.get("seed") is None:
+            values["seed"] = seed_of(run["id"])
         return values
 
     def _explain(self, run: Mapping[str, Any], result: Result) -> None:
@@ -243,6 +250,11 @@ class Files:
     def __exit__(self, *_: object) -> None:
         if self._folder is not None:
             self._folder.cleanup()
+
+
+def seed_of(run_id: str) -> int:
+    """The seed of a run that was given none: the same when it is taken up again, so that it goes on with its work."""
+    return int.from_bytes(hashlib.sha256(run_id.encode()).digest()[:8], "big") % SEED_LIMIT
 
 
 def bar(fraction: float) -> str:
