@@ -159,14 +159,8 @@ def check_keywords(function: ast.Attribute, keywords: set[str]) -> None:
         return
     known = set(inspect.signature(getattr(sdk, function.attr)).parameters)
     if function.attr in OPEN_ENDED:
-        known |= {
-            *get(OPEN_ENDED[function.attr]).Input.model_fields,
-            "home",
-            "engine",
-            "on_event",
-            "cookies",
-            "on_preview",
-        }
+        known |= {*get(OPEN_ENDED[function.attr]).Input.model_fields}
+        known |= {"home", "engine", "on_event", "cookies", "on_preview"}
     assert keywords <= known, f"vividcover.{function.attr} takes no {sorted(keywords - known)}"
 
 
@@ -292,8 +286,8 @@ def test_what_a_portraits_speed_ups_are_said_to_leave_is_what_their_plans_leave(
     ):
         work = cost(*names) * COST["window"] / 1000 * sung + shown
         assert float(cells[1].split()[0]) == pytest.approx(work, abs=1)
-        said = [[int(minutes) for minutes in re.findall(r"\d+", cell)] for cell in cells[2:]]
-        for minutes, rate in zip(said, (400, 60)):  # TFLOP a second
+        told = [[int(minutes) for minutes in re.findall(r"\d+", cell)] for cell in cells[2:]]
+        for minutes, rate in zip(told, (400, 60)):  # TFLOP a second
             assert minutes[0] - 0.5 <= work * 1000 / rate / 60 <= minutes[-1] + 0.5
     assert all(name in SPEEDUPS for name in re.findall(r"^\| `(\w+)` \| .* %", page, re.MULTILINE))
 
