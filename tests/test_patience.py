@@ -59,3 +59,16 @@ def test_a_caller_that_is_already_canceled_starts_nothing() -> None:
     with Patient(reporter) as patient, pytest.raises(Canceled):
         patient.call(begun.set)
     assert not begun.is_set()
+
+
+def test_a_call_computes_with_as_many_threads_as_were_chosen_from_its_first_product_on() -> None:
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        x, weight = (torch.randn(*size, generator=generator) for size in ((34, 800), (24, 800)))
+        with Patient(Silent()) as patient:
+            assert torch.equal(patient.call(torch.nn.functional.linear, x, weight), torch.nn.functional.linear(x, weight))
+    finally:
+        torch.set_num_threads(before)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, TypeVar
 
+from vividcover.threads import as_chosen
 from vividcover.workspace import Reporter
 
 POLL = 0.05  # seconds between two looks at the cancel flag
@@ -58,6 +59,7 @@ class Patient:
     def _work(self) -> None:
         while (item := self._wanted.get()) is not None:
             function, arguments = item
+            as_chosen()
             try:
                 self._given.put((function(*arguments), None))
             except BaseException as error:

@@ -5,6 +5,8 @@ A cover must be the same bytes on two cores as on sixteen; the stages use the co
 
 from __future__ import annotations
 
+import sys
+
 
 def one_blas_thread() -> None:
     """Holds every BLAS that this process has loaded at one thread, from now on."""
@@ -13,3 +15,15 @@ def one_blas_thread() -> None:
     from threadpoolctl import threadpool_limits
 
     threadpool_limits(limits=1, user_api="blas")
+
+
+def as_chosen() -> None:
+    """Has torch compute in this thread with as many as `tensors.use_threads` chose; for a thread before it computes.
+
+    A new thread learns that number from its first loop that is split, and until then multiplies matrices on all cores:
+    its first sums would end in other last digits than the same sums later on.
+    """
+    torch = sys.modules.get("torch")
+    learn = getattr(torch, "get_num_threads", None)  # None: not imported, or another thread is about to
+    if learn is not None:
+        learn()

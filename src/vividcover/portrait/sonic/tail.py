@@ -21,6 +21,7 @@ from torch import Tensor
 from vividcover.portrait.sonic.config import DECODE_CHUNK, VIDEO_FPS
 from vividcover.portrait.sonic.decode import LatentFrames, Rgb, as_rgb, decode
 from vividcover.portrait.sonic.rife import IFNet
+from vividcover.threads import as_chosen
 from vividcover.workspace import Reporter, Silent
 
 POLL = 0.05  # seconds between two looks at the cancel flag
@@ -99,6 +100,7 @@ class _Ahead:
             yield piece
 
     def _work(self) -> None:
+        as_chosen()
         try:
             for piece in self._pieces:
                 if not self._put(piece):
