@@ -173,6 +173,16 @@ def test_what_is_missing_is_named_with_the_command_that_gets_it(
     use(monkeypatch, **files)
     with pytest.raises(EngineError, match=r"eights are missing: rife \(vividcover weights pull rife\)"):
         Sonic().run({"image": str(STILL), "audio": str(voice)}, context_of(tmp_path))
+    use(monkeypatch, **files, rife=tmp_path / "flownet.pkl")
+    with pytest.raises(EngineError, match=r"says .*flownet.pkl for rife, and there is nothing that it could be"):
+        Sonic().run({"image": str(STILL), "audio": str(voice)}, context_of(tmp_path))
+    use(monkeypatch, **{**tiny_named(), "svd_xt": STILL})
+    with pytest.raises(EngineError, match="for svd-xt, and there is a file where a folder is needed"):
+        Sonic().run({"image": str(STILL), "audio": str(voice)}, context_of(tmp_path))
+
+
+def tiny_named() -> dict[str, Path]:
+    return {name.replace("-", "_"): path for name, path in tiny_sonic_files().items()}
 
 
 def test_a_renderer_that_is_none_or_belongs_to_another_engine_is_refused(voice: Path, tmp_path: Path) -> None:

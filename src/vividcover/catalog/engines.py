@@ -71,9 +71,15 @@ def missing(settings: Settings, nets: Iterable[str]) -> str:
     if why := tensors.available():
         return why
     absent = [name for name in nets if not weights.has(name, settings.weights)]
-    if not absent:
-        return ""
-    return f"weights are missing: {', '.join(absent)} (vividcover weights pull {' '.join(absent)})"
+    own = [name for name in absent if name in settings.weight_files]
+    said = [
+        f"VIVIDCOVER_WEIGHT_FILES says {settings.weight_files[name]} for {name}, and there is "
+        + ("a file where a folder is needed" if settings.weight_files[name].is_file() else "nothing that it could be")
+        for name in own
+    ]
+    if wanted := [name for name in absent if name not in own]:
+        said.append(f"weights are missing: {', '.join(wanted)} (vividcover weights pull {' '.join(wanted)})")
+    return "; ".join(said)
 
 
 @lru_cache(maxsize=1)
