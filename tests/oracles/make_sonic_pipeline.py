@@ -22,7 +22,7 @@ from seeded import noise
 
 HERE = Path(__file__).parent
 CASES = {  # seconds, height, width in px, steps, dynamic_scale; frames of which latents are kept
-    "song": (5.0, 64, 64, 4, 1.0, range(0, 62, 3)),  # 62 frames: three windows, the last one around the end
+    "song": (3.36, 64, 64, 6, 1.0, range(0, 42, 2)),  # 42 frames: two windows, the last one around the end
     "wide": (0.56, 64, 128, 3, 1.4, range(7)),  # 7 frames: the only window holds some of them four times
     "two": (2.08, 128, 64, 3, 0.7, range(0, 26, 5)),  # 26 frames: most of them twice
 }
