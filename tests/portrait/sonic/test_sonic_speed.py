@@ -130,10 +130,10 @@ def test_eight_bits_give_nearly_the_same_latents_under_another_key(tmp_path: Pat
     assert 1e-6 < away < 0.5  # guidance by (-1, -5.5, 7.5) multiplies what rounding does to a branch by 9
 
 
-def test_eight_bits_that_the_network_was_not_opened_with_are_told(tmp_path: Path) -> None:
+def test_eight_bits_that_are_not_used_are_told(tmp_path: Path) -> None:
     reporter = Silent()
     sampled(tiny_nets(), tiny_look(), Song(5), SonicOptions(steps=1, speedups=("fp8",)), tmp_path, reporter).close()
-    assert reporter.notes == ["The speed-up fp8 is left out: the network was opened without it."]
+    assert reporter.notes == ["The speed-up fp8 is left out: cpu gains nothing by it."]
 
 
 def test_compiling_is_refused_where_it_is_of_no_use() -> None:

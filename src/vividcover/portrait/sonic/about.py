@@ -22,6 +22,7 @@ OPTIONS = {
     "idle": "quiet movement of its own where nobody sings",
     "preview_every": "steps between two previews; 0: none",
     "windows_at_once": "0: as many as fit into memory",
+    "processes": "that share the work, one for each GPU",
     "compile": "the network is compiled before the first step",
 }
 
@@ -51,11 +52,13 @@ def open_renderer(means: Means) -> Renderer:
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
+    from vividcover.portrait.sonic.speed import gains_in_8_bits
 
     options = _chosen(means.options, means.dtype)
     if means.threads:
         tensors.use_threads(means.threads)
-    files, quantise = sonic_files(means.weights), "fp8" if "fp8" in options.speedups else None
+    quick = "fp8" in options.speedups and gains_in_8_bits(tensors.pick_device(means.device))
+    files, quantise = sonic_files(means.weights), "fp8" if quick else None
     same = (files, means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)
     if found is None or found[0] != same:
