@@ -114,11 +114,11 @@ def listen(
     Raises `AudioError` for what is no sound or shorter than 0.08 s; `Canceled` within a second.
     """
     look(vocals)
-    key = _key(vocals, nets, clip, options)
-    with storage_errors("what was heard", folder):
+    with storage_errors("what was heard", folder), Patient(reporter) as patient:
         folder.mkdir(parents=True, exist_ok=True)
+        key = patient.call(_key, vocals, nets, clip, options)  # reads all of the sound, and opens the nets
         if not finished(folder, key):
-            with Patient(reporter) as patient, torch.inference_mode():
+            with torch.inference_mode():
                 _Listener(vocals, nets, folder, clip, options, reporter, patient, key).run()
         return Heard(folder)
 
@@ -228,7 +228,8 @@ class _Listener:
         length = self.config.positions * STATE
         first = piece.start * STATE
         samples = sound.read(self.folder / SOUND, first, min(length, self.samples - first))
-        return self.patient.call(self._encode, torch.from_numpy(samples))
+        aligned = torch.from_numpy(samples).clone()  # a transform's last bits hang on where its numbers lie
+        return self.patient.call(self._encode, aligned)
 
     def _encode(self, samples: Tensor) -> Any:
         with torch.inference_mode():
