@@ -365,6 +365,21 @@ def test_cancel_is_answered_while_a_net_works(tmp_path: Path) -> None:
             time.sleep(5)
             return torch.zeros(1, 1500, 5, 16)
 
+    slow = nets()
+    slow.whisper = Slow()
+    _canceled_soon(written(tmp_path / "voice.wav", 1.0), tmp_path / "heard", slow)
+
+
+def test_cancel_is_answered_while_a_long_recording_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(path: Path) -> str:
+        time.sleep(5)
+        return "read"
+
+    monkeypatch.setattr(features, "sha256_file", slow)
+    _canceled_soon(written(tmp_path / "voice.wav", 1.0), tmp_path / "heard", nets())
+
+
+def _canceled_soon(vocals: Path, folder: Path, net: Any) -> None:
     class Canceling(Silent):
         wanted = threading.Event()
 
@@ -372,12 +387,11 @@ def test_cancel_is_answered_while_a_net_works(tmp_path: Path) -> None:
             if self.wanted.is_set():
                 raise Canceled()
 
-    slow, reporter = nets(), Canceling()
-    slow.whisper = Slow()
+    reporter = Canceling()
     threading.Timer(0.3, reporter.wanted.set).start()
     began = time.monotonic()
     with pytest.raises(Canceled):
-        hear(written(tmp_path / "voice.wav", 1.0), tmp_path / "heard", slow, reporter)
+        hear(vocals, folder, net, reporter)
     assert time.monotonic() - began < 1.5
 
 
