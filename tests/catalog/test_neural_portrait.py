@@ -15,6 +15,7 @@ from neural_making import contentvec, use
 from neural_making import voice as voice_zip
 from sonic_making import tiny_sonic_files
 from vividcover import sdk
+from vividcover.catalog import animating
 from vividcover.catalog.contract import Context
 from vividcover.catalog.sonic import OURS, Sonic, SonicInput
 from vividcover.errors import Canceled, EngineError, ImageError, NotFoundError, ParameterError
@@ -151,6 +152,23 @@ def test_a_canceled_portrait_goes_on_where_it_stood_and_is_the_same(voice: Path,
     assert len(begun) == 1 and any(path.is_file() for path in begun[0].rglob("*"))
     assert Sonic().run(values, context_of(tmp_path)).path.read_bytes() == whole.path.read_bytes()
     assert not list((tmp_path / "cache" / "portraits").glob("*/")), "what is finished needs no room"
+
+
+def test_a_cancel_at_the_last_moment_takes_nothing_of_what_was_done(
+    voice: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = context_of(tmp_path)
+
+    def drawn(who: Any, inputs: Any, out: Path, settings: Any, options: Any, work: Path, *_: Any) -> dict[str, Any]:
+        (work / "latents").write_bytes(b"hours")
+        out.write_bytes(b"a video")
+        context.workspace.cancel()
+        return {}
+
+    monkeypatch.setattr(animating, "_performed", drawn)
+    with pytest.raises(Canceled):
+        Sonic().run({"image": str(STILL), "audio": str(voice), **FAST}, context)
+    assert [path.read_bytes() for path in (tmp_path / "cache" / "portraits").glob("*/latents")] == [b"hours"]
 
 
 def test_a_picture_without_a_face_is_refused_and_nothing_is_left(voice: Path, tmp_path: Path) -> None:

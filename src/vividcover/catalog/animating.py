@@ -93,9 +93,9 @@ def animated(input: SonicInput, still: Path, voice: Path, beat: Path | None, con
     def compute(stage: Stage) -> None:
         with trainings.alone(context.workspace.root, name, stage, FOLDER) as work:
             stage.meta.update(_performed(who, inputs, stage.folder / FILE, settings, options, work, context, stage))
-            shutil.rmtree(work, ignore_errors=True)
 
     done = context.stage(STAGE, version=VERSION, inputs=inputs, params=params, compute=compute)
+    shutil.rmtree(context.workspace.root / FOLDER / name, ignore_errors=True)  # not before the video is in its place
     context.nets.update(who.nets)
     return done
 
