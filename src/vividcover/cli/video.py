@@ -21,10 +21,15 @@ Preview = Annotated[
 def _watched(session: Any, preview: Path | None) -> Any:
     """The session, whose early looks at a video are written into `preview`, each in the last one's place."""
     from vividcover import provenance
+    from vividcover.calls import may_hold
     from vividcover.catalog.checks import fits
+    from vividcover.errors import ParameterError
     from vividcover.files import aside
 
+    if preview is not None and preview.is_dir():
+        raise ParameterError(f"--preview {preview} is a folder.", "Name a picture in it, for example look.png.")
     fits(preview, ".png")
+    may_hold(preview)
 
     def show(fraction: float, rgb: Any) -> None:
         assert preview is not None
