@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # Threads of torch that wait for each other spin by default; where cores are shared, that costs several times the work.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("MKL_DYNAMIC", "FALSE")  # as many threads as were asked for, or the last bits change with the load
+os.environ.setdefault("MKL_DYNAMIC", "FALSE")  # as many as were asked for: else the last bits change with the load
 INSTALL = "Install it with `pip install 'vividcover[neural]'`."
 DEVICES = ("auto", "cuda", "mps", "cpu")
 DTYPES = ("auto", "fp32", "bf16", "fp16")
