@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from run_making import add, row
+from run_making import add, row, told
 from vividcover.runs import leases
 from vividcover.runs.sweep import sweep
 from vividcover.settings import settings
@@ -60,9 +60,11 @@ def test_a_run_whose_outputs_expired_says_so(database: Database, artifacts: Arti
     assert claim is not None
     made = {"sha256": put(artifacts, "made"), "md5": "", "bytes": 4, "name": "out.txt"}
     with database.write() as db:
+        leases.say(db, claim, [("preview", "a look at it"), ("log", "done\n")])
         leases.finish(db, claim, leases.Outcome("succeeded", files=[made]), keep_seconds=0.01)
     time.sleep(0.02)
     assert sweep(database, artifacts) == (1, 1)
+    assert (told(database, run_id, "preview"), told(database, run_id)) == ([], ["done\n"])
     assert row(database, run_id)["data_removed"] and row(database, run_id)["status"] == "succeeded"
 
 

@@ -8,7 +8,7 @@ from vividcover.runs.states import GOING, OPEN
 from vividcover.settings import settings
 from vividcover.store.artifacts import Artifacts
 from vividcover.store.database import Database, now
-from vividcover.store.tables import files, runs, shared_stages, stages, versions
+from vividcover.store.tables import events, files, runs, shared_stages, stages, versions
 
 GRACE = 3600.0  # seconds that an artifact without a row is kept: its row may be on the way
 
@@ -19,6 +19,8 @@ def sweep(database: Database, artifacts: Artifacts) -> tuple[int, int]:
         expired = list(db.execute(delete(files).where(files.c.expires_at < now()).returning(files.c.run_id)).scalars())
         if outputs := {run_id for run_id in expired if run_id}:
             db.execute(update(runs).where(runs.c.id.in_(outputs)).values(data_removed=True))
+            looks = events.c.run_id.in_(outputs), events.c.kind == "preview"  # they show what has gone
+            db.execute(delete(events).where(*looks))
         going = select(stages.c.key).join(runs, runs.c.id == stages.c.run_id).where(GOING, runs.c.status.in_(OPEN))
         old = shared_stages.c.used_at < now() - settings().stage_keep_seconds
         db.execute(delete(shared_stages).where(old, shared_stages.c.key.not_in(going)))
