@@ -92,10 +92,10 @@ def command(pid: int) -> str:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """A server with one worker and the tiny nets, in debt to nobody."""
+    """A server with one worker and the tiny nets; it kills nothing that does not end by itself when it is canceled."""
     folder = tmp_path_factory.mktemp("live")
     own = json.dumps({name: str(path) for name, path in tiny_sonic_files().items()})
-    with live(folder / "home", weight_files=own, threads="1", replicate_token=OPERATORS) as server:
+    with live(folder / "home", weight_files=own, threads="1", replicate_token=OPERATORS, cancel_grace="20") as server:
         token = server.token("read write")
         with server.client(token) as http:
             http.headers.update(NEURAL)
