@@ -25,6 +25,7 @@ from torch import Tensor
 from vividcover import together
 from vividcover.errors import Canceled, ParameterError
 from vividcover.files import canonical, write_text
+from vividcover.patience import Patient
 from vividcover.portrait.sonic.config import SonicOptions
 from vividcover.portrait.sonic.files import SonicFiles
 from vividcover.portrait.sonic.heard import Heard
@@ -47,7 +48,8 @@ def sample_together(
 ) -> Store:  # fmt: skip
     """Starts `options.processes` of them, tells how far they are, and stops them on cancel; what they found is kept.
 
-    They open the network themselves, so this process lets go of its own. Raises `ParameterError` for more processes
+    They open the network themselves, so this process lets go of its own. On cancel it returns at once, and they end as
+    soon as they see it. Raises `ParameterError` for more processes
     than GPUs, `EngineError` for what was wrong in one of them, `Canceled`.
     """
     if nets.device.type == "mps":
@@ -63,10 +65,31 @@ def sample_together(
         "heard": str(heard.folder), "folder": str(folder), "threads": max(torch.get_num_threads() // count, 1),
     }  # fmt: skip
     written = write_text(folder / JOB, canonical(job))
-    together.start("vividcover.portrait.sonic.together", written, folder, count, nets.device, reporter)
+    relay = _Relay()
+    with Patient(reporter, relay.end, lambda: reporter.progress(*relay.last)) as patient:  # they take a while to end
+        patient.call(together.start, "vividcover.portrait.sonic.together", written, folder, count, nets.device, relay)
     for note in json.loads((folder / NOTES).read_text(encoding="utf-8")):
         reporter.note(note)
     return sampled(nets, look, heard, options, folder, _Listens(reporter), crew=Crew())  # it is done: this opens it
+
+
+class _Relay:
+    """The reporter of who waits for the processes, in a thread of its own."""
+
+    def __init__(self) -> None:
+        self.last, self._ended = (0.0, "opening the network in every process"), False
+
+    def end(self) -> None:
+        self._ended = True
+
+    def progress(self, fraction: float, text: str = "") -> None:
+        self.last = fraction, text
+
+    def check(self) -> None:
+        if self._ended:
+            raise Canceled
+
+    def note(self, message: str) -> None: ...
 
 
 class _Listens:
