@@ -240,7 +240,7 @@ def _key(framing: Framing, vocals: Path, options: SonicOptions, sonic: Sonic) ->
     digest = hashlib.sha256(framing.rgb.tobytes() + framing.mask.tobytes())
     same = ("preview_every", "processes", "smooth_decoding")
     said = {k: v for k, v in asdict(options).items() if k not in same}
-    digest.update(canonical([said, sha256_file(vocals), sonic.key, str(sonic.device), str(sonic.dtype)]).encode())
+    digest.update(canonical([said, sha256_file(vocals), sonic.key, sonic.device.type, str(sonic.dtype)]).encode())
     return digest.hexdigest()[:16]
 
 
