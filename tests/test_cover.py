@@ -152,8 +152,10 @@ def test_a_picture_of_ones_own_can_be_the_still(home: Path, clip: Path, sample: 
     with Image.open(sample / "photos" / "01.jpg") as photo:
         photo.resize((320, 426)).save(tmp_path / "me.png")
     made = sdk.make_cover(
-        clip, voice="vivi", still=str(tmp_path / "me.png"), output=tmp_path / "c.mp4", parts=tmp_path, home=home, seed=1
-    )
+        clip, voice="vivi", still=str(tmp_path / "me.png"), output=tmp_path / "c.mp4", parts=tmp_path, home=home,
+        seed=1, portrait_steps=9, portrait_processes=2,
+    )  # fmt: skip
+    assert {n["parameter"] for n in made.record["not_honoured"]} == {"portrait_steps", "portrait_processes"}
     assert decoded(made.path)[0].shape == (100, 426, 320)
     assert not made.record["licences"]["commercial_use"] and "given as still" in made.record["licences"]["because"]
     assert json.loads((tmp_path / "still.png.json").read_text())["ai_generated"] is False  # it is the user's own

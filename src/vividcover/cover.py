@@ -42,12 +42,8 @@ RETRY = "Try another seed or prompt (a portrait from the front), or give a pictu
 STILLS = {"classic": "image/still", "neural": "image/paint"}  # engine → the stage that draws
 PORTRAITS = {"classic": "portrait/render", "neural": "portrait/animate"}  # engine → the stage that makes it sing
 MENDED = ("straight_windows", "smooth_decoding", "smooth_listening")  # what a whole song gains from
-NETWORKS = (
-    "portrait_mode",
-    "portrait_resolution",
-    "portrait_steps",
-    "idle_motion",
-)  # inputs for a portrait by a network
+OURS = ("portrait_mode", "portrait_processes", "idle_motion")  # inputs for a portrait by a network here; and …
+NETWORKS = (*OURS, "portrait_resolution", "portrait_steps")  # … by a network anywhere
 
 SINGING = RealisticVoiceCloningInput.model_fields  # inputs that are the song's are declared there
 
@@ -106,6 +102,7 @@ class Cover(Model):
     suffix: ClassVar[str] = ".mp4"
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {
         engine: {name: why for name, why in these.items() if name in CoverInput.model_fields}
+        | (dict.fromkeys(OURS, "the hosted portrait has no such input") if engine == "hosted" else {})
         for engine, these in RealisticVoiceCloning.ignores.items()
     }
 

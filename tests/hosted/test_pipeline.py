@@ -47,9 +47,10 @@ def test_photos_recordings_and_a_song_become_a_cover_on_the_other_side(
     out = tmp_path / "cover.mp4"
     made = sdk.make_cover(
         clip, voice="vivi", image="vivi", prompt="VIVI on stage performing", seed=7, output=out, aspect_ratio="custom",
-        width=256, height=256,
+        width=256, height=256, portrait_mode="fast", portrait_steps=20,
     )  # fmt: skip
     assert made.result.engine == "hosted"
+    assert "portrait_mode" in {one.parameter for one in made.result.not_honoured}
     assert "hosted engine trained" in made.result.why
     assert codec.probe(out).seconds == pytest.approx(codec.probe(clip).seconds, abs=0.05)
     assert not codec.is_silent(_pcm(out, tmp_path))
@@ -61,7 +62,7 @@ def test_photos_recordings_and_a_song_become_a_cover_on_the_other_side(
 
     again = sdk.make_cover(
         clip, voice="vivi", image="vivi", prompt="VIVI on stage performing", seed=7, output=out, aspect_ratio="custom",
-        width=256, height=256,
+        width=256, height=256, portrait_mode="fast", portrait_steps=20,
     )  # fmt: skip
     assert all(stage.hit for stage in again.result.stages), "the same order is not paid for twice"
 

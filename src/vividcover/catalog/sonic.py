@@ -141,7 +141,7 @@ class Sonic(Model):
 
         inputs = {"still": still, "voice": voice} | ({"beat": beat} if beat else {})
         params = input.model_dump(include={"min_resolution", "dynamic_scale", "seed"}) | {"keep_resolution": whole}
-        return context.stage("portrait/render", version=2, inputs=inputs, params=params, compute=compute)
+        return context.stage("portrait/render", version=3, inputs=inputs, params=params, compute=compute)
 
 
 def joined_with_sound(
