@@ -1,4 +1,4 @@
-"""Early looks at a video that is being made: the newest is kept, shown to whoever owns the run, and gone with its data."""
+"""Early looks at a video in the making: the newest is kept, shown to whoever owns the run, and gone with its data."""
 
 from __future__ import annotations
 
