@@ -207,7 +207,8 @@ def clip(job: dict[str, Any]) -> dict[str, Any]:
     nets, given = Nets(job), inputs(job, device, torch.float32)
     vae, rife = random_vae(size, device, dtype_of(device)), random_rife(size, device)
     voice, look = Voice(job["frames"], size), Look(given["still"][0].cpu(), given["clip"].cpu(), given["mask"].cpu())
-    options = SonicOptions(steps=job.get("steps"), speedups=tuple(job.get("speedups", ())), seed=1)
+    few = 1 if job.get("compile") else 0  # so that there are few shapes to compile for
+    options = SonicOptions(steps=job.get("count"), speedups=tuple(job.get("speedups", ())), seed=1, windows_at_once=few)
     quiet = Silent()
     with tempfile.TemporaryDirectory() as folder:
         sampling: dict[str, float] = {}

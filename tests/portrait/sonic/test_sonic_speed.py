@@ -18,7 +18,7 @@ from vividcover.portrait.sonic.opening import in_8_bits
 from vividcover.portrait.sonic.plan import DEEP_COST, Exact
 from vividcover.portrait.sonic.sampler import sample
 from vividcover.portrait.sonic.schedule import levels
-from vividcover.portrait.sonic.speed import compile_on, compile_parts, cost_of, pairs, plan_of, sampled
+from vividcover.portrait.sonic.speed import check_on, compile_parts, cost_of, pairs, plan_of, sampled
 from vividcover.workspace import Silent
 
 FEW = {"steps": 4, "seed": 5}
@@ -136,9 +136,12 @@ def test_eight_bits_that_are_not_used_are_told(tmp_path: Path) -> None:
     assert reporter.notes == ["The speed-up fp8 is left out: cpu gains nothing by it."]
 
 
-def test_compiling_is_refused_where_it_is_of_no_use() -> None:
+def test_what_a_device_is_not_for_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="Compiling is for CUDA devices, not for cpu"):
-        compile_on(tiny_nets())
+        sampled(tiny_nets(), tiny_look(), Song(5), SonicOptions(steps=1, compile=True), tmp_path, Silent())
+    with pytest.raises(ParameterError, match="do not share one mps device"):
+        check_on(SonicOptions(processes=2), torch.device("mps"))
+    check_on(SonicOptions(processes=2, compile=True), torch.device("cuda"))
 
 
 def test_compiled_parts_do_the_same_and_alike_ones_are_compiled_once() -> None:

@@ -52,12 +52,14 @@ def open_renderer(means: Means) -> Renderer:
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
-    from vividcover.portrait.sonic.speed import gains_in_8_bits
+    from vividcover.portrait.sonic.speed import check_on, gains_in_8_bits
 
     options = _chosen(means.options, means.dtype)
     if means.threads:
         tensors.use_threads(means.threads)
-    quick = "fp8" in options.speedups and gains_in_8_bits(tensors.pick_device(means.device))
+    device = tensors.pick_device(means.device)
+    check_on(options, device)
+    quick = "fp8" in options.speedups and gains_in_8_bits(device)
     files, quantise = sonic_files(means.weights), "fp8" if quick else None
     same = (files, means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)

@@ -143,8 +143,9 @@ def sampled(
         gains = gains_in_8_bits(nets.device)
         why = "the network was opened without it" if gains else f"{nets.device} gains nothing by it"
         reporter.note(f"The speed-up fp8 is left out: {why}.")
+    check_on(options, nets.device)
     if options.compile:
-        compile_on(nets)
+        compile_parts(nets.unet)
         options = replace(options, windows_at_once=options.windows_at_once or 1)  # few shapes, few compilations
     plan = plan_of(options, eight_bits=eight_bits)
     if rest := resting(heard, options, plan):
@@ -188,11 +189,12 @@ def gains_in_8_bits(device: torch.device) -> bool:
     return device.type == "cuda" and runs_on(device)
 
 
-def compile_on(nets: Sonic) -> None:
-    """Compiles the network's parts where that is of use. Raises `ParameterError` on a device where it is not."""
-    if nets.device.type != "cuda":
-        raise ParameterError(f"Compiling is for CUDA devices, not for {nets.device.type}.", "Leave `compile` out.")
-    compile_parts(nets.unet)
+def check_on(options: SonicOptions, device: torch.device) -> None:
+    """Raises `ParameterError` for options that the device is not for."""
+    if options.compile and device.type != "cuda":
+        raise ParameterError(f"Compiling is for CUDA devices, not for {device.type}.", "Leave `compile` out.")
+    if options.processes > 1 and device.type == "mps":
+        raise ParameterError("Several processes do not share one mps device.", "Leave `processes` out.")
 
 
 def compile_parts(unet: SonicUNet, backend: Any = "inductor") -> int:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from vividcover import together
-from vividcover.errors import Canceled, ParameterError
+from vividcover.errors import Canceled
 from vividcover.files import canonical, write_text
 from vividcover.patience import Patient
 from vividcover.portrait.sonic.config import SonicOptions
@@ -52,8 +52,6 @@ def sample_together(
     soon as they see it. Raises `ParameterError` for more processes
     than GPUs, `EngineError` for what was wrong in one of them, `Canceled`.
     """
-    if nets.device.type == "mps":
-        raise ParameterError("Several processes do not share one mps device.", "Leave `processes` out.")
     count = options.processes
     folder.mkdir(parents=True, exist_ok=True)
     nets.release("unet")
