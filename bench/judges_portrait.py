@@ -229,7 +229,7 @@ def spectrum(light: np.ndarray, length: int, fps: float) -> tuple[np.ndarray, np
 
 
 def background(thumbs: np.ndarray, boxes: list[tuple[float, float, float, float]], fps: float) -> dict[str, Any]:
-    """Restlessness outside of twice the face's box, in 1/255."""
+    """Restlessness outside of `AROUND` times the face's box, in 1/255."""
     if not boxes or len(thumbs) < 2 * fps:
         return {"background_restless": None, "background_std": None}
     low, high = np.min(np.array(boxes)[:, :2], axis=0), np.max(np.array(boxes)[:, 2:], axis=0)

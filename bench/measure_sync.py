@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def measure(names: list[str], quick: bool, work: Path, threads: int, options: di
 def _video(name: str, shot: Shot, sung: Path, work: Path, threads: int, options: dict[str, Any]) -> Path:
     stem = f"{name}-{shot.still.stem}"
     folder = work / stem
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run: what it had done would not be measured
     folder.mkdir()
     place, own = settings(), renderers.about(name).options
     options = {option: value for option, value in options.items() if option in own}
