@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from vividcover.errors import Canceled, StorageError, VividCoverError
+from vividcover.files import stamp
 from vividcover.workspace import Event, Stage, StageResult, Workspace, publish, sha256_file
 
 SLOW_STAGE = """
@@ -218,3 +219,15 @@ def test_what_a_stage_records_is_readable(tmp_path: Path) -> None:
         folder = make(workspace, a=1).folder
     record = json.loads((folder / "stage.json").read_text())
     assert record["name"] == "make" and record["params"] == {"a": 1} and set(record["files"]) == {"out.txt"}
+
+
+def test_a_replaced_file_or_one_in_a_folder_changes_the_stamp(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    (folder / "vae").mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    first = stamp(folder), stamp(folder / "config.json")
+    assert first == (stamp(folder), stamp(folder / "config.json"))
+    (folder / "config.json").write_text("{ }")
+    assert stamp(folder) != first[0] and stamp(folder / "config.json") != first[1]
+    (folder / "vae" / "weights").write_text("x")
+    assert stamp(folder) not in (first[0], stamp(tmp_path / "nothing"))

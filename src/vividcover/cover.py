@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover.catalog import SHIPPED
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import FluxLora, FluxLoraInput, Ratio, size_of
 from vividcover.catalog.realistic_voice_cloning import (
     LEFT_OUT,
@@ -96,6 +96,7 @@ class CoverInput(Inputs):
 
 class Cover(Model):
     name: ClassVar[str] = "vividcover/cover"
+    together: ClassVar[str] = LARGE
     description: ClassVar[str] = "A song, a voice and a face become a video of that person singing the song."
     Input: ClassVar[type[Inputs]] = CoverInput
     output: ClassVar[Literal["file", "files", "text"]] = "file"

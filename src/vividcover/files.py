@@ -85,6 +85,21 @@ def aside(out: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+def stamp(path: Path) -> str:
+    """What changes when a file, or one in a folder, is replaced: names, sizes and times, of nothing that is read."""
+    found = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    told = [(str(one.relative_to(path)), *_size_and_time(one)) for one in found]
+    return hashlib.sha256(canonical(told).encode()).hexdigest()[:16]
+
+
+def _size_and_time(path: Path) -> tuple[int, int]:
+    try:
+        known = path.stat()
+    except OSError:
+        return -1, -1
+    return known.st_size, known.st_mtime_ns
+
+
 def share(source: Path, target: Path) -> None:
     """Gives a file that nobody will change a second name, which must be free; on another file system, copies it."""
     try:

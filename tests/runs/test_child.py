@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from run_making import until
+from vividcover.catalog.contract import LARGE
 from vividcover.cover import models
 from vividcover.runs.child import WARM, Children, kind_of
 from vividcover.settings import settings
@@ -24,10 +25,10 @@ def children() -> Iterator[Children]:
 def test_models_that_share_nets_share_a_child_and_the_others_have_their_own(children: Children) -> None:
     first = children.take(FLUX[0])
     assert [children.take(name) for name in FLUX] == [first] * len(FLUX)
-    other = children.take("zsxkib/sonic")
+    other = children.take("zsxkib/realistic-voice-cloning")
     assert other is not first and children.take(FLUX[1]) is first
-    until(lambda: children.warm() == {name for name, m in models().items() if m.together == "flux"} | {
-        "zsxkib/sonic"
+    until(lambda: children.warm() == {name for name, m in models().items() if m.together == LARGE} | {
+        "zsxkib/realistic-voice-cloning"
     })  # fmt: skip
     children.drop(FLUX[2])
     assert first.dead and children.take(FLUX[0]) is not first

@@ -86,7 +86,7 @@ def animated(input: SonicInput, still: Path, voice: Path, beat: Path | None, con
     params: dict[str, Any] = {
         "renderer": who.name, "settings": settings, "device": place.device, "precision": place.precision,
         "options": {k: v for k, v in options.items() if k not in SAME},
-        "own": {k: str(v) for k, v in place.weight_files.items() if k in who.nets},
+        "own": engines.own(place, who.nets),
     }  # fmt: skip
     name = context.workspace.key(STAGE, VERSION, inputs, params)[:24]
 

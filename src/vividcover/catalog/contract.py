@@ -29,6 +29,7 @@ from vividcover.workspace import Stage, StageResult, Workspace
 
 Engine = Literal["auto", "classic", "neural", "hosted"]
 ENGINES: tuple[Engine, ...] = ("auto", "classic", "neural", "hosted")
+LARGE = "neural"  # `together` of the models with networks that fill a GPU: in one process, one makes room for another
 HIDDEN = "[redacted]"  # instead of a secret
 SEED_LIMIT = 2**31  # seeds drawn by us are below it; any seed that fits 64 bits is accepted
 

@@ -118,7 +118,7 @@ def drawn(model: str, wish: Wish, context: Context) -> StageResult:
     params = plain | {
         "model": model, "names": [worn.trained.name for worn in wish.loras],
         "scales": [worn.scale for worn in wish.loras], "device": place.device,
-        "precision": place.precision, "own": {k: str(v) for k, v in place.weight_files.items() if k in nets},
+        "precision": place.precision, "own": engines.own(place, nets),
         "writer": [place.llm_url, place.llm_model] if wish.upsampling else None,
     }  # fmt: skip
     _say_licence(wish, context)
@@ -186,10 +186,12 @@ def _painter(wish: Wish, context: Context, stage: Stage) -> Painter:
     device = tensors.pick_device(place.device)
     dtype = tensors.pick_dtype(device, place.precision)
     held = _held(device, wish, stage)
-    name = f"{wish.kind} {device} {dtype} {held} {place.weight_files.get(f'flux-{wish.kind}')}"
+    name = f"{wish.kind} {device} {dtype} {held} {engines.own(place, [f'flux-{wish.kind}'])}"
     if context.loaded.get("painter") != name:
         context.loaded.pop(context.loaded.pop("painter", ""), None)
         stage.progress(0.0, f"loading FLUX.1 [{wish.kind}]")
+        for name_of in list(context.loaded) if _lean(device) else ():
+            context.loaded.pop(name_of)  # what else lies in a small GPU's memory, such as a portrait's nets
         base = open_base(base_files(wish.kind, weights), device=device, dtype=dtype, quantise=held, training=False)
         fresh = Painter(base, lean=_lean(device), compiled=device.type == "cuda" and wish.fast)
         context.loaded |= {name: fresh, "painter": name}

@@ -16,6 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from vividcover.errors import EngineError
+from vividcover.files import stamp
 from vividcover.settings import Settings
 
 if TYPE_CHECKING:
@@ -80,6 +81,12 @@ def missing(settings: Settings, nets: Iterable[str]) -> str:
     if wanted := [name for name in absent if name not in own]:
         said.append(f"weights are missing: {', '.join(wanted)} (vividcover weights pull {' '.join(wanted)})")
     return "; ".join(said)
+
+
+def own(settings: Settings, nets: Iterable[str]) -> dict[str, str]:
+    """The user's own files among these nets, as they are now: what was made with others is not made with them."""
+    files = {name: path for name, path in settings.weight_files.items() if name in set(nets)}
+    return {name: f"{path} {stamp(path)}" for name, path in files.items()}
 
 
 @lru_cache(maxsize=1)

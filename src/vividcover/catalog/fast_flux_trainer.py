@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover.catalog import image_learning
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import face_kit, files_of
 from vividcover.settings import Settings
 from vividcover.trained import read_card
@@ -45,7 +45,7 @@ class FastFluxTraining(Inputs):
 
 class FastFluxTrainer(Model):
     name: ClassVar[str] = "replicate/fast-flux-trainer"
-    together: ClassVar[str] = "flux"
+    together: ClassVar[str] = LARGE
     description: ClassVar[str] = "Train subjects or styles from photos."
     Input: ClassVar[type[Inputs]] = FastFluxInput
     TrainingInput: ClassVar[type[Inputs] | None] = FastFluxTraining

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from vividcover.catalog import image_learning
-from vividcover.catalog.contract import Context, Inputs, Made, Model, secret, uri
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, secret, uri
 from vividcover.catalog.fast_flux_trainer import TRAINED, FastFluxTrainer, FastFluxTraining
 from vividcover.catalog.pins import PINS
 from vividcover.errors import ParameterError
@@ -134,7 +134,7 @@ OURS = tuple(FluxDevLoraTraining.model_fields)[tuple(FluxDevLoraTraining.model_f
 
 class FluxDevLoraTrainer(Model):
     name: ClassVar[str] = NAME
-    together: ClassVar[str] = "flux"
+    together: ClassVar[str] = LARGE
     description: ClassVar[str] = "Train an image model from photos, as the FLUX.1 [dev] LoRA trainer is called."
     Input: ClassVar[type[Inputs]] = FluxDevLoraInput
     TrainingInput: ClassVar[type[Inputs] | None] = FluxDevLoraTraining

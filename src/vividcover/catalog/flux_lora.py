@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vividcover import provenance
 from vividcover.catalog import drawing, loras, shelf
-from vividcover.catalog.contract import Context, Inputs, Made, Model, secret, uri
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, secret, uri
 from vividcover.catalog.pictures import fitting, opened
 from vividcover.catalog.steps import face_kit
 from vividcover.errors import ParameterError
@@ -102,7 +102,7 @@ OURS = (
 
 class FluxLora(Model):
     name: ClassVar[str] = "vividcover/flux-lora"
-    together: ClassVar[str] = "flux"
+    together: ClassVar[str] = LARGE
     description: ClassVar[str] = "Pictures from a trained image model."
     Input: ClassVar[type[Inputs]] = FluxLoraInput
     output: ClassVar[Literal["file", "files", "text"]] = "files"

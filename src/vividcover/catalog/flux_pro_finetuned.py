@@ -14,7 +14,7 @@ from pydantic import Field
 
 from vividcover import provenance
 from vividcover.catalog import drawing, loras
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri, validated
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri, validated
 from vividcover.catalog.flux_lora import NO_NETWORK, SIZES, FluxLora, FluxLoraInput, size_of
 from vividcover.catalog.pictures import GRID, LARGEST, SMALLEST, filled, fitting, opened, where
 from vividcover.catalog.pins import PINS
@@ -130,7 +130,7 @@ class Finetuned(Model):
     """What all five have in common: a finetune_id, and FLUX with it where the neural engine draws."""
 
     base: ClassVar[drawing.Kind] = "dev"
-    together: ClassVar[str] = "flux"
+    together: ClassVar[str] = LARGE
 
     def reader(self, input: Any, context: Context) -> tuple[str, str] | None:
         return loras.engine_of(input.finetune_id, context)

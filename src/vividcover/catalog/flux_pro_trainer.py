@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from vividcover.catalog import image_learning, shelf
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri
 from vividcover.catalog.fast_flux_trainer import FastFluxTrainer
 from vividcover.catalog.flux_dev_lora_trainer import NO_LORA, NO_WORDS, ONCE, as_fast
 from vividcover.settings import Settings
@@ -56,7 +56,7 @@ class FluxProTraining(Inputs):
 
 class FluxProTrainer(Model):
     name: ClassVar[str] = "black-forest-labs/flux-pro-trainer"
-    together: ClassVar[str] = "flux"
+    together: ClassVar[str] = LARGE
     description: ClassVar[str] = (
         "Train an image model from photos; gives the finetune_id that flux-pro-finetuned takes."
     )

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from vividcover import provenance
 from vividcover.catalog import animating
-from vividcover.catalog.contract import Context, Inputs, Made, Model, uri
+from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import decoded, face_kit
 from vividcover.errors import ParameterError
 from vividcover.settings import Settings
@@ -72,7 +72,7 @@ class Sonic(Model):
     output: ClassVar[Literal["file", "files", "text"]] = "file"
     suffix: ClassVar[str] = ".mp4"
     media: ClassVar[frozenset[str]] = frozenset({"audio"})
-    together: ClassVar[str] = "sonic"
+    together: ClassVar[str] = LARGE
     ignores: ClassVar[Mapping[str, Mapping[str, str]]] = {
         "classic": CLASSIC_IGNORES, "hosted": dict.fromkeys(OURS, "it is not one of the published model's inputs"),
     }  # fmt: skip

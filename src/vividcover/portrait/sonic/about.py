@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from vividcover.portrait.renderers import About, Means
@@ -49,6 +50,7 @@ def check(options: Mapping[str, Any]) -> None:
 
 def open_renderer(means: Means) -> Renderer:
     from vividcover import tensors
+    from vividcover.files import stamp
     from vividcover.portrait.sonic.files import sonic_files
     from vividcover.portrait.sonic.opening import open_sonic
     from vividcover.portrait.sonic.renderer import SonicRenderer
@@ -61,7 +63,7 @@ def open_renderer(means: Means) -> Renderer:
     check_on(options, device)
     quick = "fp8" in options.speedups and gains_in_8_bits(device)
     files, quantise = sonic_files(means.weights), "fp8" if quick else None
-    same = (files, means.device, means.dtype, quantise)
+    same = (files, [stamp(path) for path in asdict(files).values()], means.device, means.dtype, quantise)
     found = means.loaded.get(ABOUT.name)
     if found is None or found[0] != same:
         means.loaded.pop(ABOUT.name, None)  # before the next ones come
