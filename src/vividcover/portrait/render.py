@@ -136,12 +136,7 @@ def encode(
                     f"The renderer made a frame {frame.dtype}{list(frame.shape)}, and had announced "
                     f"{rendering.width}x{rendering.height} px.", BROKEN,
                 )  # fmt: skip
-            while not stop.is_set():
-                try:
-                    waiting.put(frame, timeout=0.2)
-                    break
-                except queue.Full:
-                    reporter.check()
+            _hand(waiting, frame, stop, reporter)
             if failed:
                 break
             done += 1
@@ -150,7 +145,7 @@ def encode(
         if not failed and done != rendering.count:
             raise EngineError(f"The renderer made {done} frames and had announced {rendering.count}.", BROKEN)
         if not failed:
-            waiting.put(None)
+            _hand(waiting, None, stop, reporter)
             while thread.is_alive():
                 thread.join(0.2)
                 reporter.check()
@@ -170,6 +165,16 @@ def encode(
             ) from error
         raise error
     return done
+
+
+def _hand(waiting: queue.Queue[Rgb | None], item: Rgb | None, stop: threading.Event, reporter: Reporter) -> None:
+    """Waits for a place in the queue, unless the encoder has stopped."""
+    while not stop.is_set():
+        try:
+            waiting.put(item, timeout=0.2)
+            return
+        except queue.Full:
+            reporter.check()
 
 
 def _drain(waiting: queue.Queue[Rgb | None], stop: threading.Event) -> Iterator[Rgb]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sonic_making import tiny_sonic_files
-from vividcover.errors import AudioError, Canceled, ImageError, ParameterError
+from vividcover.errors import AudioError, Canceled, ImageError, ParameterError, StorageError
 from vividcover.portrait.faces import FaceKit, Rgb
 from vividcover.portrait.render import Rendering, RenderSettings
 from vividcover.portrait.renderers import Means, open_renderer
@@ -347,3 +348,42 @@ def test_a_cancel_is_answered_within_a_second_whatever_is_at_work(
         )  # fmt: skip
     assert time.monotonic() - began[0] < 1.0
     assert not (tmp_path / "o.mp4").exists()
+
+
+@pytest.mark.parametrize("part", ["clip", "unet"])
+def test_a_cancel_is_answered_within_a_second_while_a_network_is_read(
+    kit: FaceKit, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    sonic, stopping = open_sonic(sonic_files(Tiny()), device="cpu", dtype="fp32"), Stopping()
+    began: list[float] = []
+
+    def slow(name: str, load: Callable[[], Any]) -> Any:
+        if name == part and not began:
+            began.append(time.monotonic())
+            stopping.when.set()
+            time.sleep(3)
+        return read(name, load)
+
+    read = sonic._part
+    monkeypatch.setattr(sonic, "_part", slow)
+    with pytest.raises(Canceled):
+        portrait(
+            photo, song(tmp_path / "v.wav", 0.4), tmp_path / "o.mp4", sonic=sonic, kit=kit, work=tmp_path / "work",
+            options=ONE_STEP, min_resolution=SIDE, reporter=stopping,
+        )  # fmt: skip
+    assert time.monotonic() - began[0] < 1.0
+
+
+def test_a_disk_that_fills_up_is_said_and_no_half_video_is_left(
+    sonic: Sonic, kit: FaceKit, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("vividcover.portrait.render._write", full)
+    with pytest.raises(StorageError, match="No space left"):
+        portrait(
+            photo, song(tmp_path / "v.wav", 0.4), tmp_path / "o.mp4", sonic=sonic, kit=kit, work=tmp_path / "work",
+            options=ONE_STEP, min_resolution=SIDE,
+        )  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v.wav", "work"]
