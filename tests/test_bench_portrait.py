@@ -40,6 +40,22 @@ def test_each_speed_up_of_the_song_leaves_less_to_do() -> None:
     assert figures["song_flop_ratio"] > 3
 
 
+def test_the_ladder_s_figures_add_up_to_a_song() -> None:
+    rows = [
+        {"who": "peer", "ms_per_step": 300.0},
+        {"who": "eager", "ms_per_step": 200.0, "ms_per_step_in_pairs": 120.0},
+        {"who": "fp8", "ms_per_step": 100.0, "ms_per_step_in_pairs": 60.0},
+    ]
+    tails = [{"ms_per_frame": 20.0, "ms_between": None}, {"ms_per_frame": 10.0, "ms_between": 2.0}]
+    figures, made = portrait_bench.whole_song(rows, tails, "fp8", True)
+    assert [row["song_s"] for row in made] == [30.0] * 3 + [210.0] * 3
+    peer, exact, fast = (row["seconds"] for row in made[3:])
+    assert peer == pytest.approx(2625 * 0.3 + 2625 * 0.022, abs=0.1)
+    assert exact == pytest.approx(2625 * 0.2 + 2625 * 0.012, abs=0.1)  # 8 bits are no part of exact
+    assert fast == pytest.approx(105 * (2 * 0.1 + 8 * 0.06) + 2625 * 0.012, abs=0.1)
+    assert figures["realtime_ratio"] == pytest.approx(210 / fast, abs=0.01)
+
+
 def test_the_peer_has_the_published_tensors() -> None:
     net, _ = portrait_peer.made("tiny")
     names = net.state_dict().keys()
