@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -102,6 +103,20 @@ def test_a_name_or_an_option_that_there_is_none_of_is_said_with_those_that_there
     means = Means(FaceKit(), Shelf(tmp_path), tmp_path, options={"moist": 1.0})
     with pytest.raises(ParameterError, match="Did you mean most"):
         renderers.open_renderer("glow", means)
+
+
+def test_values_are_refused_before_anything_is_loaded() -> None:
+    renderers.check("sonic", {"mode": "fast", "speedups": ("schedule",), "steps": 8})
+    for wrong, said in (
+        ({"steps": 0}, "steps is 0"),
+        ({"mode": "slow"}, "'slow'"),
+        ({"stpes": 3}, "Did you mean steps"),
+    ):
+        with pytest.raises(ParameterError, match=said):
+            renderers.check("sonic", wrong)
+    code = "import sys; from vividcover.portrait import renderers; renderers.check('sonic', {}); renderers.known(); "
+    code += "assert not {'torch', 'cv2', 'av', 'diffusers'} & set(sys.modules), 'heavy'"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_folder_that_says_another_name_is_refused(glow: Path) -> None:
