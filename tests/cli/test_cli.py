@@ -198,7 +198,11 @@ def test_a_folder_is_not_a_song_and_a_choice_is_one_of_the_choices(home: Path, t
     assert status == 2 and "'maybe' is not one of 'auto', 'yes', 'no'" in said
 
 
-def test_after_ctrl_c_whatever_a_dying_part_says_it_is_canceled(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_after_ctrl_c_whatever_a_dying_part_says_it_is_canceled(
+    home: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "_exit", sys.exit)
+
     def work(_: object) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(0.1)
@@ -207,7 +211,35 @@ def test_after_ctrl_c_whatever_a_dying_part_says_it_is_canceled(home: Path, caps
     with pytest.raises(SystemExit) as left:
         perform(work, Common(json=True, quiet=True))
     assert left.value.code == 130
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "canceled"
+    assert json.loads(capfd.readouterr().out)["error"]["code"] == "canceled"
+
+
+def test_after_ctrl_c_a_net_that_still_computes_does_not_make_the_process_abort(home: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 130, done.stderr
+    assert done.stderr.startswith("Error: Canceled.\n") and "abort" not in done.stderr
+
+
+STOPPED = """
+import os, signal, threading, time
+import torch
+from vividcover.cli.console import Common, perform
+from vividcover.errors import Canceled
+
+def compute():
+    x, net = torch.rand(64, 32, 64, 64), torch.nn.Conv2d(32, 32, 3)
+    while True:
+        net(x)
+
+def work(session):
+    threading.Thread(target=compute, daemon=True).start()
+    time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    raise Canceled()
+
+perform(work, Common(quiet=True))
+"""
 
 
 def test_numbers_are_text_where_a_model_wants_text() -> None:

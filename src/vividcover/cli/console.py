@@ -106,19 +106,26 @@ def perform(
             _leave(common.json)
     signal.signal(signal.SIGINT, before[0])
     signal.signal(signal.SIGTERM, before[1])
-    if "error" in outcome:  # after Ctrl-C it is that: a child may have heard it first and be gone without a word
-        fail(Canceled() if interrupted else outcome["error"], common.json)
+    if interrupted and "error" in outcome:  # whatever it is: a child may have heard it first and be gone without a word
+        _leave(common.json, "")
+    if "error" in outcome:
+        fail(outcome["error"], common.json)
     if say:
         say(outcome["made"])
     else:
         tell(outcome["made"], common, show)
 
 
-def _leave(as_json: bool) -> None:
-    """The end of a run that did not stop by itself in time: at once, with the terminal as it was before."""
+def _leave(as_json: bool, first: str = "\n") -> None:
+    """The end of a run that was stopped: at once, with the terminal as it was before.
+
+    A net may still compute in a thread of its own, and an interpreter that is taken down around it aborts.
+    """
     stopped = Canceled()
-    text = f"\nError: {stopped.message}\n       {stopped.hint}\n"
+    text = f"{first}Error: {stopped.message}\n       {stopped.hint}\n"
     with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
         os.write(2, ((SHOW_CURSOR if sys.stderr.isatty() else "") + text).encode())
         if as_json:
             story = {"code": stopped.code, "message": stopped.message, "hint": stopped.hint}
