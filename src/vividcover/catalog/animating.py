@@ -46,10 +46,10 @@ def lacks(settings: Settings, input: SonicInput | None) -> str:
     return engines.missing(settings, about(input).nets)
 
 
-def check(input: SonicInput) -> About:
+def check(input: SonicInput, engine: str = "neural") -> About:
     """Who draws. Raises `ParameterError` for a renderer of another engine, and for an option that it refuses."""
     who = about(input)
-    if who.engine != "neural":
+    if who.engine != engine:
         raise ParameterError(
             f"The renderer {who.name} belongs to the {who.engine} engine.", f"Use --engine {who.engine}."
         )
@@ -66,9 +66,11 @@ def _options(input: SonicInput, who: About) -> dict[str, Any]:
     return given
 
 
-def animated(input: SonicInput, still: Path, voice: Path, beat: Path | None, context: Context) -> StageResult:
+def animated(
+    input: SonicInput, still: Path, voice: Path, beat: Path | None, context: Context, engine: str = "neural"
+) -> StageResult:
     """`portrait.mp4`, without sound. What the licence of the weights allows is said before the work."""
-    who, place = check(input), context.settings
+    who, place = check(input, engine), context.settings
     options = _options(input, who)
     if "preview_every" in who.options:
         options["preview_every"] = input.preview_every if context.on_preview else 0
@@ -120,8 +122,9 @@ def _performed(
     from vividcover.weights import Shelf
 
     place = context.settings
-    tensors.use_threads(place.threads)
-    _make_room(context)
+    if who.engine == "neural":
+        tensors.use_threads(place.threads)
+        _make_room(context)
     means = renderers.Means(
         face_kit(context), Shelf(place.weights), work, place.device, place.precision, place.threads, options, stage,
         context.loaded,

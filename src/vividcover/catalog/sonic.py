@@ -12,7 +12,6 @@ from vividcover import provenance
 from vividcover.catalog import animating
 from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import decoded, face_kit
-from vividcover.errors import ParameterError
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
@@ -94,10 +93,8 @@ class Sonic(Model):
         return remote.made(self, remote.marked(self, remote.run(self, values, context), context, input.seed))
 
     def classic(self, input: SonicInput, context: Context) -> Made:
-        if input.renderer and (who := animating.about(input)).engine != "classic":
-            raise ParameterError(
-                f"The renderer {who.name} belongs to the {who.engine} engine.", f"Use --engine {who.engine}, or auto."
-            )
+        if input.renderer:
+            animating.check(input, "classic")
         return self._sounding(input, context, "classic")
 
     def neural(self, input: SonicInput, context: Context) -> Made:
@@ -123,8 +120,8 @@ class Sonic(Model):
         engine: Literal["classic", "neural"] = "classic",
     ) -> StageResult:  # fmt: skip
         """`portrait.mp4`, without sound. `beat`: music for light or camera to move with."""
-        if engine == "neural":
-            return animating.animated(input, still, voice, beat, context)
+        if engine == "neural" or input.renderer not in (None, "", "classic"):
+            return animating.animated(input, still, voice, beat, context, engine)
         from vividcover.portrait.classic.portrait import portrait
 
         kit = face_kit(context)
