@@ -204,6 +204,17 @@ def test_a_prune_never_takes_what_a_living_run_has_used(tmp_path: Path) -> None:
     assert Workspace(tmp_path).prune(0) == 1
 
 
+def test_what_goes_while_the_cache_is_listed_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another run's portrait writes, renames and removes files all the time."""
+    work = tmp_path / "portraits" / "theirs"
+    work.mkdir(parents=True)
+    (work / "latents.0").write_bytes(b"x" * 100)
+    real = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: ((where, dirs, [*files, "gone"]) for where, dirs, files in real(top)))
+    with Workspace(tmp_path) as workspace:
+        assert [(e["name"], e["bytes"]) for e in workspace.entries()] == [("portrait begun", 100)]
+
+
 def test_publish_replaces_in_one_step_and_names_a_folder_it_may_not_write(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "new" / "target.bin"
     source.write_bytes(b"1" * 1000)

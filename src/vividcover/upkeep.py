@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -69,7 +71,8 @@ class Upkeep:
     def entries(self) -> list[dict[str, Any]]:
         """Every cached stage and begun work: name, key, bytes, seconds, used (unix time), folder; least recently used
         first."""
-        found = [self._begun(name, folder) for long, name in LONG.items() for folder in (self.root / long).glob("*/")]
+        begun = ((name, folder) for long, name in LONG.items() for folder in (self.root / long).glob("*/"))
+        found = [entry for name, folder in begun if (entry := _begun(name, folder))]
         for record_file in (self.root / "stages").glob("*/*/stage.json"):
             try:
                 record = json.loads(record_file.read_text(encoding="utf-8"))
@@ -79,11 +82,6 @@ class Upkeep:
                 continue
             found.append(entry | {"bytes": sum(record["sizes"].values()), "used": used, "folder": record_file.parent})
         return sorted(found, key=lambda e: (e["used"], e["key"]))
-
-    def _begun(self, name: str, folder: Path) -> dict[str, Any]:
-        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        used = folder.stat().st_mtime
-        return {"name": name, "key": folder.name, "seconds": 0.0, "bytes": size, "used": used, "folder": folder}
 
     def _in_use(self, work: Path) -> bool:
         """Whether somebody works there now."""
@@ -118,3 +116,17 @@ class Upkeep:
                 shutil.rmtree(doomed, ignore_errors=True)
                 freed += entry["bytes"]
         return freed
+
+
+def _begun(name: str, folder: Path) -> dict[str, Any] | None:
+    """What lies there, whoever works in it meanwhile; None when it has just gone."""
+    size = 0
+    try:
+        used = folder.stat().st_mtime
+    except FileNotFoundError:
+        return None
+    for where, _, files in os.walk(folder):  # a folder that goes under way is passed over
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(where, file)).st_size
+    return {"name": name, "key": folder.name, "seconds": 0.0, "bytes": size, "used": used, "folder": folder}
