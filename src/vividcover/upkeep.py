@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import os
 import shutil
 import threading
 from pathlib import Path
@@ -128,5 +127,5 @@ def _begun(name: str, folder: Path) -> dict[str, Any] | None:
     for where, _, files in os.walk(folder):  # a folder that goes under way is passed over
         for file in files:
             with contextlib.suppress(FileNotFoundError):
-                size += os.stat(os.path.join(where, file)).st_size
+                size += (Path(where) / file).stat().st_size
     return {"name": name, "key": folder.name, "seconds": 0.0, "bytes": size, "used": used, "folder": folder}
