@@ -104,7 +104,7 @@ def _names(given: argparse.Namespace) -> tuple[str, ...]:
 
 
 def main() -> int:
-    parser = asked(__doc__, "8 s of song, under a minute on two free cores")
+    parser = asked(__doc__, "8 s of song; the classic renderer takes a minute on two free cores, Sonic needs a GPU")
     parser.add_argument("--engine", action="append", choices=tuple(ENGINES), help="only this engine's renderer")
     parser.add_argument("--renderer", action="append", metavar="NAME", help="only this renderer")
     parser.add_argument("--mode", choices=("exact", "fast"), default="fast", help="of Sonic")
