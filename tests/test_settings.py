@@ -35,6 +35,14 @@ def test_a_list_that_is_no_list_is_named_too(monkeypatch: pytest.MonkeyPatch) ->
         settings()
 
 
+def test_what_should_be_an_object_is_called_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIVIDCOVER_WEIGHT_FILES", "rmvpe=/tmp/rmvpe.pt")
+    settings.cache_clear()
+    with pytest.raises(ParameterError, match="is not a JSON object") as told:
+        settings()
+    assert '{"name": "value"}' in told.value.hint
+
+
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIVIDCOVER_THREADS", "many")
     monkeypatch.setenv("VIVIDCOVER_DOWNLOAD_TIMEOUT", "soon")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,8 @@ def versions() -> dict[str, str]:
     """Of what has a hand in the bytes of an output."""
     from importlib.metadata import version
 
-    parts = ("numpy", "scipy", "av", "opencv-python-headless", "pyworld-prebuilt", "pillow", "soxr")
+    parts = ["numpy", "scipy", "av", "opencv-python-headless", "pyworld-prebuilt", "pillow", "soxr"]
+    parts += [name for name in ("torch", "safetensors", "diffusers", "transformers") if name in sys.modules]
     return {"vividcover": __version__, "python": platform.python_version()} | {p: version(p) for p in parts}
 
 

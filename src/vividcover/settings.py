@@ -165,8 +165,10 @@ def settings() -> Settings:
     except SettingsError as error:  # a list or a mapping that is no JSON
         field = re.search(r'field "(\w+)"', str(error))
         name = f"{PREFIX}{field[1].upper()}" if field else "?"
-        said = f"{name}={os.environ.get(name, '')}: is not a JSON list"
-        raise ParameterError(f"Settings: {said}.", 'Give it as ["one", "two"], or unset it.') from None
+        mapping = field is not None and str(Settings.model_fields[field[1]].annotation).startswith("dict")
+        said = f"{name}={os.environ.get(name, '')}: is not a JSON {'object' if mapping else 'list'}"
+        form = '{"name": "value"}' if mapping else '["one", "two"]'
+        raise ParameterError(f"Settings: {said}.", f"Give it as {form}, or unset it.") from None
 
 
 def _lines(error: ValidationError) -> list[str]:

@@ -81,6 +81,8 @@ def animated(
     for name, why in {**who.ignores, **without}.items():
         if name in input.model_fields_set:
             context.cannot(name, getattr(input, name), why)
+    if input.mode == "fast" and who.name == USUAL and "inference_steps" not in input.model_fields_set:
+        context.note("mode fast takes fewer steps than inference_steps says, unless it is given")
     if (terms := _terms(who)) not in context.notes:
         context.note(terms)
     settings = input.model_dump(include={"min_resolution", "keep_resolution", "paste_back", "dynamic_scale", "seed"})
