@@ -161,6 +161,8 @@ class _Act:
         with self._timed("listening"):
             hearing = Part(reporter, 0.0, LISTENING)
             heard = listen(self.vocals, sonic, folder, clip=clip, options=self.options, reporter=hearing)
+        if sonic.device.type != "cpu":
+            sonic.release("whisper", "tokens", "buckets")  # what was heard lies in files
 
         early = Estimate.of(rgb, still.scaled) if sonic.device.type == "cpu" else partial(decoded, vae=sonic.vae)
 
@@ -174,8 +176,8 @@ class _Act:
                 Part(reporter, LISTENING, 1.0), on_preview=show if on_preview and self.options.preview_every else None,
             )  # fmt: skip
         self.report |= {"network_frames": heard.frames, "windows": -(-heard.frames // WINDOW)}
-        for note in sonic.notes:
-            self._note(note)
+        while sonic.notes:  # of what loading did: the next portrait finds the nets loaded
+            self._note(sonic.notes.pop(0))
 
     def frames(self) -> Iterator[Rgb]:
         """The video's pictures. One that was left half-way begins with the first again, and they are the same."""
@@ -193,8 +195,9 @@ class _Act:
                 self.latents, vae, rife, self.count, smooth=options.smooth_decoding, compile=options.compile,
                 reporter=Checked(self.reporter),
             )  # fmt: skip
-            for rgb in pictures:
-                yield self.show(rgb)
+            with contextlib.closing(pictures):  # its thread lets go of the latents before they are closed
+                for rgb in pictures:
+                    yield self.show(rgb)
         self.report["memory"] = _memory(self.sonic)
 
     def _note(self, note: str) -> None:

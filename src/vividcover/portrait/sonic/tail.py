@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,7 @@ def frames(
     compile: bool = False,
     chunk: int = DECODE_CHUNK,
     reporter: Reporter | None = None,
-) -> Iterator[Rgb]:
+) -> Generator[Rgb, None, None]:
     """The video's pictures; `smooth`, `compile`, `chunk` are the decoding's.
 
     Raises `EngineError` where the memory does not suffice, `Canceled` within a second.
