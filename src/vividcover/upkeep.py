@@ -19,7 +19,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-LONG = {"trainings": "training", "portraits": "portrait begun"}  # folder of what is gone on with → what it is called
+LONG = {"trainings": "training", "portraits": "portrait as drawn"}  # folder of what is gone on with → what it is called
 
 
 class Upkeep:

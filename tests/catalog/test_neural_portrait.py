@@ -151,7 +151,19 @@ def test_a_canceled_portrait_goes_on_where_it_stood_and_is_the_same(voice: Path,
     begun = list((tmp_path / "cache" / "portraits").glob("*/"))
     assert len(begun) == 1 and any(path.is_file() for path in begun[0].rglob("*"))
     assert Sonic().run(values, context_of(tmp_path)).path.read_bytes() == whole.path.read_bytes()
-    assert not list((tmp_path / "cache" / "portraits").glob("*/")), "what is finished needs no room"
+
+
+def test_another_size_and_smoother_pictures_are_shown_from_what_was_drawn(voice: Path, tmp_path: Path) -> None:
+    values: dict[str, Any] = {"image": str(STILL), "audio": str(voice), **FAST}
+    sizes = {look(Sonic().run(values, context_of(tmp_path)).path)[0]}
+    for more in ({"keep_resolution": True}, {"smooth_decoding": True}, {"paste_back": True}):
+        again = context_of(tmp_path)
+        sizes.add(look(Sonic().run(values | more, again).path)[0])
+        assert "unet" not in again.loaded["sonic"][1].loaded(), "the network was not even opened"
+    assert len(sizes) == 3
+    other = context_of(tmp_path)
+    Sonic().run(values | {"seed": 4}, other)
+    assert "unet" in other.loaded["sonic"][1].loaded()
 
 
 def test_a_cancel_at_the_last_moment_takes_nothing_of_what_was_done(

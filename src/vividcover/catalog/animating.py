@@ -2,7 +2,8 @@
 
     done = animated(input, still, vocals, context)      # `portrait.mp4`, without sound; meta is the renderer's report
 
-What a killed or canceled portrait had reached lies under the cache, named by what is made: the same call goes on there.
+What a portrait has reached lies under the cache, named by what is drawn: after a kill or cancel the same call goes on
+there, and another size or smoother pictures are made of what a finished one has drawn.
 """
 
 from __future__ import annotations
@@ -92,14 +93,18 @@ def animated(
         "options": {k: v for k, v in options.items() if k not in SAME},
         "own": engines.own(place, who.nets),
     }  # fmt: skip
-    name = context.workspace.key(STAGE, VERSION, inputs, params)[:24]
+    drawn = {
+        kind: {k: v for k, v in params[kind].items() if k not in who.keeps} for kind in ("settings", "options")
+    }  # fmt: skip
+    name = context.workspace.key(STAGE, VERSION, inputs, params | drawn)[:24]
 
     def compute(stage: Stage) -> None:
         with trainings.alone(context.workspace.root, name, stage, FOLDER) as work:
             stage.meta.update(_performed(who, inputs, stage.folder / FILE, settings, options, work, context, stage))
 
     done = context.stage(STAGE, version=VERSION, inputs=inputs, params=params, compute=compute)
-    shutil.rmtree(context.workspace.root / FOLDER / name, ignore_errors=True)  # not before the video is in its place
+    if not who.keeps:  # else another size is shown from it, until newer ones or the cache's limit take its place
+        shutil.rmtree(context.workspace.root / FOLDER / name, ignore_errors=True)  # the video is in its place
     context.nets.update(who.nets)
     return done
 

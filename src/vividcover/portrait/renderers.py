@@ -41,7 +41,9 @@ class About:
 
     `nets` are names of the weights registry that it cannot do without; `licence` is that of its weights in a few words,
     `commercial` whether it allows commercial use (None: not known). `options` are those of its own with what each does;
-    `ignores` what it does not follow of `ASKED`, with why.
+    `ignores` what it does not follow of `ASKED`, with why. `keeps` are those of both kinds that do not change what it
+    has in its work folder, and with them the folder stays when the video is there: another size or smoother pictures
+    are then shown from what was drawn.
     """
 
     name: str
@@ -53,6 +55,7 @@ class About:
     wants_gpu: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     ignores: Mapping[str, str] = field(default_factory=dict)
+    keeps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if unknown := [name for name in self.ignores if name not in ASKED]:
@@ -65,8 +68,9 @@ class About:
 @dataclass(frozen=True)
 class Means:
     """What a renderer is opened with. `work`: a folder of the caller's where it may keep what it needs to go on after
-    a kill; the caller has it alone, and removes it when the video is there. `options`: the renderer's own. `loaded`:
-    what stays in memory from one portrait to the next (nets under a name of the renderer's; another may be there)."""
+    a kill; the caller has it alone, and removes it when the video is there (but see `About.keeps`). `options`: the
+    renderer's own. `loaded`: what stays in memory from one portrait to the next (nets under a name of the renderer's;
+    another may be there)."""
 
     kit: FaceKit
     weights: Resolver

@@ -40,6 +40,7 @@ ABOUT = About(
     wants_gpu=True,
     options=OPTIONS,
     ignores={"fps": "the network draws 12.5 frames a second, and interpolation makes 25", "beat": "it hears no music"},
+    keeps=("keep_resolution", "paste_back", "smooth_decoding", "preview_every", "processes"),
 )  # fmt: skip
 
 
