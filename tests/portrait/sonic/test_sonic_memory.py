@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_iter
 
 from vividcover.errors import EngineError
 from vividcover.portrait.sonic.config import FULL, TINY, TOKENS, WINDOW, UNetConfig
-from vividcover.portrait.sonic.memory import SPARE, fit, fit_on, needed, resident
+from vividcover.portrait.sonic.memory import SPARE, fit, fit_on, needed
 from vividcover.portrait.sonic.network import Deep, MaskPyramid, SonicUNet
 
 HALF = 2  # bytes
@@ -93,4 +93,3 @@ def test_a_network_is_asked_where_it_lies() -> None:
     net = SonicUNet(TINY)
     found = fit_on(net, (8, 8))
     assert (found.windows, found.branches) == (1, 3)
-    assert resident(net) == 4 * sum(p.numel() for p in net.parameters())

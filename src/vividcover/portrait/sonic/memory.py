@@ -96,8 +96,3 @@ def fit_on(
     return fit(
         config, latents, weight.element_size(), memory, branches=branches, wanted=wanted, gains=gains, keeps=keeps
     )
-
-
-def resident(unet: nn.Module) -> int:
-    """Bytes of the network's weights, quantised ones as they are."""
-    return sum(tensor.nbytes for tensor in (*unet.parameters(), *unet.buffers()))

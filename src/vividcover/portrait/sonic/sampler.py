@@ -162,6 +162,8 @@ class Sampling:
         unet = patient.call(lambda: self.nets.unet)
         height, width = self.look.latents.shape[1:]
         fit = fit_on(unet, (height, width), wanted=self.options.windows_at_once, keeps=keeps)
+        if self.nets.device.type != "cpu":
+            self.reporter.note(fit.describe())
         return Load(fit.windows, fit.branches)
 
     def _start(self, noise: Tensor | None) -> Iterator[Tensor]:

@@ -11,8 +11,8 @@ with the published weights yet: what those were trained for is the exact way.
                "nothing", which counts -1 against 7.5, is not computed: the difference that the first one found between
                it and "still" is taken again (Castillo et al. 2023, arXiv:2312.12487). 87 % of 10 steps, 84 % of 25.
     features   In the second of two such steps the lower levels of the network are not computed: what the first one
-               found there is taken again (Ma et al. 2024, arXiv:2312.00858). 74 % of 10 steps, 69 % of 25; 70 % and
-               63 % together with `guidance`. Fine movement may lag a little.
+               found there is taken again (Ma et al. 2024, arXiv:2312.00858). 75 % of 10 steps, 70 % of 25; 70 % and
+               64 % together with `guidance`. Fine movement may lag a little.
     silence    Where nobody sings, a few seconds of quiet movement, sampled once, go round (`idle.py`): windows in
                which nothing else happens are not computed. What is left is about the share that is sung.
     fp8        The transformers' linear layers multiply 8 bit numbers (`image/flux/fp8.py`): half of a forward's
