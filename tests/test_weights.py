@@ -158,3 +158,9 @@ def test_the_default_folder_can_be_moved(tmp_path: Path, monkeypatch: pytest.Mon
         assert weights.status()[0]["path"] == str(tmp_path / "there" / "face_detection_short_range.tflite")
     finally:
         settings.cache_clear()
+
+
+def test_a_name_that_is_nearly_right_is_named() -> None:
+    with pytest.raises(NotFoundError) as told:
+        weights.net("sonicunet")
+    assert told.value.hint.startswith("Did you mean sonic-unet? Known: ")

@@ -101,7 +101,9 @@ def may_hold(output: Path | None) -> None:
         while not above.exists() and above != above.parent:
             above = above.parent
         fine = above.is_dir() and os.access(above, os.W_OK)
-    except OSError:  # a name that no file can have
+        if fine:  # some folders take no files whatever their rights say, such as /proc
+            tempfile.TemporaryFile(dir=above).close()
+    except OSError:  # also for a name that no file can have
         fine = False
     if not fine:
         raise StorageError(f"May not write {str(output)!r}.", "Choose a folder that you may write to with -o.")

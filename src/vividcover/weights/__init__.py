@@ -14,6 +14,7 @@ is hashed when it is first seen, and must stay what it was.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import shutil
 import tempfile
@@ -72,7 +73,9 @@ class Shelf:
 def net(name: str) -> Net:
     """A net by name. Raises `NotFoundError`."""
     if name not in REGISTRY:
-        raise NotFoundError(f"There are no weights called {name!r}.", f"Known: {', '.join(REGISTRY)}.")
+        near = difflib.get_close_matches(name, REGISTRY, 1, 0.7)
+        meant = f"Did you mean {near[0]}? " if near else ""
+        raise NotFoundError(f"There are no weights called {name!r}.", f"{meant}Known: {', '.join(REGISTRY)}.")
     return REGISTRY[name]
 
 
