@@ -6,6 +6,7 @@ import base64
 import io
 import json
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,6 +60,19 @@ def test_the_newest_look_is_shown_to_its_owner_and_gone_with_the_runs_data(api: 
     assert api.http.get(where).status_code == 200 and "jpeg" not in api.http.get(f"/v1/predictions/{run['id']}").text
     assert api.http.delete(f"/v1/predictions/{run['id']}").status_code == 204
     assert api.http.get(where).status_code == 404
+
+
+@pytest.mark.parametrize("status", ["canceled", "failed"])
+def test_a_look_at_what_never_became_a_video_goes_with_the_run(api: Api, status: Any) -> None:
+    run = api.http.post("/v1/models/vividcover/hello/predictions", json={"input": {"text": "x"}}).json()
+    claim = leases.claim_one(api.state.database, "w", warm=None)
+    assert claim is not None
+    with api.state.database.write() as db:
+        leases.say(db, claim, [("preview", look(1))])
+    assert api.http.get(f"/v1/predictions/{run['id']}/preview").status_code == 200
+    with api.state.database.write() as db:
+        leases.finish(db, claim, Outcome(status), [])
+    assert api.http.get(f"/v1/predictions/{run['id']}/preview").status_code == 404
 
 
 def test_a_look_at_nothing_that_exists_is_not_found(api: Api) -> None:

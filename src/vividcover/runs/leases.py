@@ -270,10 +270,14 @@ def say(db: Connection, claim: Claim, said: Iterable[Say], output: Mapping[str, 
 def _write(db: Connection, run_id: str, said: list[Say]) -> None:
     looks = [one for one in said if one[0] == "preview"]
     if looks:  # only the newest is kept
-        db.execute(delete(events).where(events.c.run_id == run_id, events.c.kind == "preview"))
+        _forget_looks(db, run_id)
         said = [one for one in said if one[0] != "preview" or one is looks[-1]]
     if said:
         SAID.do_all(db, [{"run_id": run_id, "kind": kind, "data": data} for kind, data in said])
+
+
+def _forget_looks(db: Connection, run_id: str) -> None:
+    db.execute(delete(events).where(events.c.run_id == run_id, events.c.kind == "preview"))
 
 
 SAID = Prepared(lambda: insert(events).values(at=now()))
@@ -295,6 +299,8 @@ def finish(
         size=size, soon=soon,
     )  # fmt: skip
     _write(db, claim.id, list(said))
+    if outcome.status != "succeeded":  # what there is no video of is not looked at any more
+        _forget_looks(db, claim.id)
     owner, _, name = row["model"].partition("/")
     COUNTED.do(db, {"of": owner, "called": name})
     return row
