@@ -14,6 +14,7 @@ from typing import Any
 
 from vividcover.cover import models
 from vividcover.lines import decode, encode
+from vividcover.runs import links
 from vividcover.settings import Settings
 
 WARM = 2  # children that are kept
@@ -109,6 +110,7 @@ class Children:
         self._settings = settings
         self._kinds: OrderedDict[str, Child] = OrderedDict()
         self._spare: Child | None = None
+        links.sweep()
 
     def prepare(self) -> None:
         """Starts one for the first model that comes, whichever it is."""
@@ -140,7 +142,9 @@ class Children:
     def drop(self, model: str) -> int:
         """Kills the model's child; its exit status."""
         child = self._kinds.pop(kind_of(model), None)
-        return child.kill() if child else 0
+        status = child.kill() if child else 0
+        links.sweep()
+        return status
 
     def close(self) -> None:
         for child in (*self._kinds.values(), *([self._spare] if self._spare else [])):

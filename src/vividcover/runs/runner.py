@@ -39,7 +39,7 @@ from vividcover.cover import get
 from vividcover.errors import Canceled, VividCoverError
 from vividcover.lines import decode, encode
 from vividcover.memory import steady
-from vividcover.runs import lifeline, shared
+from vividcover.runs import lifeline, links, shared
 from vividcover.runs.veil import Veil
 from vividcover.settings import Settings
 from vividcover.store.artifacts import Artifacts
@@ -237,7 +237,7 @@ class Files:
         if (known := self._known.get(link)) is None:
             return None
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="vividcover-run-")
+            self._folder = links.folder()
         place = Path(self._folder.name) / known["sha256"][:16] / (Path(known["name"]).name or "file")
         if not place.is_symlink():
             place.parent.mkdir(parents=True, exist_ok=True)
