@@ -212,7 +212,7 @@ def test_what_goes_while_the_cache_is_listed_is_passed_over(tmp_path: Path, monk
     real = os.walk
     monkeypatch.setattr(os, "walk", lambda top: ((where, dirs, [*files, "gone"]) for where, dirs, files in real(top)))
     with Workspace(tmp_path) as workspace:
-        assert [(e["name"], e["bytes"]) for e in workspace.entries()] == [("portrait begun", 100)]
+        assert [(e["name"], e["bytes"]) for e in workspace.entries()] == [("portrait as drawn", 100)]
 
 
 def test_publish_replaces_in_one_step_and_names_a_folder_it_may_not_write(tmp_path: Path) -> None:
