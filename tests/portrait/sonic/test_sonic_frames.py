@@ -319,14 +319,14 @@ class Impatient(Silent):
 def test_cancel_is_answered_while_the_autoencoder_works(vae: Any, rife: IFNet) -> None:
     class Slow(Crowded):
         def room(self, x: torch.Tensor, side: int) -> None:
-            time.sleep(2)
+            time.sleep(5)
 
     reporter = Impatient()
     threading.Timer(0.2, lambda: setattr(reporter, "canceled", True)).start()
     began = time.monotonic()
     with pytest.raises(Canceled):
         list(frames(Held(song(8)), Slow(vae, 99), rife, 15, reporter=reporter))
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 3.0  # a second, and a busy machine's patience
 
 
 def test_no_thread_stays_behind_a_caller_who_leaves(vae: Any, rife: IFNet) -> None:

@@ -103,7 +103,7 @@ def test_a_cancel_is_answered_at_once_and_the_processes_end(
     reporter = StopsWhenBegun(tmp_path)
     with pytest.raises(Canceled):
         sample_together(sonic, look, heard, many, tmp_path, reporter)
-    assert time.monotonic() - reporter.at < 1
+    assert time.monotonic() - reporter.at < 5  # a second, and a busy machine's patience
     deadline = time.monotonic() + 30
     while running(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.1)
