@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
 ORACLES = Path(__file__).parents[2] / "oracles"
 sys.path.insert(0, str(ORACLES))
 from make_sonic_rife import SIZES, pictures, weights  # noqa: E402
