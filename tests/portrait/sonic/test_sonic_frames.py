@@ -17,18 +17,18 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
-from make_sonic_rife import weights  # noqa: E402
-from seeded import noise, shapes_of  # noqa: E402
+from make_sonic_rife import weights
+from seeded import noise, shapes_of
 
-from sonic_making import as_nets, filled, tiny_sonic_files  # noqa: E402
-from vividcover.errors import Canceled, EngineError  # noqa: E402
-from vividcover.portrait.sonic import decode as decoding  # noqa: E402
-from vividcover.portrait.sonic.config import DECODE_CHUNK, LATENT_SCALE  # noqa: E402
-from vividcover.portrait.sonic.decode import Estimate, Held, as_rgb, decode, decoded, latents_of  # noqa: E402
-from vividcover.portrait.sonic.drawing import compiled, draw  # noqa: E402
-from vividcover.portrait.sonic.rife import IFNet  # noqa: E402
-from vividcover.portrait.sonic.tail import frames  # noqa: E402
-from vividcover.workspace import Silent  # noqa: E402
+from sonic_making import as_nets, filled, tiny_sonic_files
+from vividcover.errors import Canceled, EngineError
+from vividcover.portrait.sonic import decode as decoding
+from vividcover.portrait.sonic.config import DECODE_CHUNK, LATENT_SCALE
+from vividcover.portrait.sonic.decode import Estimate, Held, as_rgb, decode, decoded, latents_of
+from vividcover.portrait.sonic.drawing import compiled, draw
+from vividcover.portrait.sonic.rife import IFNet
+from vividcover.portrait.sonic.tail import frames
+from vividcover.workspace import Silent
 
 H = W = 4  # latent pixels
 

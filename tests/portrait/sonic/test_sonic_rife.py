@@ -11,11 +11,11 @@ import torch
 
 ORACLES = Path(__file__).parents[2] / "oracles"
 sys.path.insert(0, str(ORACLES))
-from make_sonic_rife import SIZES, pictures, weights  # noqa: E402
-from seeded import shapes_of  # noqa: E402
+from make_sonic_rife import SIZES, pictures, weights
+from seeded import shapes_of
 
-from vividcover.portrait.sonic import rife  # noqa: E402
-from vividcover.portrait.sonic.rife import IFNet, _grid  # noqa: E402
+from vividcover.portrait.sonic import rife
+from vividcover.portrait.sonic.rife import IFNet, _grid
 
 GOLD = np.load(ORACLES / "golden_sonic_rife.npz")
 
