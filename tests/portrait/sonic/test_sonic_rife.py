@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-ORACLES = Path(__file__).parents[2] / "oracles"
-sys.path.insert(0, str(ORACLES))
+sys.path.insert(0, str(Path(__file__).parents[2] / "oracles"))
 from make_sonic_rife import SIZES, pictures, weights
 from seeded import shapes_of
 
 from vividcover.portrait.sonic import rife
 from vividcover.portrait.sonic.rife import IFNet, _grid
 
-GOLD = np.load(ORACLES / "golden_sonic_rife.npz")
+GOLD = np.load(Path(__file__).parents[2] / "oracles" / "golden_sonic_rife.npz")
 
 
 @pytest.fixture(scope="module")
