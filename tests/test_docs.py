@@ -243,7 +243,7 @@ def constant(file: str, name: str) -> Any:
         ("guide/neural-portraits.md", "a face below 48 px", "portrait/framing.py", "SMALLEST_FACE", 48),
         ("guide/neural-portraits.md", "by more than 42°", "portrait/framing.py", "MOST_YAW", 42),
         ("guide/neural-portraits.md", "by more than 30° is noted", "portrait/framing.py", "GOOD_YAW", 30),
-        ("guide/neural-portraits.md", "less than 0.08 s", "catalog/sonic.py", "SHORTEST", 0.08),
+        ("guide/neural-portraits.md", "less than 0.08 s", "portrait/sonic/config.py", "SHORTEST", 0.08),
         ("guide/neural-portraits.md", "The newest three", "catalog/trainings.py", "KEPT", 3),
     ],
 )

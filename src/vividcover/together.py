@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from vividcover.errors import Canceled, EngineError, ParameterError, VividCoverError
 from vividcover.files import write_text
+from vividcover.processes import alive
 from vividcover.tensors import use_threads
 from vividcover.workspace import Reporter, Silent
 
@@ -143,19 +144,9 @@ class _Worker(Silent):
         self.ended = True
 
     def check(self) -> None:
-        if self.ended or (self.parent and not _alive(self.parent)):
+        if self.ended or (self.parent and not alive(self.parent)):
             raise Canceled
 
     def progress(self, fraction: float, text: str = "") -> None:
         if self.folder is not None:
             write_text(self.folder / PROGRESS, json.dumps({"fraction": fraction, "text": text}))
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -12,6 +12,7 @@ from vividcover import provenance
 from vividcover.catalog import animating
 from vividcover.catalog.contract import LARGE, Context, Inputs, Made, Model, uri
 from vividcover.catalog.steps import decoded, face_kit
+from vividcover.portrait.sonic.config import SHORTEST
 from vividcover.settings import Settings
 from vividcover.workspace import Stage, StageResult
 
@@ -19,7 +20,6 @@ OURS = (
     "mode", "speedups", "paste_back", "straight_windows", "smooth_decoding", "smooth_listening", "idle_motion",
     "preview_every", "processes", "renderer",
 )  # fmt: skip
-SHORTEST = 0.08  # seconds: one frame of the network
 NO_NETWORK = "the classic engine has no diffusion network"
 CLASSIC_IGNORES = {"inference_steps": NO_NETWORK} | {
     name: NO_NETWORK for name in OURS if name not in ("paste_back", "idle_motion", "renderer")

@@ -12,6 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from vividcover.processes import alive
+
 PREFIX = "vividcover-run-"
 OWNED = re.compile(rf"{PREFIX}(\d+)-")
 
@@ -25,15 +27,5 @@ def sweep() -> None:
     """Removes the folders of processes that are no more."""
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = OWNED.match(path.name)
-        if owner and not _alive(int(owner[1])):
+        if owner and not alive(int(owner[1])):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # somebody else's
-        return True
-    return True

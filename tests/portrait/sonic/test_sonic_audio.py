@@ -36,11 +36,6 @@ SHORT_PIECES = replace(TINY_AUDIO, positions=200)  # 4 s instead of 30
 SAMPLE = Path(__file__).parents[3] / "sample"
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def filled(net: Any) -> Any:
     net.load_state_dict({name: torch.from_numpy(value) for name, value in fill(shapes_of(net)).items()})
     return net

@@ -35,7 +35,6 @@ H = W = 4  # latent pixels
 
 @pytest.fixture(scope="module")
 def vae() -> Any:
-    torch.set_num_threads(1)
     return as_nets(tiny_sonic_files())["vae"]
 
 

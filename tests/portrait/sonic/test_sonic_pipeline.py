@@ -31,7 +31,6 @@ GOLD = np.load(Path(__file__).parents[2] / "oracles" / "golden_sonic_pipeline.np
 
 @pytest.fixture(scope="module")
 def sonic() -> Sonic:
-    torch.set_num_threads(1)
     files = tiny_sonic_files()
     names = ("sonic-unet", "sonic-audio2token", "sonic-audio2bucket", "svd-xt", "whisper-tiny", "rife")
     return open_sonic(SonicFiles(*(files[name] for name in names)), device="cpu")

@@ -12,7 +12,6 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -45,7 +44,6 @@ class Tiny:
 
 @pytest.fixture(scope="module")
 def sonic() -> Sonic:
-    torch.set_num_threads(1)
     return open_sonic(sonic_files(Tiny()), device="cpu", dtype="fp32")
 
 

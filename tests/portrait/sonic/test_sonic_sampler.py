@@ -38,11 +38,6 @@ LOOK = Look(
 )  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 class Sung:
     """What `listen` would give: a song of which every number is known."""
 

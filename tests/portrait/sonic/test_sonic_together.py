@@ -38,7 +38,6 @@ class Tiny:
 
 @pytest.fixture(scope="module")
 def sonic() -> Sonic:
-    torch.set_num_threads(1)
     return open_sonic(sonic_files(Tiny()), device="cpu")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,6 @@ def filled(seed: int = 0) -> SonicUNet:
     net = SonicUNet(TINY)
     net.load_state_dict({name: torch.from_numpy(value) for name, value in fill(shapes_of(net), seed).items()})
     return net.eval().requires_grad_(False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ BRANCHES = 3  # nothing; picture; picture and voice
 DECODE_CHUNK = 8  # frames that the autoencoder decodes at once
 AUDIO_RATE = 16_000  # Hz
 AUDIO_HOP = 640  # samples: 25 a second; two for each frame of the network
+SHORTEST = 0.08  # seconds of sound: two hops, which is one frame of the network
 CHUNK_SECONDS = 30  # of sound that whisper hears at once
 FEATURE_RATE = 50  # whisper's frames a second
 TOKENS = 32  # audio tokens for each frame

@@ -29,7 +29,7 @@ from vividcover.portrait.opencv import cv2
 from vividcover.portrait.pasting import Paste
 from vividcover.portrait.render import OnPreview, Rendering, RenderSettings, Rgb, perform
 from vividcover.portrait.sonic.activity import video_frames
-from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE, FPS, VIDEO_FPS, WINDOW, SonicOptions
+from vividcover.portrait.sonic.config import FPS, SHORTEST, VIDEO_FPS, WINDOW, SonicOptions
 from vividcover.portrait.stills import read_still
 from vividcover.progress import Part
 from vividcover.song.pcm import PcmReader
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 COST = {"window": 31.8, "decode": 3.04, "between": 0.067}  # TFLOP at 512 x 512 px: a branch of 25 frames; a frame
 DECODING = 24_000  # bytes for each pixel that decoding eight frames likes to have free on a GPU: 6 GB at 512 x 512 px
 LISTENING = 0.01  # of what comes before the frames
-SHORTEST = 2 * AUDIO_HOP / AUDIO_RATE  # seconds: one frame of the network
 
 
 def portrait(

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 
 from vividcover.errors import AudioError
 from vividcover.files import aside
-from vividcover.portrait.sonic.config import AUDIO_HOP, AUDIO_RATE
+from vividcover.portrait.sonic.config import AUDIO_RATE, SHORTEST
 from vividcover.song.decoding import decode
 from vividcover.song.media import look, probe
 from vividcover.song.pcm import HEADER, PcmReader
 from vividcover.workspace import Reporter
 
 BLOCK = 1 << 16  # samples handled at a time
-SHORTEST = 2 * AUDIO_HOP  # samples of one frame of the network: 0.08 s
 LONGEST = 24 * 3600.0  # seconds; whoever calls has limits of their own
 
 Samples = NDArray[np.float32]
@@ -67,10 +66,10 @@ def _resample(
 ) -> tuple[int, float]:
     with PcmReader(vocals) as source, aside(out) as part, part.open("wb") as file:
         length = math.ceil(source.frames * (AUDIO_RATE / source.rate))
-        if length < SHORTEST:
+        if length < SHORTEST * AUDIO_RATE:
             raise AudioError(
                 f"{name or vocals.name} is {source.seconds:.2f} s long: too short for one frame.",
-                f"At least {SHORTEST / AUDIO_RATE:.2f} s of sound are needed.",
+                f"At least {SHORTEST:.2f} s of sound are needed.",
             )
         written = 0
 
